@@ -1,0 +1,110 @@
+"""What a variant is compared with in speed: torch's SDPA where it can say the same, eager torch.
+
+From the IR and a call to the peers that compute the same thing, each with a word on how far. SDPA
+knows plain scores: no mask, a causal one, or a dense one, whose construction is not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnlang.cli.inputs import Call
+from attnlang.cli.masks import dense_mask
+from attnlang.cli.measure import measure
+from attnlang.ir.nodes import (
+    CallScale,
+    Compare,
+    CompareOp,
+    Const,
+    Coord,
+    CoordName,
+    Expr,
+    Raw,
+    Variant,
+    Vector,
+    VectorName,
+)
+from attnlang.reference import reference
+
+# What a dense mask may take; SDPA itself turns it into as many floats.
+_MAX_MASK_ELEMENTS = 1 << 29
+# The scores that eager torch holds at once in the timed sample.
+_MAX_EAGER_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Something else that computes the same, timed; or, without a time, why it was not."""
+
+    name: str
+    seconds: float | None
+    note: str = ""
+
+
+def compare_speed(variant: Variant, call: Call) -> tuple[Peer, ...]:
+    """Time the peers on a call."""
+    return (_sdpa(variant, call), _eager(variant, call))
+
+
+def _sdpa(variant: Variant, call: Call) -> Peer:
+    if not has_plain_score(variant):
+        return Peer("torch SDPA", None, "cannot express this variant")
+    s = call.shape
+    attend = partial(scaled_dot_product_attention, call.q, call.k, call.v, enable_gqa=s.hq != s.hkv)
+    if isinstance(variant.mask, Const) and variant.mask.value:
+        return _timed("torch SDPA", attend, "the same mathematics")
+    if is_causal(variant.mask) and s.q == s.kv:
+        return _timed("torch SDPA", partial(attend, is_causal=True), "causal")
+    mask = dense_mask(variant, call, _MAX_MASK_ELEMENTS)
+    if mask is None:
+        return Peer("torch SDPA", None, "would need a dense mask, too large here")
+    note = "with a dense mask, its construction not timed"
+    return _timed("torch SDPA", partial(attend, attn_mask=mask), note)
+
+
+def _timed(name: str, work: Callable[[], Tensor], note: str) -> Peer:
+    return Peer(name, measure(work).seconds, note)
+
+
+def _eager(variant: Variant, call: Call) -> Peer:
+    """Time the reference in float32 on some rows: every row costs it the same."""
+    s = call.shape
+    a_row = max(1, s.b * s.hq * s.kv)
+    count = min(s.q, max(1, _MAX_EAGER_ELEMENTS // a_row))
+    first = (s.q - count) // 2
+    rows = torch.arange(first, first + count)
+
+    def attend() -> object:
+        return reference(variant, call.q, call.k, call.v, params=call.params, rows=rows)
+
+    seconds = measure(attend).seconds * s.q / max(count, 1)
+    part = "" if count == s.q else f", measured on {count} of {s.q} rows"
+    return Peer("eager torch", seconds, f"the reference in float32{part}")
+
+
+def has_plain_score(variant: Variant) -> bool:
+    """Whether a variant is a softmax of scaled dot products with some mask."""
+    weights = variant.weights
+    vectors = ((variant.q, VectorName.Q), (variant.k, VectorName.K), (variant.v, VectorName.V))
+    plain_vectors = all(isinstance(e, Vector) and e.name == name for e, name in vectors)
+    plain_weights = isinstance(weights.softmax, Raw) and not any(
+        (weights.sink, weights.factor, weights.dropout)
+    )
+    plain_out = isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC
+    return plain_vectors and plain_weights and plain_out and isinstance(variant.scale, CallScale)
+
+
+def is_causal(mask: Expr) -> bool:
+    """Whether a mask is `kv_idx <= q_idx`, however it is written."""
+    match mask:
+        case Compare(CompareOp.LE, Coord(CoordName.KV_IDX), Coord(CoordName.Q_IDX)):
+            return True
+        case Compare(CompareOp.GE, Coord(CoordName.Q_IDX), Coord(CoordName.KV_IDX)):
+            return True
+    return False

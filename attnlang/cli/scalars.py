@@ -1,0 +1,128 @@
+"""The 0-d parameters of an invented call: what is set, by default, or by use, until it is accepted.
+
+From a request to the first values with which every `require` holds. Requires that read a size bound
+by a tensor are settled when the tensors are drawn (`inputs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, product
+
+import torch
+from torch import Generator
+
+from attnlang.cli.draw import draw_scalar, likely_scalars
+from attnlang.cli.errors import InputError
+from attnlang.cli.roles import PLAIN, Use, uses
+from attnlang.cli.settings import Settings
+from attnlang.cli.static import Number, static_value
+from attnlang.ir.nodes import Require, ScalarParam, Size, TensorParam, Variant
+from attnlang.ir.printer import print_expr
+from attnlang.ir.traverse import walk
+from attnlang.ops.arguments import Shape
+
+_MAX_TRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What call is wanted. `optional` are the optional tensors to pass too."""
+
+    shape: Shape
+    dtype: torch.dtype
+    seed: int
+    settings: Settings
+    optional: frozenset[str] = frozenset()
+    vary: bool = False  # draw 0-d parameters too, instead of taking their defaults
+
+
+def given_tensors(variant: Variant, request: Request) -> frozenset[str]:
+    """Return the tensors that the call passes."""
+    tensors = (p for p in variant.params if isinstance(p, TensorParam))
+    return frozenset(p.name for p in tensors if is_given(p, request))
+
+
+def is_given(param: TensorParam, request: Request) -> bool:
+    """Whether the call passes a tensor: it must, or the request asks for it."""
+    wanted = param.name in request.optional or param.name in request.settings.fills
+    return wanted or not param.optional
+
+
+def fit_shape(variant: Variant, shape: Shape, settings: Settings) -> Shape:
+    """Return the shape, or one like it for which every `require` can hold."""
+    wanted, known = Request(shape, torch.float32, 0, settings), uses(variant)
+    for candidate in _similar_shapes(shape):
+        try:
+            choose_scalars(variant, replace(wanted, shape=candidate), known, Generator())
+        except InputError:
+            continue
+        return candidate
+    return shape
+
+
+def _similar_shapes(shape: Shape) -> Iterator[Shape]:
+    """Yield the shape itself, then others that differ in as little as specs ask for."""
+    yield shape
+    heads = ((shape.hq, shape.hkv), (shape.hq, shape.hq), (shape.hq, 1), (1, 1))
+    lengths = ((shape.q, shape.kv), (shape.kv, shape.kv), (1, shape.kv), (shape.q, 4 * shape.q))
+    dims = ((shape.d, shape.dv), (shape.d, shape.d), (128, 128), (192, 128), (576, 512), (32, 32))
+    for (hq, hkv), (q, kv), (d, dv) in product(heads, lengths, dims):
+        yield Shape(shape.b, hq, hkv, q, kv, d, dv)
+
+
+def choose_scalars(
+    variant: Variant, request: Request, known: Mapping[str, Use], rng: Generator
+) -> dict[str, Number]:
+    """Return values for which the `require`s hold. Raises InputError when there are none."""
+    params = [p for p in variant.params if isinstance(p, ScalarParam)]
+    choices = [_choices(p, request, known.get(p.name, PLAIN), rng) for p in params]
+    names = [p.name for p in params]
+    sizes, given = request.shape.sizes(), given_tensors(variant, request)
+    first: dict[str, Number] = {}
+    for values in islice(product(*choices), _MAX_TRIES):
+        scalars = dict(zip(names, values, strict=True))
+        if not broken(variant, sizes, scalars, given):
+            return scalars
+        first = first or scalars
+    raise InputError(_complaint(variant, broken(variant, sizes, first, given)[0], sizes, first))
+
+
+def _choices(param: ScalarParam, request: Request, use: Use, rng: Generator) -> Sequence[Number]:
+    if param.name in request.settings.scalars:
+        return (request.settings.scalars[param.name],)
+    likely = likely_scalars(param, use, request.shape) if param.default is None else ()
+    default = () if param.default is None else (param.default,)
+    if request.vary and not param.const:
+        drawn = [draw_scalar(param, use, request.shape, rng) for _ in range(3)]
+        return (*drawn, *default, *likely)
+    return (*default, *likely)
+
+
+def broken(
+    variant: Variant,
+    sizes: Mapping[str, int],
+    scalars: Mapping[str, Number],
+    given: frozenset[str],
+) -> tuple[Require, ...]:
+    """Return the `require`s that do not hold, of those whose sizes are known."""
+    return tuple(
+        r
+        for r in variant.requires
+        if all(e.name in sizes for e in walk(r.condition) if isinstance(e, Size))
+        and not static_value(r.condition, sizes, scalars, given)
+    )
+
+
+def _complaint(
+    variant: Variant, require: Require, sizes: Mapping[str, int], scalars: Mapping[str, Number]
+) -> str:
+    read = {e.name for e in walk(require.condition) if hasattr(e, "name")}
+    values = {n: v for n, v in {**sizes, **scalars}.items() if n in read}
+    reason = f": {require.message}" if require.message else ""
+    told = ", ".join(f"{n} = {v}" for n, v in values.items())
+    return (
+        f"{variant.name} requires `{print_expr(require.condition)}`{reason}; "
+        f"it does not hold with {told} (see --shape, --set)"
+    )

@@ -1,0 +1,64 @@
+"""`--set name=value`: texts to values of a variant's parameters and bound sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attnlang.cli.errors import InputError
+from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
+
+_BOOLS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person fixed: 0-d parameters, constants that fill tensors, sizes that tensors bind."""
+
+    scalars: Mapping[str, bool | int | float]
+    fills: Mapping[str, bool | int | float]
+    sizes: Mapping[str, int]
+
+
+def parse_settings(variant: Variant, texts: Iterable[str]) -> Settings:
+    """Read `name=value` texts against the header of a variant."""
+    params = {p.name: p for p in variant.params}
+    bound = {s.name for s in variant.sizes}
+    scalars: dict[str, bool | int | float] = {}
+    fills: dict[str, bool | int | float] = {}
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise InputError(f"--set: expected name=value, found {text}")
+        match params.get(name):
+            case ScalarParam(kind=kind):
+                scalars[name] = _number(name, kind, value)
+            case TensorParam(kind=kind):
+                fills[name] = _number(name, kind, value)
+            case None if name in bound:
+                sizes[name] = int(_number(name, Kind.INT, value))
+            case None:
+                known = ", ".join([*params, *sorted(bound)]) or "none"
+                raise InputError(f"--set: {variant.name} has no parameter {name}; it has: {known}")
+    return Settings(scalars, fills, sizes)
+
+
+def _number(name: str, kind: Kind, text: str) -> bool | int | float:
+    try:
+        match kind:
+            case Kind.BOOL:
+                return _BOOLS[text]
+            case Kind.INT:
+                return int(text)
+            case Kind.FLOAT:
+                return float(text)
+    except (ValueError, KeyError):
+        raise InputError(f"--set: {name} is of kind {kind}, found {text}") from None
+
+
+def settings_text(values: Mapping[str, bool | int | float]) -> str:
+    """Write values as they are typed after `--set`."""
+    return " ".join(
+        f"--set {n}={str(v).lower() if isinstance(v, bool) else v}" for n, v in values.items()
+    )

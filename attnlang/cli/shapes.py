@@ -1,0 +1,37 @@
+"""The sizes of a call on the command line: `B,HQ,HKV,Q,KV,D[,DV]` to a `Shape`, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnlang.cli.errors import InputError
+
+if TYPE_CHECKING:
+    from attnlang.ops.arguments import Shape
+
+FORM = "B,HQ,HKV,Q,KV,D[,DV]"
+DEFAULT = "1,16,4,2048,2048,64"
+
+
+def parse_shape(text: str) -> Shape:
+    """Read `B,HQ,HKV,Q,KV,D[,DV]`; DV is D when it is left out."""
+    from attnlang.ops.arguments import Shape
+
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--shape: expected {FORM} as numbers, found {text}") from None
+    if len(sizes) not in (6, 7):
+        raise InputError(f"--shape: expected {FORM}, found {len(sizes)} numbers")
+    if min(sizes) < 0:
+        raise InputError(f"--shape: a size is at least 0, found {min(sizes)}")
+    b, hq, hkv, q, kv, d, *rest = sizes
+    if hkv == 0 or d == 0 or hq % hkv:
+        raise InputError(f"--shape: HQ must be a multiple of HKV and D positive, found {text}")
+    return Shape(b, hq, hkv, q, kv, d, rest[0] if rest else d)
+
+
+def shape_text(shape: Shape) -> str:
+    """Write a shape as it is typed."""
+    sizes = [shape.b, shape.hq, shape.hkv, shape.q, shape.kv, shape.d]
+    return ",".join(map(str, sizes if shape.dv == shape.d else [*sizes, shape.dv]))

@@ -1,0 +1,121 @@
+"""Tensors in files: `--input` and `--output`, in the safetensors format.
+
+From a file to a call's arguments by name, and from results to a file that is there whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from attnlang.cli import console
+from attnlang.cli.errors import InputError
+from attnlang.cli.inputs import Call
+from attnlang.cli.settings import Settings
+from attnlang.ir.nodes import Kind, ScalarParam, Variant
+from attnlang.ops.arguments import ParamValue, Shape
+
+_VECTORS = ("q", "k", "v")
+
+
+def read_call(path: Path, variant: Variant, settings: Settings) -> Call:
+    """Read a call's tensors: q, k, v and parameters by name; `--set` values win over the file's."""
+    tensors = _load(path)
+    missing = [n for n in _VECTORS if n not in tensors]
+    if missing:
+        raise InputError(f"{path} has no {missing[0]}; it has: {', '.join(tensors) or 'nothing'}")
+    names = [p.name for p in variant.params]
+    unknown = [n for n in tensors if n not in names and n not in _VECTORS]
+    if unknown:
+        console.labelled("warning", f"{path}: {', '.join(unknown)} not used by {variant.name}")
+    q, k, v = (tensors[n] for n in _VECTORS)
+    params = {p.name: _param(path, variant, p.name, tensors, settings) for p in variant.params}
+    return Call(_shape(path, q, k, v), q, k, v, params)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _shape(path: Path, q: Tensor, k: Tensor, v: Tensor) -> Shape:
+    for name, tensor in zip(_VECTORS, (q, k, v), strict=True):
+        if tensor.ndim != 4:
+            raise InputError(f"{path}: {name} must be [B, H, length, D], found {[*tensor.shape]}")
+    b, hq, q_len, d = q.shape
+    return Shape(b, hq, k.shape[1], q_len, k.shape[2], d, v.shape[3])
+
+
+def _param(
+    path: Path, variant: Variant, name: str, tensors: Mapping[str, Tensor], settings: Settings
+) -> ParamValue:
+    (param,) = (p for p in variant.params if p.name == name)
+    if name in settings.fills:
+        raise InputError(f"--set {name}: with --input, pass the tensor in the file")
+    if name in settings.scalars:
+        return settings.scalars[name]
+    tensor = tensors.get(name)
+    if isinstance(param, ScalarParam):
+        if tensor is None:
+            if param.default is None:
+                raise InputError(f"{path} has no {name}, which has no default; or --set {name}=...")
+            return param.default
+        return _number(path, param, tensor)
+    if tensor is None and not param.optional:
+        raise InputError(f"{path} has no {name}, which {variant.name} needs")
+    return tensor
+
+
+def _number(path: Path, param: ScalarParam, tensor: Tensor) -> bool | int | float:
+    """Return a 0-d parameter as a number; safetensors writers often give it one axis of 1."""
+    kinds = {Kind.BOOL: (bool,), Kind.INT: (int,), Kind.FLOAT: (float, int)}
+    value = tensor.item() if tensor.numel() == 1 else None
+    if isinstance(value, bool) != (param.kind is Kind.BOOL) or not isinstance(
+        value, kinds[param.kind]
+    ):
+        found = f"{str(tensor.dtype).removeprefix('torch.')} {[*tensor.shape]}"
+        raise InputError(f"{path}: {param.name} must be one {param.kind}, found {found}")
+    assert value is not None, "an isinstance above says so"
+    return float(value) if param.kind is Kind.FLOAT else value
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output whose folder is not there, before anything is computed for it."""
+    if not path.parent.is_dir():
+        raise InputError(f"--output: no such folder: {path.parent}")
+    if path.is_dir():
+        raise InputError(f"--output: {path} is a folder")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a file beside its final place, then move it there in one step."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

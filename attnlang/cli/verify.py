@@ -1,0 +1,128 @@
+"""`attnlang verify`: compiled kernels against the reference, on random calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnlang.cli import console
+from attnlang.cli.errors import InputError
+from attnlang.cli.files import check_file, spec_files
+from attnlang.cli.options import Include
+
+if TYPE_CHECKING:
+    from attnlang.cli.accuracy import Accuracy
+    from attnlang.cli.inputs import Call
+    from attnlang.ir.nodes import Variant
+    from attnlang.ops.variant import Variant as Compiled
+
+
+def verify(
+    files: Annotated[list[Path], typer.Argument(help="Specs, or folders of them.")],
+    variant: Annotated[str | None, typer.Option(help="Only the variant of this name.")] = None,
+    cases: Annotated[int, typer.Option(min=1, help="Random calls a variant.")] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 0,
+    case: Annotated[int | None, typer.Option(help="Only this one call.")] = None,
+    include: Include = None,
+) -> int:
+    """Compare compiled kernels with the reference on random calls."""
+    subjects = [
+        (path, found)
+        for path in spec_files(files)
+        for found in _variants(path, include or ())
+        if variant in (None, found.name)
+    ]
+    if not subjects:
+        wanted = "no attention" if variant is None else f"no variant {variant}"
+        raise InputError(f"there is {wanted} in {', '.join(map(str, files))}")
+    numbers = range(cases) if case is None else range(case, case + 1)
+    outcomes: list[_Outcome] = []
+    with console.activity("loading torch", total=len(subjects) * len(numbers)) as activity:
+        for path, subject in subjects:
+            from attnlang.ops.variant import Variant as Compiled
+
+            outcome = _Outcome(path, subject.name)
+            compiled = Compiled(subject)
+            for number in numbers:
+                activity.now(f"{subject.name}, case {number}")
+                _run_case(compiled, seed, number, outcome)
+                activity.step()
+                if outcome.refused:
+                    break
+            outcomes.append(outcome)
+    return _report(outcomes, seed)
+
+
+def _variants(path: Path, include: list[Path] | tuple[()]) -> tuple[Variant, ...]:
+    result = check_file(path, include)
+    result.raise_errors()
+    return result.variants
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of one variant's cases."""
+
+    path: Path
+    name: str
+    fine: int = 0
+    worst: float = 0.0  # the largest error, as a share of what is allowed
+    refused: str = ""  # why no kernel runs it
+    failed: list[tuple[int, str]] | None = None
+
+    def add(self, number: int, accuracy: Accuracy, call: Call) -> None:
+        if accuracy.fine:
+            self.fine += 1
+            self.worst = max(self.worst, accuracy.error / accuracy.bound if accuracy.bound else 0)
+            return
+        from attnlang.cli.shapes import shape_text
+
+        dtype = str(call.q.dtype).removeprefix("torch.")
+        what = f"{shape_text(call.shape)} {dtype}: error {accuracy.error:.2e}"
+        told = f"{what}, allowed {accuracy.bound:.2e} ({accuracy.why})"
+        self.failed = [*(self.failed or ()), (number, told)]
+
+
+def _run_case(subject: Compiled, seed: int, number: int, outcome: _Outcome) -> None:
+    import torch
+
+    from attnlang.cli.accuracy import compare
+    from attnlang.cli.cases import make_case
+    from attnlang.cli.trial import run_kernel
+    from attnlang.diagnostics import SpecError
+
+    call = make_case(subject.ir, seed, number)
+    try:
+        with torch.no_grad():
+            results = run_kernel(subject, call)
+    except SpecError as error:  # checked before, so this is a kernel that is not there yet
+        outcome.refused = error.diagnostics[0].headline
+        return
+    outcome.add(number, compare(subject.ir, call, results["out"], results.get("lse"), seed), call)
+
+
+def _report(outcomes: list[_Outcome], seed: int) -> int:
+    rows = [("variant", "calls", "worst", "")]
+    for outcome in outcomes:
+        if outcome.refused:
+            rows.append((outcome.name, "0", "", f"not run: {outcome.refused}"))
+            continue
+        failed = len(outcome.failed or ())
+        worst = f"{100 * outcome.worst:.0f}%"
+        rows.append(
+            (outcome.name, str(outcome.fine + failed), worst, f"{failed} WRONG" if failed else "")
+        )
+    console.result(console.table(rows, right=frozenset({1, 2})))
+    console.message("worst: the largest error, as a share of what is allowed")
+    wrong = [o for o in outcomes if o.failed]
+    for outcome in wrong:
+        for number, told in outcome.failed or ():
+            console.labelled("error", f"{outcome.name}: {told}")
+            console.message(
+                f"  attnlang verify {outcome.path} --variant {outcome.name} "
+                f"--seed {seed} --case {number}"
+            )
+    return 2 if wrong else 0

@@ -1,0 +1,96 @@
+"""The driver: from a source to checked variants, and on to kernels, one line a stage.
+
+Maps text to IR without torch (`check_source`), and a variant with its constants, dtypes and head
+dims to `Sources` without a compiler. Invariant: every stage is a frozen value that `show` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnlang.diagnostics import Diagnostic, Severity, SpecError
+from attnlang.ir.nodes import Variant
+from attnlang.sema import ImportResolver, analyse
+from attnlang.sources import Source
+from attnlang.syntax import ast
+from attnlang.syntax.parser import parse
+
+if TYPE_CHECKING:
+    from attnlang.jit.units import Sources
+    from attnlang.passes import Lowered
+    from attnlang.plan.plan import KernelKey, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a check found: the file as parsed, its sound variants, and every diagnostic."""
+
+    file: ast.File
+    variants: tuple[Variant, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """The diagnostics that stop the compiler."""
+        return tuple(d for d in self.diagnostics if d.severity == Severity.ERROR)
+
+    def raise_errors(self) -> None:
+        """Raise SpecError with every diagnostic when one of them is an error."""
+        if self.errors:
+            raise SpecError(self.diagnostics)
+
+
+def check_source(
+    source: Source, *, folder: Path | None = None, include: Sequence[Path] = ()
+) -> CheckResult:
+    """Parse and analyse a source; imports no torch. `folder` is where its imports are looked up."""
+    parsed = parse(source)
+    resolver = ImportResolver(folder, tuple(include))
+    analysis = analyse(parsed.file, resolve=resolver)
+    diagnostics = (*parsed.diagnostics, *analysis.diagnostics)
+    return CheckResult(parsed.file, analysis.variants, diagnostics)
+
+
+def lower(
+    variant: Variant, consts: Mapping[str, bool | int | float], given: frozenset[str]
+) -> Lowered:
+    """Specialise a variant for its constants and the optional tensors given, and simplify it."""
+    from attnlang.passes import lower as run_passes
+
+    return run_passes(variant, consts=consts, given=given)
+
+
+def plan(lowered: Lowered, key: KernelKey) -> Plan:
+    """Decide how a kernel runs. Raises SpecError for what no kernel can."""
+    from attnlang.plan.plan import make_plan
+
+    return make_plan(lowered, key)
+
+
+def kernel_sources(planned: Plan, name: str) -> Sources:
+    """Emit the C++ of a planned kernel."""
+    from attnlang.emit.cpu_kernel import kernel_sources as emit
+
+    return emit(planned, name)
+
+
+def refusals(variant: Variant) -> tuple[Diagnostic, ...]:
+    """Return what no kernel of this version runs in a sound variant, with its default constants.
+
+    A const parameter without a default stands as 1 (true): which constructs are there does not
+    depend on it.
+    """
+    from attnlang.ir.nodes import Kind, ScalarParam, TensorParam
+    from attnlang.plan.support import unsupported
+
+    one = {Kind.FLOAT: 1.0, Kind.INT: 1, Kind.BOOL: True}
+    consts = {
+        p.name: one[p.kind] if p.default is None else p.default
+        for p in variant.params
+        if isinstance(p, ScalarParam) and p.const
+    }
+    given = frozenset(p.name for p in variant.params if isinstance(p, TensorParam))
+    return unsupported(lower(variant, consts, given))

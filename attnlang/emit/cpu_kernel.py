@@ -1,0 +1,259 @@
+"""From a plan to the one translation unit of a CPU kernel.
+
+Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
+and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
+and `_file_name`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.ranges import Ranges
+from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
+from attnlang.emit.templates import render
+from attnlang.ir.nodes import CallScale, Expr, Kind, Load, Scalar, ScalarParam, Size
+from attnlang.ir.traverse import walk
+from attnlang.jit.units import Sources, Target, Unit
+from attnlang.plan.plan import Plan, tensor_params
+from attnlang.plan.terms import Term
+from attnlang.symbolic.variability import Level
+
+RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
+
+_UNIT_NAME = "kernel.cpp"
+_SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
+_VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
+_ELEMENT = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "int32_t"}
+_SPLAT = {Lane.F: "splat_f", Lane.I: "splat_i", Lane.L: "splat_l", Lane.M: "splat_i"}
+_TENSOR = {
+    "f32": "float",
+    "f64": "double",
+    "f16": "Half",
+    "bf16": "Bf16",
+    "i8": "int8_t",
+    "i16": "int16_t",
+    "i32": "int32_t",
+    "i64": "int64_t",
+    "u8": "uint8_t",
+    "boolean": "bool",
+}
+_FIELDS = {
+    Level.CALL: "r.p.",
+    Level.REQUEST: "r.",
+    Level.ROW: "row.",
+    Level.COLUMN: "column.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a generated struct; `line` is where the spec says it, None for plumbing."""
+
+    type: str
+    name: str
+    value: str
+    line: int | None
+    element: str = ""
+    splat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """A function of the functor that returns one expression."""
+
+    comment: str
+    type: str
+    signature: str
+    value: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class TileText:
+    """The mask over intervals."""
+
+    value: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelContext:
+    """What `codegen/module/cpu_kernel.cpp.j2` is rendered with."""
+
+    title: str
+    file: str
+    element: str
+    head_dim: int
+    value_dim: int
+    softmax: str
+    mask: str
+    column_mask: str
+    sink: str
+    call: tuple[Field, ...]
+    request: tuple[Field, ...]
+    row: tuple[Field, ...]
+    column: tuple[Field, ...]
+    functions: tuple[FunctionText, ...]
+    tile: TileText
+
+
+def kernel_sources(plan: Plan, name: str) -> Sources:
+    """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
+    text = _number_lines(render("cpu_kernel.cpp.j2", _Emitter(plan).context()))
+    return Sources(name, Target.CPU, (Unit(_UNIT_NAME, text),), (RUN, COUNT_TILES))
+
+
+def _number_lines(text: str) -> str:
+    """Point the compiler back at the unit after each expression of the spec (`#line 0`)."""
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        if line == "#line 0":
+            lines[i] = f'#line {i + 2} "{_UNIT_NAME}"'
+    return "\n".join(lines) + "\n"
+
+
+def _file_name(path: str) -> str:
+    """Return the base name of a spec, reduced to what is safe between quotes."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", path.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def _line(expr: Expr) -> int:
+    return expr.span.source.text.count("\n", 0, expr.span.start) + 1
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+class _Emitter:
+    """Prints the parts of one kernel."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.variant = plan.lowered.variant
+        self.ranges = Ranges(plan.dtypes)
+        self.terms = {t.expr: t for t in plan.terms}
+        self.used = tuple(walk(*plan.roots))
+
+    def context(self) -> KernelContext:
+        """Return the context of the template."""
+        lowered, key = self.plan.lowered, self.plan.key
+        return KernelContext(
+            title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
+            file=_file_name(self.variant.span.source.path),
+            element=_TENSOR[key.dtype],
+            head_dim=key.head_dim,
+            value_dim=key.value_dim,
+            softmax=_bool(lowered.exponent is not None),
+            mask=_bool(not _is_true(lowered.mask)),
+            column_mask=_bool(lowered.column_mask is not None),
+            sink=_bool(lowered.sink is not None),
+            call=(*self._plumbing(), *self._term_fields(Level.CALL)),
+            request=self._term_fields(Level.REQUEST),
+            row=self._term_fields(Level.ROW),
+            column=self._term_fields(Level.COLUMN),
+            functions=tuple(self._functions()),
+            tile=self._tile(),
+        )
+
+    def _printer(self, level: Level) -> SimdPrinter:
+        fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
+        return SimdPrinter(self.ranges, self.terms, level, fields)
+
+    def _term_fields(self, level: Level) -> tuple[Field, ...]:
+        printer = self._printer(level)
+        vector = level in (Level.ROW, Level.COLUMN)
+        return tuple(self._field(t, printer, vector) for t in self.plan.terms if t.level == level)
+
+    @staticmethod
+    def _field(term: Term, printer: SimdPrinter, vector: bool) -> Field:
+        lane = printer.lane(term.expr)
+        return Field(
+            type=(_VECTOR if vector else _SCALAR)[lane],
+            name=term.name,
+            value=printer.definition(term),
+            line=_line(term.expr),
+            element=_ELEMENT[lane],
+            splat=_SPLAT[lane],
+        )
+
+    def _plumbing(self) -> Iterable[Field]:
+        """Yield the fields that come straight from the call: scale, sizes, parameters."""
+        if any(isinstance(e, CallScale) for e in self.used):
+            yield Field("float", "scale", "float(call.scale)", None)
+        sizes = {e.name for e in self.used if isinstance(e, Size)}
+        known = {
+            "B": "call.q.size[0]",
+            "HQ": "call.q.size[1]",
+            "HKV": "call.k.size[1]",
+            "D": str(self.plan.key.head_dim),
+            "DV": str(self.plan.key.value_dim),
+        }
+        bound = {s.name: f"call.sizes[{i}]" for i, s in enumerate(self.variant.sizes)}
+        for name, value in {**known, **bound}.items():
+            if name in sizes:
+                yield Field("int64_t", size_field(name), value, None)
+        yield from self._scalar_fields()
+        yield from self._tensor_fields()
+
+    def _scalar_fields(self) -> Iterable[Field]:
+        names = {e.name for e in self.used if isinstance(e, Scalar)}
+        runtime = [p for p in self.variant.params if isinstance(p, ScalarParam) and not p.const]
+        for i, param in enumerate(runtime):
+            if param.name in names:
+                type_, read = {
+                    Kind.FLOAT: ("float", f"float(call.scalars[{i}].real)"),
+                    Kind.INT: ("int64_t", f"call.scalars[{i}].integer"),
+                    Kind.BOOL: ("bool", f"call.scalars[{i}].integer != 0"),
+                }[param.kind]
+                yield Field(type_, param_field(param.name), read, None)
+
+    def _tensor_fields(self) -> Iterable[Field]:
+        names = {e.tensor for e in self.used if isinstance(e, Load)}
+        for i, param in enumerate(tensor_params(self.variant)):
+            if param.name in names:
+                view = f"{_TENSOR[self.plan.dtypes[param.name]]}, {len(param.dims)}"
+                read = f"view<{view}>(call.tensors[{i}])"
+                yield Field(f"View<{view}>", param_field(param.name), read, None)
+
+    def _functions(self) -> Iterable[FunctionText]:
+        lowered = self.plan.lowered
+        element = "const Request& r, const Row& row, const Column& column, F dot"
+        for name, expr, comment in (
+            ("score", lowered.exponent, "Softmax's argument times log2(e)."),
+            ("weight", lowered.weight, "The weight, without normalisation."),
+        ):
+            if expr is not None:
+                yield self._function(comment, "F", f"{name}({element})", Level.ELEMENT, expr)
+        if not _is_true(lowered.mask):
+            comment = "The whole mask."
+            signature = f"keep({element})"
+            yield self._function(comment, "M", signature, Level.ELEMENT, lowered.mask)
+        if lowered.column_mask is not None:
+            comment = "The conjuncts of the mask that read no row."
+            signature = "column_keep(const Request& r, const Column& column)"
+            yield self._function(comment, "M", signature, Level.COLUMN, lowered.column_mask)
+        if lowered.sink is not None:
+            comment = "The sink times log2(e)."
+            signature = "sink(const Request& r, const Row& row)"
+            yield self._function(comment, "F", signature, Level.ROW, lowered.sink)
+
+    def _function(
+        self, comment: str, type_: str, signature: str, level: Level, expr: Expr
+    ) -> FunctionText:
+        return FunctionText(
+            comment, type_, signature, self._printer(level).result(expr), _line(expr)
+        )
+
+    def _tile(self) -> TileText:
+        mask = self.plan.lowered.mask
+        printer = IntervalPrinter(self._printer(Level.REQUEST), self.terms)
+        return TileText(printer.text(mask), _line(mask))
+
+
+def _is_true(expr: Expr) -> bool:
+    return getattr(expr, "value", None) is True

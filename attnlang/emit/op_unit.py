@@ -1,0 +1,180 @@
+"""From a variant to the unit that registers its torch op: a table, no code of its own.
+
+The unit holds the schema, the arguments' roles, and how sizes are solved and shapes compared;
+`runtime/include/attnlang/host/op.h` does the rest. Names reach it as escaped string literals only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnlang.emit.op_schema import OpSchema, make_schema
+from attnlang.emit.templates import render
+from attnlang.ir.nodes import (
+    Binary,
+    BinaryOp,
+    BoundSize,
+    Const,
+    Expr,
+    Kind,
+    ScalarParam,
+    Size,
+    TensorParam,
+    Unary,
+    UnaryOp,
+    Variant,
+)
+from attnlang.jit.units import Sources, Target, Unit
+
+_CALL_SIZES = ("B", "HQ", "HKV", "Q", "KV", "D", "DV")
+_OPERATORS = {BinaryOp.ADD: "+", BinaryOp.SUB: "-", BinaryOp.MUL: "*"}
+_FUNCTIONS = {BinaryOp.FLOORDIV: "floor_div", BinaryOp.MOD: "floor_mod"}
+_TENSOR_KINDS = {Kind.FLOAT: "real", Kind.INT: "integer", Kind.BOOL: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentText:
+    """A line of the argument table."""
+
+    name: str
+    role: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorText:
+    """A line of the table of tensor parameters."""
+
+    name: str
+    kind: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeText:
+    """A size solved from a tensor."""
+
+    slot: int
+    tensor: int
+    axis: int
+    factor: int
+    offset: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyText:
+    """A size that two tensors bind: every slot of its name holds the same."""
+
+    to: int
+    origin: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentText:
+    """A declared extent of a tensor."""
+
+    tensor: int
+    axis: int
+    size: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpContext:
+    """What `op.cpp.j2` reads; every string is C++ text."""
+
+    variant: str
+    name: str
+    schema: str
+    tiles_schema: str
+    api_schema: str
+    arguments: tuple[ArgumentText, ...]
+    tensors: tuple[TensorText, ...]
+    sizes: tuple[SizeText, ...]
+    copies: tuple[CopyText, ...]
+    extents: tuple[ExtentText, ...]
+    argument_count: int
+    scalar_count: int
+    tensor_count: int
+    size_count: int
+
+
+def op_sources(variant: Variant, op_name: str) -> Sources:
+    """Emit the unit that registers `torch.ops.attnlang.<op_name>`; building it needs no kernel."""
+    text = render("op.cpp.j2", op_context(variant, make_schema(variant, op_name)))
+    return Sources(f"{op_name}_op", Target.CPU, (Unit("op.cpp", text, torch=True),), (), ("-Os",))
+
+
+def op_context(variant: Variant, schema: OpSchema) -> OpContext:
+    """Fill the template's context."""
+    tensors = [p for p in variant.params if isinstance(p, TensorParam)]
+    scalars = [p for p in variant.params if isinstance(p, ScalarParam) and not p.const]
+    slots = _slots(variant)
+    return OpContext(
+        variant=variant.name,
+        name=c_string(schema.name),
+        schema=c_string(schema.forward),
+        tiles_schema=c_string(schema.tiles),
+        api_schema=c_string(schema.api),
+        arguments=tuple(
+            ArgumentText(c_string(a.name), f"{a.role}", a.index) for a in schema.arguments
+        ),
+        tensors=tuple(
+            TensorText(c_string(t.name), _TENSOR_KINDS[t.kind], len(t.dims)) for t in tensors
+        ),
+        sizes=tuple(_size(bound, tensors, slots) for bound in variant.sizes),
+        copies=tuple(
+            CopyText(i, slots[bound.name])
+            for i, bound in enumerate(variant.sizes)
+            if slots[bound.name] != i
+        ),
+        extents=tuple(_extents(tensors, slots)),
+        argument_count=len(schema.arguments),
+        scalar_count=len(scalars),
+        tensor_count=len(tensors),
+        size_count=len(variant.sizes),
+    )
+
+
+def _slots(variant: Variant) -> dict[str, int]:
+    slots: dict[str, int] = {}
+    for i, bound in enumerate(variant.sizes):
+        slots.setdefault(bound.name, i)
+    return slots
+
+
+def _size(bound: BoundSize, tensors: list[TensorParam], slots: dict[str, int]) -> SizeText:
+    tensor = next(i for i, t in enumerate(tensors) if t.name == bound.tensor)
+    offset = print_size(bound.offset, slots)
+    return SizeText(slots[bound.name], tensor, bound.axis, bound.factor, offset)
+
+
+def _extents(tensors: list[TensorParam], slots: dict[str, int]) -> Iterator[ExtentText]:
+    for i, tensor in enumerate(tensors):
+        for axis, dim in enumerate(tensor.dims):
+            yield ExtentText(i, axis, print_size(dim, slots))
+
+
+def print_size(expr: Expr, slots: dict[str, int]) -> str:
+    """Print an int expression over sizes; `slots` says where each bound size is kept."""
+    match expr:
+        case Const(value=value):
+            return f"int64_t{{{int(value)}}}"
+        case Size(name=name):
+            return f"e.{name}" if name in _CALL_SIZES else f"e.bound[{slots[name]}]"
+        case Unary(op=UnaryOp.NEG, operand=operand):
+            return f"(-{print_size(operand, slots)})"
+        case Binary(op=op, left=left, right=right) if op in _OPERATORS:
+            return f"({print_size(left, slots)} {_OPERATORS[op]} {print_size(right, slots)})"
+        case Binary(op=op, left=left, right=right) if op in _FUNCTIONS:
+            return f"{_FUNCTIONS[op]}({print_size(left, slots)}, {print_size(right, slots)})"
+    raise TypeError(f"an extent may not hold a {type(expr).__name__}")
+
+
+def c_string(text: str) -> str:
+    """Write a C++ string literal; what is not plain ASCII becomes octal escapes of its UTF-8."""
+    plain = [
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in text.encode()
+    ]
+    return f'"{"".join(plain)}"'

@@ -1,0 +1,428 @@
+"""IR expressions as C++ over the vector types of `attnlang/cpu/simd.h`.
+
+A value is a scalar (float, int64_t, bool) at the call and request levels, and a vector (F, I, L, M)
+at the row, column and element levels; hoisted terms and leaves are read from the fields of the
+generated structs. Ints are 32-bit lanes where `Ranges` proves that they fit, else 64-bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import assert_never
+
+from attnlang.emit.ranges import INT32, Ranges
+from attnlang.ir.nodes import (
+    QK,
+    Binary,
+    BinaryOp,
+    Call,
+    CallScale,
+    Cast,
+    Compare,
+    CompareOp,
+    Const,
+    Coord,
+    CoordName,
+    Expr,
+    Function,
+    Kind,
+    Load,
+    Logic,
+    LogicOp,
+    Scalar,
+    Select,
+    Size,
+    Unary,
+    UnaryOp,
+)
+from attnlang.plan.terms import Term
+from attnlang.symbolic.variability import Level
+
+
+class Lane(StrEnum):
+    """What a C++ value is made of."""
+
+    F = "f"  # float, F
+    I = "i"  # I: 32-bit lanes; a scalar int is always L  # noqa: E741
+    L = "l"  # int64_t, L
+    M = "m"  # bool, M
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A C++ expression; `precedence` is C++'s (smaller binds tighter)."""
+
+    code: str
+    lane: Lane
+    vector: bool
+    precedence: int = 0
+
+    def at(self, precedence: int) -> str:
+        """Return the code, in parentheses where it binds more loosely than `precedence`."""
+        return self.code if self.precedence <= precedence else f"({self.code})"
+
+
+_PRIMARY, _UNARY, _MUL, _ADD, _RELATION, _EQUALITY, _AND, _XOR, _OR, _ANY = (
+    0, 3, 5, 6, 9, 10, 11, 12, 13, 99,
+)  # fmt: skip
+
+_ARITHMETIC = {
+    BinaryOp.ADD: ("+", _ADD, _ADD, _MUL),
+    BinaryOp.SUB: ("-", _ADD, _ADD, _MUL),
+    BinaryOp.MUL: ("*", _MUL, _MUL, _UNARY),
+    BinaryOp.DIV: ("/", _MUL, _MUL, _UNARY),
+}
+
+_INT_FUNCTIONS = {BinaryOp.FLOORDIV: "floordiv", BinaryOp.MOD: "floormod"}
+
+
+def float_literal(value: float) -> str:
+    """Print a float constant as C++ float32 text."""
+    if math.isnan(value):
+        return "std::numeric_limits<float>::quiet_NaN()"
+    if math.isinf(value) or abs(value) > 3.4028234663852886e38:
+        sign = "-" if value < 0 else ""
+        return f"{sign}std::numeric_limits<float>::infinity()"
+    return f"{value!r}f"
+
+
+def int_literal(value: int) -> str:
+    """Print an int constant as C++ int64_t text."""
+    if value == -(2**63):
+        return "std::numeric_limits<int64_t>::min()"
+    return f"int64_t{{{value}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class SimdPrinter:
+    """Prints expressions that stand at `level`, where `terms` are already computed.
+
+    `place` says through which names the fields of each level are reached, so that a term's own
+    definition and its later users can differ.
+    """
+
+    ranges: Ranges
+    terms: Mapping[Expr, Term]
+    level: Level
+    fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
+
+    def definition(self, term: Term) -> str:
+        """Print the value of a hoisted term at its own level."""
+        return self._at_level(self._own(term.expr), term.expr)
+
+    def result(self, expr: Expr) -> str:
+        """Print what a function of the functor returns."""
+        return self._at_level(self._print(expr), expr)
+
+    def _at_level(self, value: Value, expr: Expr) -> str:
+        if self.level in (Level.CALL, Level.REQUEST):
+            return value.code
+        return self._vector(value, self.lane(expr)).code
+
+    def lane(self, expr: Expr) -> Lane:
+        """Return what an expression's value is made of at this printer's level."""
+        match expr.type.kind:
+            case Kind.FLOAT:
+                return Lane.F
+            case Kind.BOOL:
+                return Lane.M
+            case Kind.INT:
+                vector = self.level not in (Level.CALL, Level.REQUEST)
+                return Lane.I if vector and self.ranges.fits32(expr) else Lane.L
+            case _:
+                assert_never(expr.type.kind)
+
+    def _print(self, expr: Expr) -> Value:
+        term = self.terms.get(expr)
+        if term is None:
+            return self._own(expr)
+        vector = term.level in (Level.ROW, Level.COLUMN)
+        lane = replace(self, level=term.level).lane(expr)
+        return Value(self.fields[term.level] + term.name, lane, vector)
+
+    def _own(self, expr: Expr) -> Value:
+        match expr:
+            case Const():
+                return self._const(expr)
+            case Coord():
+                return self._coord(expr)
+            case Size(name=name):
+                level = Level.REQUEST if name in ("Q", "KV") else Level.CALL
+                return Value(f"{self.fields[level]}{size_field(name)}", Lane.L, False)
+            case Scalar(name=name):
+                lane = {Kind.FLOAT: Lane.F, Kind.INT: Lane.L, Kind.BOOL: Lane.M}[expr.type.kind]
+                return Value(f"{self.fields[Level.CALL]}{param_field(name)}", lane, False)
+            case CallScale():
+                return Value(f"{self.fields[Level.CALL]}scale", Lane.F, False)
+            case QK():
+                return Value("dot", Lane.F, True)
+            case Load():
+                return self._load(expr)
+            case Unary(op=op, operand=operand):
+                x = self._print(operand)
+                if op == UnaryOp.NOT:
+                    return Value(f"{'~' if x.vector else '!'}{x.at(_UNARY)}", Lane.M, x.vector, 3)
+                x = self._widen(x, expr)
+                return Value(f"-{x.at(_PRIMARY)}", x.lane, x.vector, _UNARY)
+            case Binary():
+                return self._binary(expr)
+            case Compare():
+                return self._compare(expr)
+            case Logic(op=op, left=left, right=right):
+                a, b = self._print(left), self._print(right)
+                symbol, precedence = ("&", _AND) if op == LogicOp.AND else ("|", _OR)
+                return self._mask_infix(symbol, precedence, a, b)
+            case Select():
+                return self._select(expr)
+            case Cast():
+                return self._cast(expr)
+            case Call():
+                return self._call(expr)
+            case _:
+                raise AssertionError(f"{type(expr).__name__} does not reach a CPU kernel")
+
+    # Leaves
+
+    def _const(self, expr: Const) -> Value:
+        match expr.value:
+            case bool():
+                return Value("true" if expr.value else "false", Lane.M, False)
+            case int():
+                return Value(int_literal(expr.value), Lane.L, False)
+            case float():
+                return Value(float_literal(expr.value), Lane.F, False, _UNARY)
+            case _:
+                assert_never(expr.value)
+
+    def _coord(self, expr: Coord) -> Value:
+        request = self.fields[Level.REQUEST]
+        match expr.name:
+            case CoordName.B | CoordName.H | CoordName.H_KV:
+                return Value(f"{request}{expr.name.value}", Lane.L, False)
+            case CoordName.PART:
+                return Value(int_literal(0), Lane.L, False)
+            case CoordName.Q_IDX | CoordName.Q_ROW:
+                return Value(f"{self.fields[Level.ROW]}{expr.name.value}", Lane.I, True)
+            case CoordName.KV_IDX | CoordName.KV_COL:
+                return Value(f"{self.fields[Level.COLUMN]}{expr.name.value}", Lane.I, True)
+            case CoordName.D:
+                raise AssertionError("d stands in vector expressions alone")
+            case _:
+                assert_never(expr.name)
+
+    def _load(self, expr: Load) -> Value:
+        indices = [self._print(i) for i in expr.indices]
+        vector = any(i.vector for i in indices)
+        view = f"{self.fields[Level.CALL]}{param_field(expr.tensor)}"
+        code = f"load({', '.join([view, *(i.code for i in indices)])})"
+        match expr.type.kind:
+            case Kind.FLOAT:
+                return Value(code, Lane.F, vector)
+            case Kind.BOOL:
+                return Value(code, Lane.M, vector)
+            case Kind.INT:
+                if not vector:
+                    return Value(f"int64_t({code})", Lane.L, False)
+                wide = self.ranges.dtypes[expr.tensor] == "i64"
+                return Value(code, Lane.L if wide else Lane.I, True)
+            case _:
+                assert_never(expr.type.kind)
+
+    # Operators
+
+    def _binary(self, expr: Binary) -> Value:
+        a, b = self._print(expr.left), self._print(expr.right)
+        if expr.op == BinaryOp.POW:
+            return self._pow(expr, a, b)
+        if expr.type.kind == Kind.INT:
+            vector = a.vector or b.vector
+            narrow = vector and all(
+                self.ranges.fits32(e) for e in (expr, expr.left, expr.right)
+            )
+            lane = Lane.I if narrow else Lane.L
+            a, b = self._int(a, lane), self._int(b, lane)
+            if expr.op in _INT_FUNCTIONS:
+                return self._int_function(expr, _INT_FUNCTIONS[expr.op], (a, b), lane)
+            value = self._infix(expr.op, a, b, lane)
+            return self._narrowed(expr, value)
+        return self._infix(expr.op, a, b, Lane.F)
+
+    def _infix(self, op: BinaryOp, a: Value, b: Value, lane: Lane) -> Value:
+        symbol, precedence, left, right = _ARITHMETIC[op]
+        code = f"{a.at(left)} {symbol} {b.at(right)}"
+        return Value(code, lane, a.vector or b.vector, precedence)
+
+    def _int_function(
+        self, expr: Expr, name: str, args: tuple[Value, ...], lane: Lane
+    ) -> Value:
+        vector = any(a.vector for a in args)
+        parts = [self._vector(a, lane) if vector else a for a in args]
+        value = Value(f"{name}({', '.join(a.code for a in parts)})", lane, vector)
+        return self._narrowed(expr, value)
+
+    def _narrowed(self, expr: Expr, value: Value) -> Value:
+        """Bring a 64-bit vector whose range is proved to 32 bits."""
+        if value.vector and value.lane == Lane.L and self.ranges.fits32(expr):
+            return Value(f"to_int({value.code})", Lane.I, True)
+        return value
+
+    def _pow(self, expr: Binary, a: Value, b: Value) -> Value:
+        exponent = expr.right.operand if isinstance(expr.right, Cast) else expr.right
+        constant = exponent.value if isinstance(exponent, Const) else None
+        if expr.type.kind == Kind.INT:
+            a = self._widen(self._int(a, Lane.L), expr) if a.vector else a
+            return self._narrowed(expr, Value(f"ipow({a.code}, {constant})", Lane.L, a.vector))
+        if constant is not None and float(constant).is_integer() and abs(constant) <= 64:
+            return Value(f"powi({a.code}, {int(constant)})", Lane.F, a.vector)
+        vector = a.vector or b.vector
+        if vector:
+            a, b = self._vector(a, Lane.F), self._vector(b, Lane.F)
+        return Value(f"pow({a.code}, {b.code})", Lane.F, vector)
+
+    def _compare(self, expr: Compare) -> Value:
+        a, b = self._print(expr.left), self._print(expr.right)
+        vector = a.vector or b.vector
+        kind = expr.left.type.kind
+        if kind == Kind.BOOL:
+            if vector:
+                a, b = self._vector(a, Lane.M), self._vector(b, Lane.M)
+                differ = self._mask_infix("^", _XOR, a, b)
+                if expr.op == CompareOp.NE:
+                    return differ
+                return Value(f"~{differ.at(_PRIMARY)}", Lane.M, True, _UNARY)
+        elif kind == Kind.INT and vector:
+            a, b, lane = self._comparable(expr, a, b)
+            if lane == Lane.L:
+                return Value(f"narrow({a.at(_ANY)} {expr.op.value} {b.at(_ADD)})", Lane.M, True)
+        precedence = _EQUALITY if expr.op in (CompareOp.EQ, CompareOp.NE) else _RELATION
+        code = f"{a.at(_ADD)} {expr.op.value} {b.at(_ADD)}"
+        return Value(code, Lane.M, vector, precedence)
+
+    def _comparable(self, expr: Compare, a: Value, b: Value) -> tuple[Value, Value, Lane]:
+        """Bring two ints to one width; a wide scalar beside narrow lanes saturates, which is exact.
+
+        Lanes strictly inside 32 bits compare with a saturated scalar as with the scalar itself.
+        """
+        both = [(a, expr.left), (b, expr.right)]
+        if all(self.ranges.fits32(e) for _, e in both):
+            return self._int(a, Lane.I), self._int(b, Lane.I), Lane.I
+        inside = all(
+            INT32[0] < self.ranges.of(e)[0] and self.ranges.of(e)[1] < INT32[1]
+            for v, e in both
+            if v.vector
+        )
+        if inside and all(v.lane == Lane.I for v, _ in both if v.vector):
+            parts = [
+                v if v.vector else Value(f"saturate({v.code})", Lane.I, False) for v, _ in both
+            ]
+            return parts[0], parts[1], Lane.I
+        return self._int(a, Lane.L), self._int(b, Lane.L), Lane.L
+
+    def _mask_infix(self, symbol: str, precedence: int, a: Value, b: Value) -> Value:
+        vector = a.vector or b.vector
+        if vector:
+            a, b = self._vector(a, Lane.M), self._vector(b, Lane.M)
+        elif symbol in "&|":
+            symbol = symbol * 2
+        # Comparisons stand in parentheses beside `&`: right without them, but hard to read.
+        code = f"{self._operand(a, precedence)} {symbol} {self._operand(b, precedence)}"
+        return Value(code, Lane.M, vector, precedence)
+
+    @staticmethod
+    def _operand(x: Value, precedence: int) -> str:
+        return x.at(precedence if x.precedence == precedence else _UNARY)
+
+    def _select(self, expr: Select) -> Value:
+        condition, then, other = (
+            self._print(e) for e in (expr.condition, expr.then, expr.otherwise)
+        )
+        vector = condition.vector or then.vector or other.vector
+        if not vector:
+            code = f"select({condition.code}, {then.code}, {other.code})"
+            return Value(code, then.lane, False)
+        lane = self.lane(expr)
+        arms = [self._vector(v, lane) for v in (then, other)]
+        mask = self._vector(condition, Lane.M)
+        return Value(f"select({mask.code}, {arms[0].code}, {arms[1].code})", lane, True)
+
+    def _cast(self, expr: Cast) -> Value:
+        x = self._print(expr.operand)
+        source, target = expr.operand.type.kind, expr.type.kind
+        if source == target:
+            return x
+        if source == Kind.BOOL:
+            one, zero = (
+                (Value("1.0f", Lane.F, False), Value("0.0f", Lane.F, False))
+                if target == Kind.FLOAT
+                else (Value("int64_t{1}", Lane.L, False), Value("int64_t{0}", Lane.L, False))
+            )
+            if x.vector:
+                lane = Lane.F if target == Kind.FLOAT else Lane.I
+                one, zero = self._vector(one, lane), self._vector(zero, lane)
+            return Value(f"select({x.code}, {one.code}, {zero.code})", one.lane, x.vector)
+        if target == Kind.FLOAT:
+            return Value(f"to_float({x.code})", Lane.F, x.vector)
+        return Value(f"truncate({x.code})", Lane.L, x.vector)
+
+    def _call(self, expr: Call) -> Value:
+        args = tuple(self._print(a) for a in expr.args)
+        name = expr.function.value
+        if expr.function == Function.BIT:
+            vector = any(a.vector for a in args)
+            parts = [self._vector(self._int(a, Lane.L), Lane.L) if vector else a for a in args]
+            return Value(f"bit({', '.join(a.code for a in parts)})", Lane.M, vector)
+        if expr.type.kind == Kind.INT:
+            vector = any(a.vector for a in args)
+            narrow = vector and all(self.ranges.fits32(e) for e in (expr, *expr.args))
+            lane = Lane.I if narrow else Lane.L
+            return self._fold(expr, name, tuple(self._int(a, lane) for a in args), lane)
+        return self._fold(expr, name, args, Lane.F)
+
+    def _fold(self, expr: Call, name: str, args: tuple[Value, ...], lane: Lane) -> Value:
+        """Print a call; `min` and `max` of more than two nest."""
+        vector = any(a.vector for a in args)
+        parts = [(self._vector(a, lane) if vector else a).code for a in args]
+        if expr.function in (Function.MIN, Function.MAX):
+            code = parts[0]
+            for part in parts[1:]:
+                code = f"{name}({code}, {part})"
+        else:
+            code = f"{name}({', '.join(parts)})"
+        value = Value(code, lane, vector)
+        return self._narrowed(expr, value) if lane == Lane.L else value
+
+    # Widths
+
+    def _int(self, x: Value, lane: Lane) -> Value:
+        """Bring an int to a lane width; a scalar stays one."""
+        if not x.vector:
+            return Value(f"int32_t({x.code})", Lane.I, False) if lane == Lane.I else x
+        if x.lane == lane:
+            return x
+        name = "to_long" if lane == Lane.L else "to_int"
+        return Value(f"{name}({x.code})", lane, True)
+
+    def _widen(self, x: Value, expr: Expr) -> Value:
+        if x.vector and x.lane == Lane.I and not self.ranges.fits32(expr):
+            return Value(f"to_long({x.code})", Lane.L, True)
+        return x
+
+    def _vector(self, x: Value, lane: Lane) -> Value:
+        """Bring a value into vector form, of a given lane."""
+        if x.vector:
+            return self._int(x, lane) if x.lane in (Lane.I, Lane.L) and lane != x.lane else x
+        inner = f"int32_t({x.code})" if lane == Lane.I and x.lane == Lane.L else x.code
+        return Value(f"splat_{lane.value}({inner})", lane, True)
+
+
+def param_field(name: str) -> str:
+    """Return the field of a parameter; the prefix keeps users' names apart from C++'s."""
+    return f"arg_{name}"
+
+
+def size_field(name: str) -> str:
+    """Return the field of a size."""
+    return f"size_{name}"

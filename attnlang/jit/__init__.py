@@ -1,0 +1,1 @@
+"""Building: from `Sources` to a loaded shared object. Knows nothing of specs."""

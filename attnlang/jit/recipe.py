@@ -1,0 +1,154 @@
+"""From `Sources` to the exact commands that build them, and the key under which they are kept.
+
+Pure but for reading headers and finding the tools. Invariant: equal keys give equal artifacts, on
+every machine that shares a cache; the key holds no absolute path of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnlang.assets import asset
+from attnlang.jit import ninja
+from attnlang.jit.closure import include_closure
+from attnlang.jit.errors import BuildError
+from attnlang.jit.toolchain import Compiler, cpu_flags, cpu_identity, find_compiler
+from attnlang.jit.units import Sources, Unit
+from attnlang.options import CpuTarget, options
+
+FORMAT = 1  # of the cache's entries; another number is another key
+TORCH_TARGET = "0x020b000000000000"  # torch 2.11, the oldest whose stable ABI the binding needs
+EXPORTS = "exports.map"
+
+_COMPILE_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-pipe",
+    "-fopenmp",
+    "-fno-semantic-interposition",
+    "-fvisibility-inlines-hidden",
+)
+_LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,-z,defs", "-Wl,--as-needed")
+
+
+@dataclass(frozen=True, slots=True)
+class TorchInstall:
+    """Where torch's headers and libraries lie, found without importing it."""
+
+    include: Path
+    lib: Path
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build one shared object: its key, its files and its steps."""
+
+    key: str  # also the name of the cache's entry
+    library: str
+    sources: Sources
+    edges: tuple[ninja.Edge, ...]
+    compiler: Compiler
+    cpu: CpuTarget
+
+    def files(self) -> dict[str, str]:
+        """Return the name and text of each file that the build starts from."""
+        files = {unit.name: unit.text for unit in self.sources.units}
+        files[EXPORTS] = _export_map(self.sources.entry_points)
+        files[ninja.FILE] = ninja.ninja_file(self.edges)
+        return files
+
+
+def include_roots() -> tuple[Path, ...]:
+    """Return the folders in which units look for our headers."""
+    return (asset("runtime", "include"), asset("codegen"))
+
+
+def make_recipe(sources: Sources) -> Recipe:
+    """Choose the tools and flags for the sources. Raises BuildError when a tool is missing."""
+    compiler = find_compiler()
+    cpu = options().cpu
+    torch = torch_install() if any(unit.torch for unit in sources.units) else None
+    stem = _file_stem(sources.name)
+    key = f"{stem}-{_digest(sources, compiler, cpu, torch)}"
+    library = f"{stem}.so"
+    edges = _edges(sources, library, compiler, cpu, torch)
+    return Recipe(key, library, sources, edges, compiler, cpu)
+
+
+def torch_install() -> TorchInstall:
+    """Find torch's headers. Raises BuildError when there is no torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise BuildError("torch is not installed", help="`pip install torch`")
+    folder = Path(spec.origin).parent
+    text = (folder / "version.py").read_text(encoding="utf-8")
+    found = re.search(r"__version__ = ['\"]([^'\"]+)", text)
+    return TorchInstall(folder / "include", folder / "lib", found[1] if found else "unknown")
+
+
+def _file_stem(name: str) -> str:
+    stem = re.sub(r"[^A-Za-z0-9_]", "_", name)[:80]
+    return stem or "unit"
+
+
+def _digest(
+    sources: Sources, compiler: Compiler, cpu: CpuTarget, torch: TorchInstall | None
+) -> str:
+    material = [
+        FORMAT,
+        sources.name,
+        str(sources.target),
+        [(unit.name, unit.text, unit.torch) for unit in sources.units],
+        sources.entry_points,
+        sources.flags,
+        include_closure((unit.text for unit in sources.units), include_roots()),
+        [_COMPILE_FLAGS, _LINK_FLAGS, TORCH_TARGET, compiler.command[1:]],
+        compiler.identity,
+        cpu_identity(cpu),
+        torch and torch.version,
+    ]
+    return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]
+
+
+def _edges(
+    sources: Sources, library: str, compiler: Compiler, cpu: CpuTarget, torch: TorchInstall | None
+) -> tuple[ninja.Edge, ...]:
+    includes = [f"-I{root}" for root in include_roots()]
+    common = [*compiler.command, *_COMPILE_FLAGS, *cpu_flags(cpu), *sources.flags, *includes]
+    edges: list[ninja.Edge] = []
+    objects: list[str] = []
+    for unit in sources.units:
+        output = f"{unit.name}.o"
+        words = [*common, *_torch_flags(unit, torch), "-c", unit.name, "-o", output]
+        edges.append(ninja.Edge(output, (unit.name,), shlex.join(words), f"compile {unit.name}"))
+        objects.append(output)
+    words = [*compiler.command, *_LINK_FLAGS, *objects, f"-Wl,--version-script={EXPORTS}"]
+    if torch:
+        words += [f"-L{torch.lib}", "-ltorch_cpu"]
+    words += ["-o", library]
+    edges.append(ninja.Edge(library, (*objects, EXPORTS), shlex.join(words), f"link {library}"))
+    return tuple(edges)
+
+
+def _torch_flags(unit: Unit, torch: TorchInstall | None) -> list[str]:
+    if not unit.torch or torch is None:
+        return []
+    return [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-isystem", str(torch.include)]
+
+
+def _export_map(entry_points: tuple[str, ...]) -> str:
+    """Export the entry points alone: everything else is private to its object.
+
+    Objects of one process hold other versions of the same inline functions and variables, which the
+    loader must not merge.
+    """
+    names = "".join(f" {name};" for name in entry_points)
+    return f"{{\n  global:{names}\n  local: *;\n}};\n"

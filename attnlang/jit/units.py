@@ -1,0 +1,40 @@
+"""`Sources`: the contract between code generation and the build.
+
+Code generation makes it without a compiler; the build takes it without a spec. Two equal `Sources`
+give one artifact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Target(StrEnum):
+    """What a unit is compiled for."""
+
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One translation unit: a file name such as `kernel.cpp` and its text."""
+
+    name: str
+    text: str
+    torch: bool = False  # includes torch's stable-ABI headers
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What one shared object is built from.
+
+    `name` is for people (it opens the artifact's file name); `entry_points` are the C symbols that
+    the loaded object must export.
+    """
+
+    name: str
+    target: Target
+    units: tuple[Unit, ...]
+    entry_points: tuple[str, ...]
+    flags: tuple[str, ...] = ()

@@ -1,0 +1,315 @@
+"""Checking a call: from what Python passed to what the op takes, or a `CallError`.
+
+Runs on real tensors in eager calls and on fake ones while a compiled graph is traced; it reads
+shapes, dtypes and devices, and host numbers, never the values of a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnlang.diagnostics.suggest import nearest
+from attnlang.ir.nodes import (
+    Expr,
+    Kind,
+    Param,
+    ScalarParam,
+    Size,
+    TensorParam,
+    Variant,
+)
+from attnlang.ir.printer import print_expr
+from attnlang.ir.traverse import walk
+from attnlang.ops.errors import CallError
+from attnlang.plan.plan import MAX_HEAD_DIM
+from attnlang.symbolic.evaluate import evaluate
+
+POSITION_LIMIT = 2**30
+
+DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.uint8: "u8",
+    torch.bool: "boolean",
+}
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
+    Kind.FLOAT: (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    Kind.INT: (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
+    Kind.BOOL: (torch.bool,),
+}
+
+ParamValue = Tensor | float | int | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a dense call."""
+
+    b: int
+    hq: int
+    hkv: int
+    q: int
+    kv: int
+    d: int
+    dv: int
+
+    def sizes(self) -> dict[str, int]:
+        """Return them under the language's names."""
+        return {
+            "B": self.b,
+            "HQ": self.hq,
+            "HKV": self.hkv,
+            "Q": self.q,
+            "KV": self.kv,
+            "D": self.d,
+            "DV": self.dv,
+        }
+
+
+def name_params(
+    params: tuple[Param, ...], positional: tuple[ParamValue, ...], named: Mapping[str, ParamValue]
+) -> dict[str, ParamValue]:
+    """Give each parameter its value: passed by position, by name, or its default."""
+    names = [p.name for p in params]
+    if len(positional) > len(names):
+        count = len(positional)
+        raise CallError(
+            "parameters", f"at most {len(names)} beside q, k, v", f"{count} by position"
+        )
+    values: dict[str, ParamValue] = dict(zip(names, positional, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            close = nearest(name, names)
+            raise CallError(
+                name,
+                f"one of {', '.join(names)}" if names else "no parameter",
+                "a name that the spec does not have",
+                help=f"a similar name exists: `{close}`" if close else None,
+            )
+        if name in values:
+            raise CallError(name, "one value", "two, by position and by name")
+        values[name] = value
+    for param in params:
+        if param.name in values:
+            continue
+        if isinstance(param, TensorParam):
+            if not param.optional:
+                raise CallError(param.name, describe_param(param), "nothing")
+            values[param.name] = None
+        else:
+            if param.default is None:
+                raise CallError(param.name, describe_param(param), "nothing")
+            values[param.name] = param.default
+    return values
+
+
+def describe_param(param: Param) -> str:
+    """Say what a parameter takes, as the spec declares it."""
+    match param:
+        case ScalarParam(kind=kind, const=const):
+            return f"{'a constant' if const else 'a'} {kind.value}"
+        case TensorParam(kind=kind, dims=dims):
+            return f"a {kind.value} tensor of shape [{', '.join(print_expr(d) for d in dims)}]"
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> Shape:
+    """Check q [B, HQ, Q, D], k [B, HKV, KV, D], v [B, HKV, KV, DV] and return their sizes."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise CallError(name, "a tensor", type(x).__name__)
+        if x.dim() != 4:
+            raise CallError(name, "4 dimensions [B, H, length, D]", _shape(x))
+        if x.dtype not in KERNEL_DTYPES:
+            raise CallError(
+                name,
+                "float32, bfloat16 or float16",
+                _dtype(x),
+                help="`reference` takes any dtype up to float64",
+            )
+        if x.dtype != q.dtype:
+            raise CallError(name, f"the dtype of q, {_dtype(q)}", _dtype(x))
+        if x.device.type not in ("cpu", "meta"):
+            raise CallError(name, "a CPU tensor", f"one on {x.device}")
+    b, hq, q_len, d = q.shape
+    if k.shape[0] != b or v.shape[0] != b:
+        name = "k" if k.shape[0] != b else "v"
+        raise CallError(name, f"q's batch B = {b}", _shape(k if name == "k" else v))
+    hkv, kv_len = k.shape[1], k.shape[2]
+    if k.shape[3] != d:
+        raise CallError("k", f"q's head dim D = {d}", _shape(k))
+    if v.shape[1] != hkv or v.shape[2] != kv_len:
+        raise CallError("v", f"k's heads and length [{b}, {hkv}, {kv_len}, DV]", _shape(v))
+    if (hkv == 0 and hq != 0) or (hkv != 0 and hq % hkv):
+        raise CallError("q", f"a multiple of k's {hkv} heads", f"{hq} heads")
+    for name, size in (("q", d), ("v", v.shape[3])):
+        if not 1 <= size <= MAX_HEAD_DIM:
+            raise CallError(name, f"a head dim of 1 to {MAX_HEAD_DIM}", str(size))
+    for name, size in (("q", q_len), ("k", kv_len)):
+        if size >= POSITION_LIMIT:
+            raise CallError(name, "a length below 2 ** 30", str(size))
+    return Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
+
+
+def check_scalar(param: ScalarParam, value: ParamValue) -> None:
+    """Check a 0-d parameter: a number, or a 0-d tensor of its kind unless it is const."""
+    expected = describe_param(param)
+    if isinstance(value, Tensor):
+        if param.const:
+            raise CallError(param.name, f"{expected} (a number)", "a tensor")
+        if value.dim() != 0:
+            raise CallError(param.name, f"{expected}, or a 0-d tensor", _shape(value))
+        if value.dtype not in _KIND_DTYPES[param.kind]:
+            raise CallError(param.name, f"a 0-d {param.kind.value} tensor", _dtype(value))
+        return
+    if value is None or not _is_number(value, param.kind):
+        raise CallError(param.name, expected, f"{type(value).__name__} {value!r}")
+
+
+def _is_number(value: ParamValue, kind: Kind) -> bool:
+    match kind:
+        case Kind.BOOL:
+            return isinstance(value, bool)
+        case Kind.INT:
+            return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+        case Kind.FLOAT:
+            return isinstance(value, int | float | torch.SymFloat) and not isinstance(value, bool)
+
+
+def check_tensors(variant: Variant, values: Mapping[str, ParamValue], sizes: dict[str, int]) -> None:
+    """Check tensor parameters against their declared shapes; adds the sizes they bind to `sizes`."""
+    params = {p.name: p for p in variant.params if isinstance(p, TensorParam)}
+    for param in params.values():
+        _check_tensor(param, values[param.name])
+    for bound in variant.sizes:
+        tensor = values[bound.tensor]
+        if not isinstance(tensor, Tensor):
+            sizes.setdefault(bound.name, 0)
+            continue
+        rest = tensor.shape[bound.axis] - int(evaluate(bound.offset, sizes=sizes))
+        if rest < 0 or rest % bound.factor:
+            dim = print_expr(params[bound.tensor].dims[bound.axis])
+            raise CallError(
+                bound.tensor,
+                f"a size of {dim} in dimension {bound.axis} for some {bound.name} >= 0",
+                _shape(tensor),
+            )
+        sizes[bound.name] = rest // bound.factor
+    for param in params.values():
+        tensor = values[param.name]
+        if isinstance(tensor, Tensor):
+            _check_dims(param, tensor, sizes)
+
+
+def _check_tensor(param: TensorParam, value: ParamValue) -> None:
+    if value is None and param.optional:
+        return
+    if not isinstance(value, Tensor):
+        raise CallError(param.name, describe_param(param), f"{type(value).__name__} {value!r}")
+    if value.dtype not in _KIND_DTYPES[param.kind]:
+        raise CallError(param.name, describe_param(param), f"dtype {_dtype(value)}")
+    if value.dim() != len(param.dims):
+        raise CallError(param.name, describe_param(param), _shape(value))
+    if value.device.type not in ("cpu", "meta"):
+        raise CallError(param.name, "a CPU tensor", f"one on {value.device}")
+
+
+def _check_dims(param: TensorParam, tensor: Tensor, sizes: Mapping[str, int]) -> None:
+    wanted = [int(evaluate(d, sizes=sizes)) for d in param.dims]
+    if list(tensor.shape) != wanted:
+        text = ", ".join(
+            f"{print_expr(d)} = {w}" if isinstance(d, Expr) else str(w)
+            for d, w in zip(param.dims, wanted, strict=True)
+        )
+        raise CallError(param.name, f"shape [{text}]", _shape(tensor))
+
+
+def check_requires(
+    variant: Variant, values: Mapping[str, ParamValue], sizes: Mapping[str, int]
+) -> None:
+    """Check every `require` whose scalars are host numbers."""
+    scalars = {n: v for n, v in values.items() if isinstance(v, int | float)}
+    given = frozenset(n for n, v in values.items() if isinstance(v, Tensor))
+    for require in variant.requires:
+        if _known(require.condition, scalars) and not evaluate(
+            require.condition, sizes=sizes, scalars=scalars, given=given
+        ):
+            text = print_expr(require.condition)
+            names = [n for n in scalars if n in _names(require.condition)]
+            name = names[0] if names else "shape"
+            found = ", ".join(f"{n} = {scalars[n]!r}" for n in names) or _sizes_text(
+                require.condition, sizes
+            )
+            raise CallError(name, f"`{text}`", found, help=require.message)
+
+
+def _names(expr: Expr) -> Iterator[str]:
+    return (e.name for e in walk(expr) if hasattr(e, "name"))
+
+
+def _known(expr: Expr, scalars: Mapping[str, float | int | bool]) -> bool:
+    from attnlang.ir.nodes import Scalar
+
+    return all(e.name in scalars for e in walk(expr) if isinstance(e, Scalar))
+
+
+def _sizes_text(expr: Expr, sizes: Mapping[str, int]) -> str:
+    names = dict.fromkeys(e.name for e in walk(expr) if isinstance(e, Size))
+    return ", ".join(f"{n} = {sizes[n]}" for n in names)
+
+
+def check_scale(variant: Variant, scale: float | Tensor | None) -> None:
+    """Check `scale=`: a number or a 0-d float tensor, where the spec reads it."""
+    from attnlang.ir.nodes import CallScale
+
+    if scale is None:
+        return
+    if not any(isinstance(e, CallScale) for e in walk(variant.scale)):
+        raise CallError(
+            "scale", "nothing: the spec sets the scale by itself", f"{scale!r}"
+        )
+    if isinstance(scale, Tensor):
+        if scale.dim() != 0 or not scale.is_floating_point():
+            raise CallError("scale", "a number or a 0-d float tensor", _shape(scale))
+    elif not _is_number(scale, Kind.FLOAT) or (isinstance(scale, float) and math.isnan(scale)):
+        raise CallError("scale", "a number or a 0-d float tensor", f"{scale!r}")
+
+
+def check_per_request(
+    name: str, value: int | Tensor | None, b: int, *, number: bool = True
+) -> None:
+    """Check an offset (a number or int[B]) or lengths (int[B])."""
+    expected = f"an int or an int tensor [B = {b}]" if number else f"an int tensor [B = {b}]"
+    if value is None:
+        return
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.int32, torch.int64):
+            raise CallError(name, f"{expected}, int32 or int64", f"dtype {_dtype(value)}")
+        if value.dim() != 1 or value.shape[0] != b:
+            raise CallError(name, expected, _shape(value))
+        if value.device.type not in ("cpu", "meta"):
+            raise CallError(name, "a CPU tensor", f"one on {value.device}")
+        return
+    if not number or not _is_number(value, Kind.INT):
+        raise CallError(name, expected, f"{type(value).__name__} {value!r}")
+    if abs(value) >= POSITION_LIMIT:
+        raise CallError(name, "an offset below 2 ** 30 in magnitude", str(value))
+
+
+def _shape(x: Tensor) -> str:
+    return f"shape {list(x.shape)}"
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")

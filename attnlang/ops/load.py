@@ -1,0 +1,58 @@
+"""Loading specs: from a `.attn` file or a string to callable variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnlang.compiler import check_source
+from attnlang.diagnostics.suggest import nearest
+from attnlang.ops.errors import CallError
+from attnlang.ops.variant import Variant
+from attnlang.sources import Source
+
+PathLike = str | Path
+
+
+def load(path: PathLike, name: str | None = None, include: Sequence[PathLike] = ()) -> Variant:
+    """Load the variant `name` of a file; without a name, its only one.
+
+    `include` lists further folders from which the file may import. Raises SpecError when the spec
+    is wrong, CallError when the name does not say which variant is meant, OSError for the file.
+    """
+    return _pick(load_all(path, include), name, str(path))
+
+
+def load_all(path: PathLike, include: Sequence[PathLike] = ()) -> dict[str, Variant]:
+    """Load every variant of a file, by name, in the file's order."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CallError("path", "a UTF-8 text file", f"{file}: {error}") from error
+    return _check(Source(str(path), text), file.parent, include)
+
+
+def loads(text: str, name: str | None = None, include: Sequence[PathLike] = ()) -> Variant:
+    """Load a variant from a string; imports are looked up in `include` alone."""
+    return _pick(_check(Source("<string>", text), None, include), name, "<string>")
+
+
+def _check(source: Source, folder: Path | None, include: Sequence[PathLike]) -> dict[str, Variant]:
+    result = check_source(source, folder=folder, include=[Path(p) for p in include])
+    result.raise_errors()
+    return {v.name: Variant(v) for v in result.variants}
+
+
+def _pick(variants: dict[str, Variant], name: str | None, where: str) -> Variant:
+    names = ", ".join(variants) or "none"
+    if name is None:
+        if len(variants) == 1:
+            return next(iter(variants.values()))
+        expected = f"a name, for {where} has {len(variants)} variants"
+        raise CallError("name", expected, "none", help=f"it has: {names}")
+    if name not in variants:
+        close = nearest(name, list(variants))
+        tip = f"a similar name exists: `{close}`" if close else f"it has: {names}"
+        raise CallError("name", f"a variant of {where}", f"{name!r}", help=tip)
+    return variants[name]

@@ -1,0 +1,102 @@
+"""One op of a variant: its constants baked in, its optional tensors given or not.
+
+Maps (variant, const values, tensors given) to a registered torch op whose kernels are built as
+they are first needed. Two variants that mean the same share the op.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from attnlang.compiler import kernel_sources, lower, plan
+from attnlang.emit.op_unit import op_sources
+from attnlang.ir.nodes import Kind, ScalarParam, Variant
+from attnlang.ir.printer import print_variant
+from attnlang.jit.build import build
+from attnlang.ops.torch_op import TorchOp
+from attnlang.passes import Lowered
+from attnlang.plan.plan import KernelKey
+
+progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
+"""Called with a line for each thing that is built; the command line shows it."""
+
+
+class Specialised:
+    """A variant for one set of const values and given tensors."""
+
+    def __init__(
+        self, variant: Variant, consts: Mapping[str, bool | int | float], given: frozenset[str]
+    ) -> None:
+        self.variant = variant
+        self.consts = consts
+        self.given = given
+
+    @cached_property
+    def lowered(self) -> Lowered:
+        """The simplified variant. Raises SpecError where no kernel can run it."""
+        return lower(self.variant, self.consts, self.given)
+
+    @cached_property
+    def name(self) -> str:
+        """The op's name: the variant's, and a hash of what it means."""
+        meaning = "\0".join(
+            [
+                print_variant(self.variant),
+                *(f"{n}={v!r}" for n, v in sorted(self.consts.items())),
+                *sorted(self.given),
+            ]
+        )
+        return f"{self.variant.name}_{hashlib.sha256(meaning.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def op(self) -> TorchOp:
+        """The torch op, registered. Builds the binding on first use (not the kernels)."""
+        plan_probe = KernelKey("f32", 16, 16, self._probe_dtypes())
+        plan(self.lowered, plan_probe)  # refuses what no kernel runs before anything is built
+        library = build(op_sources(self.variant, self.name), progress=progress.get())
+        return TorchOp.register(self.variant, self.name, library, self.build_kernel)
+
+    def build_kernel(self, key: KernelKey) -> Path:
+        """Build (or find in the cache) the kernel of a key."""
+        sources = kernel_sources(plan(self.lowered, key), f"{self.name}_{key.dtype}")
+        return build(sources, progress=progress.get())
+
+    def _probe_dtypes(self) -> tuple[str, ...]:
+        from attnlang.plan.plan import tensor_params
+
+        names = {Kind.FLOAT: "f32", Kind.INT: "i64", Kind.BOOL: "boolean"}
+        return tuple(
+            names[p.kind] if not p.optional or p.name in self.given else "none"
+            for p in tensor_params(self.variant)
+        )
+
+
+def const_values(
+    variant: Variant, values: Mapping[str, object]
+) -> tuple[tuple[str, bool | int | float], ...]:
+    """Pick the const parameters out of a call's values, each in its declared kind."""
+    found: list[tuple[str, bool | int | float]] = []
+    for param in variant.params:
+        if isinstance(param, ScalarParam) and param.const:
+            value = values[param.name]
+            assert isinstance(value, bool | int | float)
+            found.append((param.name, float(value) if param.kind == Kind.FLOAT else value))
+    return tuple(found)
+
+
+def given_tensors(variant: Variant, values: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of the tensor parameters that a call passed."""
+    return frozenset(
+        p.name
+        for p in variant.params
+        if not isinstance(p, ScalarParam) and isinstance(values[p.name], Tensor)
+    )
+
+
+

@@ -1,0 +1,230 @@
+"""One registered torch op: its overloads, its fake implementation, and its kernels.
+
+Maps a variant, a built binding and a way to build kernels to `torch.ops.attnlang.<name>`. A kernel is
+built when first needed: by `ensure`, by the fake implementation while a graph is traced, or by the
+binding itself in a bare call. Invariant: an op name is registered once a process, whoever asks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+from attnlang.emit.op_schema import OpSchema, Role, make_schema
+from attnlang.ir.nodes import Variant
+from attnlang.jit.loader import load
+from attnlang.plan.plan import KernelKey
+
+NAMESPACE = "attnlang"
+RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
+
+BuildKernel = Callable[[KernelKey], Path]
+Check = Callable[[Mapping[str, object]], None]
+
+_DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "boolean")  # as DType
+_ABSENT = -1
+_API_VERSION, _CALL_VERSION = 1, 1
+_ERROR_SIZE = 512
+_TORCH_DTYPES = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.uint8: "u8",
+    torch.bool: "boolean",
+}
+
+
+class _KeyStruct(ctypes.Structure):
+    _fields_ = (
+        ("dtype", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("value_dim", ctypes.c_int32),
+        ("count", ctypes.c_int32),
+        ("param_dtypes", ctypes.POINTER(ctypes.c_int32)),
+    )
+
+
+_KeyPointer = ctypes.POINTER(_KeyStruct)
+_AddFunction = ctypes.CFUNCTYPE(None, _KeyPointer, ctypes.c_void_p, ctypes.c_void_p)
+_BuilderFunction = ctypes.CFUNCTYPE(ctypes.c_int, _KeyPointer, ctypes.c_void_p)
+_SetBuilderFunction = ctypes.CFUNCTYPE(None, _BuilderFunction)
+
+
+class _ApiStruct(ctypes.Structure):
+    _fields_ = (
+        ("version", ctypes.c_int32),
+        ("call_version", ctypes.c_int32),
+        ("add", _AddFunction),
+        ("set_builder", _SetBuilderFunction),
+    )
+
+
+_registered: dict[str, TorchOp] = {}
+_registering = threading.Lock()
+
+
+class TorchOp:
+    """A registered op. `register` makes it; calls go through `overload`."""
+
+    schema: OpSchema
+    overload: torch._ops.OpOverload
+    tiles: torch._ops.OpOverload
+
+    def __init__(
+        self,
+        schema: OpSchema,
+        build_kernel: BuildKernel,
+        check: Check | None,
+    ) -> None:
+        self.schema = schema
+        self._build_kernel = build_kernel
+        self._check = check
+        self._ready: set[KernelKey] = set()
+        self._building = threading.RLock()
+        ops = getattr(torch.ops, NAMESPACE)
+        self.overload = getattr(ops, schema.name).default
+        self.tiles = getattr(ops, f"{schema.name}_tiles").default
+        address = getattr(ops, f"{schema.name}_api").default()
+        self._api = _ApiStruct.from_address(address)
+        if (self._api.version, self._api.call_version) != (_API_VERSION, _CALL_VERSION):
+            raise RuntimeError(f"the op {schema.name} was registered by another version of attnlang")
+        self._builder = _BuilderFunction(self._build_for_binding)  # kept alive: C++ holds it
+
+    @staticmethod
+    def register(
+        variant: Variant,
+        op_name: str,
+        op_library: Path,
+        build_kernel: BuildKernel,
+        *,
+        check: Check | None = None,
+    ) -> TorchOp:
+        """Register the op of a variant, or return the one registered under the name before.
+
+        `op_library` is what `op_sources` built; it is loaded unless an ahead-of-time copy of the op
+        is already there. `check` is called with the arguments by name when a graph is traced; what
+        it raises ends the trace.
+        """
+        with _registering:
+            if op_name not in _registered:
+                if not is_registered(op_name):
+                    load(op_library)
+                op = TorchOp(make_schema(variant, op_name), build_kernel, check)
+                op._register_fakes()
+                op._api.set_builder(op._builder)
+                _registered[op_name] = op
+            return _registered[op_name]
+
+    def ensure(self, key: KernelKey) -> None:
+        """See to it that the kernel of a key is built and known to the op. Raises BuildError."""
+        if key in self._ready:
+            return
+        with self._building:
+            if key not in self._ready:
+                self.add(key, self._build_kernel(key))
+                self._ready.add(key)
+
+    def add(self, key: KernelKey, library: Path) -> None:
+        """Load a built kernel and hand it to the op; the first one of a key stays."""
+        handle = load(library)
+        run, count_tiles = (_address(handle, name) for name in (RUN, COUNT_TILES))
+        dtypes = (ctypes.c_int32 * len(key.param_dtypes))(*map(_code, key.param_dtypes))
+        struct = _KeyStruct(
+            _code(key.dtype), key.head_dim, key.value_dim, len(key.param_dtypes), dtypes
+        )
+        self._api.add(ctypes.byref(struct), run, count_tiles)
+
+    def arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Give each argument of a call that torch has normalised its name."""
+        names = (a.name for a in self.schema.arguments)
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def key(self, arguments: Mapping[str, object]) -> KernelKey:
+        """Return the key of the kernel that a call runs."""
+        q, k = arguments["q"], arguments["k"]
+        v = arguments.get("v", k)
+        assert isinstance(q, Tensor)
+        assert isinstance(v, Tensor)
+        dtypes = tuple(
+            _dtype_name(arguments.get(a.name))
+            for a in self.schema.arguments
+            if a.role in (Role.TENSOR, Role.OPTIONAL_TENSOR)
+        )
+        # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
+        return KernelKey(_dtype_name(q), int(q.shape[3]), int(v.shape[3]), dtypes)
+
+    def _register_fakes(self) -> None:
+        torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
+        torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
+
+    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        arguments = self._trace(args, kwargs)
+        q, v = arguments["q"], arguments.get("v", arguments["k"])
+        assert isinstance(q, Tensor)
+        assert isinstance(v, Tensor)
+        b, h, rows, _ = q.shape
+        dv = v.shape[3]
+        if guard_or_false(q.stride(1) < q.stride(2)):  # as allocate_out in op.h
+            out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
+        else:
+            out = q.new_empty((b, h, rows, dv))
+        lse_shape = (b, h, rows) if arguments.get("return_lse") else (0,)
+        return out, q.new_empty(lse_shape, dtype=torch.float32)
+
+    def _fake_tiles(self, *args: object, **kwargs: object) -> Tensor:
+        q = self._trace(args, kwargs)["q"]
+        assert isinstance(q, Tensor)
+        return q.new_empty((5,), dtype=torch.int64)
+
+    def _trace(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Check a traced call and build its kernel: in a compiled graph it would be too late."""
+        arguments = self.arguments(args, kwargs)
+        if self._check is not None:
+            self._check(arguments)
+        self.ensure(self.key(arguments))
+        return arguments
+
+    def _build_for_binding(self, key: ctypes._Pointer[_KeyStruct], error: int) -> int:
+        """Build for a bare call of the op; no exception may pass through C++."""
+        try:
+            found = key.contents
+            dtypes = tuple(_name(found.param_dtypes[i]) for i in range(found.count))
+            wanted = KernelKey(_name(found.dtype), found.head_dim, found.value_dim, dtypes)
+            self.ensure(wanted)
+        except BaseException as failure:
+            text = f"{type(failure).__name__}: {failure}".encode()[: _ERROR_SIZE - 1]
+            ctypes.memmove(error, text + b"\0", len(text) + 1)
+            return -1
+        return 0
+
+
+def is_registered(op_name: str) -> bool:
+    """Whether torch knows the op: from this process's own build or an ahead-of-time one."""
+    return bool(torch._C._dispatch_has_kernel(f"{NAMESPACE}::{op_name}"))
+
+
+def _address(handle: ctypes.CDLL, symbol: str) -> int | None:
+    return ctypes.cast(getattr(handle, symbol), ctypes.c_void_p).value
+
+
+def _dtype_name(value: object) -> str:
+    return _TORCH_DTYPES[value.dtype] if isinstance(value, Tensor) else "none"
+
+
+def _code(name: str) -> int:
+    return _ABSENT if name == "none" else _DTYPES.index(name)
+
+
+def _name(code: int) -> str:
+    return "none" if code == _ABSENT else _DTYPES[code]

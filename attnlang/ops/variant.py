@@ -1,0 +1,309 @@
+"""`Variant`: a compiled spec, called like the function that its header declares.
+
+An eager call checks its arguments, sees to it that the kernel is built, and calls the torch op. A
+traced call (`torch.compile`) only arranges them: the op's fake implementation checks and builds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from attnlang.ir.nodes import ScalarParam, TensorParam, VectorName
+from attnlang.ir.nodes import Variant as VariantIr
+from attnlang.ir.nodes import Vector
+from attnlang.ir.traverse import walk
+from attnlang.ops import arguments as check
+from attnlang.ops.arguments import ParamValue
+from attnlang.ops.errors import CallError
+from attnlang.ops.specialised import Specialised, const_values, given_tensors
+from attnlang.ops.tiles import Tiles
+from attnlang.plan.plan import KernelKey
+from attnlang.reference import reference
+
+Offset = int | Tensor | None
+
+_registry: list[Variant] = []
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _resolve(
+    index: int, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
+) -> torch._ops.OpOverload:
+    """Return the op of a variant; while a graph is traced this still runs as plain Python."""
+    return _registry[index].specialised(consts, frozenset(given)).op.overload
+
+
+class Variant:
+    """One attention variant.
+
+    Call it with q [B, HQ, Q, D], k [B, HKV, KV, D], v [B, HKV, KV, DV] of one dtype (float32,
+    bfloat16 or float16), any strides, and the parameters of its header, by position or by name.
+    """
+
+    def __init__(self, ir: VariantIr) -> None:
+        self.ir = ir
+        self.__doc__ = ir.doc
+        self.__name__ = ir.name
+        self.signature = _signature(ir)
+        self.__signature__ = self.signature
+        self._index = len(_registry)
+        self._specialised: dict[
+            tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
+        ] = {}
+        self._params = ir.params
+        self._runtime = tuple(
+            (p.name, isinstance(p, ScalarParam), getattr(p, "default", None))
+            for p in ir.params
+            if not (isinstance(p, ScalarParam) and p.const)
+        )
+        self._v_from_k = _reads_k(ir)
+        _registry.append(self)
+
+    def __repr__(self) -> str:
+        return f"<attnlang variant {self.ir.name}{self.signature}>"
+
+    @property
+    def op(self) -> torch._ops.OpOverload:
+        """The torch op for the default constants, `torch.ops.attnlang.<name>_<hash>`.
+
+        It is made for the tensors that must be given; a call that passes an optional one uses
+        another op.
+        """
+        values = {
+            p.name: p.default if isinstance(p, ScalarParam) else None for p in self.ir.params
+        }
+        missing = [
+            p.name
+            for p in self.ir.params
+            if isinstance(p, ScalarParam) and p.const and p.default is None
+        ]
+        if missing:
+            raise CallError(missing[0], "a default in the spec, for an op without a call", "none")
+        required = frozenset(
+            p.name for p in self.ir.params if isinstance(p, TensorParam) and not p.optional
+        )
+        return self.specialised(const_values(self.ir, values), required).op.overload
+
+    def specialised(
+        self, consts: tuple[tuple[str, bool | int | float], ...], given: frozenset[str]
+    ) -> Specialised:
+        """Return the op of one set of const values and given tensors."""
+        # 1, 1.0 and True are one dictionary key, but const values have their declared kind.
+        key = (consts, given)
+        found = self._specialised.get(key)
+        if found is None:
+            found = self._specialised.setdefault(
+                key, Specialised(self.ir, dict(consts), given)
+            )
+        return found
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        return_lse: Literal[False] = False, **params: ParamValue,
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        return_lse: Literal[True], **params: ParamValue,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None = None,
+        *args: ParamValue,
+        scale: float | Tensor | None = None,
+        q_offset: Offset = None,
+        kv_offset: Offset = 0,
+        kv_lens: Tensor | None = None,
+        seed: int | None = None,
+        return_lse: bool = False,
+        **params: ParamValue,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend. Returns out [B, HQ, Q, DV] in q's dtype, and lse [B, HQ, Q] where asked.
+
+        `scale` defaults to 1 / sqrt(D). `q_offset`, `kv_offset` (an int or int[B]) are the
+        positions of row 0 and column 0; `q_offset` defaults to `kv_offset + KV - Q`. Columns from
+        `kv_lens[b]` (int[B]) on do not exist. `lse` is the natural log-sum-exp of the scores,
+        float32, -inf for a row that sees no column. Raises CallError for a wrong argument.
+        """
+        values = check.name_params(self._params, args, params)
+        if not torch.compiler.is_compiling():
+            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens)
+        consts = const_values(self.ir, values)
+        given = given_tensors(self.ir, values)
+        op = _resolve(self._index, consts, tuple(sorted(given)))
+        call = self._op_arguments(values, scale, q_offset, kv_offset)
+        out, lse = op(q, k, v, **call, kv_lens=kv_lens, seed=seed, return_lse=return_lse)
+        return (out, lse) if return_lse else out
+
+    def tiles(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None = None,
+        *args: ParamValue,
+        q_offset: Offset = None,
+        kv_offset: Offset = 0,
+        kv_lens: Tensor | None = None,
+        **params: ParamValue,
+    ) -> Tiles:
+        """Count the tiles that such a call visits, in full, in part and not at all."""
+        values = check.name_params(self._params, args, params)
+        self._check(q, k, v, values, None, q_offset, kv_offset, kv_lens)
+        specialised = self.specialised(
+            const_values(self.ir, values), given_tensors(self.ir, values)
+        )
+        call = self._op_arguments(values, None, q_offset, kv_offset)
+        counts = specialised.op.tiles(q, k, v, **call, kv_lens=kv_lens)
+        return Tiles(*counts.tolist())
+
+    def reference(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None = None,
+        *args: ParamValue,
+        scale: float | Tensor | None = None,
+        q_offset: Offset = None,
+        kv_offset: Offset = 0,
+        kv_lens: Tensor | None = None,
+        seed: int | None = None,
+        return_lse: bool = False,
+        return_max: bool = False,
+        kv_indices: Tensor | None = None,
+        kv_block: int = 1,
+        rounding: Literal["exact", "fused"] = "exact",
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        **params: ParamValue,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Interpret the spec eagerly: the oracle, any dtype up to float64, differentiable.
+
+        Takes what the call takes. `rounding="fused"` rounds where kernels do. `rows` restricts the
+        result to some query rows; `dtype` computes (and returns) in another dtype than q's.
+        """
+        values = check.name_params(self._params, args, params)
+        return reference(
+            self.ir, q, k, v,
+            params=values, scale=scale, q_offset=q_offset, kv_offset=kv_offset, kv_lens=kv_lens,
+            seed=seed, return_lse=return_lse, return_max=return_max, kv_indices=kv_indices,
+            kv_block=kv_block, rounding=rounding, rows=rows, dtype=dtype,
+        )  # fmt: skip
+
+    def _check(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None,
+        values: dict[str, ParamValue],
+        scale: float | Tensor | None,
+        q_offset: Offset,
+        kv_offset: Offset,
+        kv_lens: Tensor | None,
+    ) -> None:
+        """Check a call's arguments and build its kernel where that is missing."""
+        if v is None:
+            raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
+        shape = check.check_qkv(q, k, v)
+        for param in self.ir.params:
+            if isinstance(param, ScalarParam):
+                check.check_scalar(param, values[param.name])
+        sizes = shape.sizes()
+        check.check_tensors(self.ir, values, sizes)
+        check.check_requires(self.ir, values, sizes)
+        check.check_scale(self.ir, scale)
+        check.check_per_request("q_offset", q_offset, shape.b)
+        check.check_per_request("kv_offset", kv_offset, shape.b)
+        check.check_per_request("kv_lens", kv_lens, shape.b, number=False)
+        _refuse_gradients({"q": q, "k": k, "v": v, **values})
+        key = self.kernel_key(q, v, values)
+        specialised = self.specialised(
+            const_values(self.ir, values), given_tensors(self.ir, values)
+        )
+        specialised.op.ensure(key)
+
+    def kernel_key(self, q: Tensor, v: Tensor, values: dict[str, ParamValue]) -> KernelKey:
+        """Return the key of the kernel that such a call runs."""
+        dtypes = []
+        for param in self.ir.params:
+            if isinstance(param, TensorParam):
+                value = values[param.name]
+                tensor = isinstance(value, Tensor)
+                dtypes.append(check.DTYPE_NAMES[value.dtype] if tensor else "none")
+        return KernelKey(check.DTYPE_NAMES[q.dtype], q.shape[3], v.shape[3], tuple(dtypes))
+
+    def _op_arguments(
+        self,
+        values: dict[str, ParamValue],
+        scale: float | Tensor | None,
+        q_offset: Offset,
+        kv_offset: Offset,
+    ) -> dict[str, object]:
+        """Arrange values as the op's schema has them: numbers and 0-d tensors apart."""
+        call: dict[str, object] = {}
+        for name, scalar, default in self._runtime:
+            value = values[name]
+            if scalar and isinstance(value, Tensor):
+                call[name] = 0 if default is None else default
+                call[f"{name}_t"] = value
+            else:
+                call[name] = value
+        for name, value in (("scale", scale), ("q_offset", q_offset), ("kv_offset", kv_offset)):
+            call[f"{name}_t" if isinstance(value, Tensor) else name] = value
+        return call
+
+
+def _refuse_gradients(values: dict[str, ParamValue]) -> None:
+    """Refuse a call that autograd would record: these kernels have no backward yet."""
+    if not torch.is_grad_enabled():
+        return
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise CallError(
+                name,
+                "a tensor that needs no gradient",
+                "requires_grad=True",
+                help="kernels have no backward yet: call under torch.no_grad(), or "
+                "`reference`, which is differentiable",
+            )
+
+
+def _reads_k(ir: VariantIr) -> bool:
+    return any(isinstance(e, Vector) and e.name == VectorName.K for e in walk(ir.v))
+
+
+def _signature(ir: VariantIr) -> inspect.Signature:
+    """Return the Python signature that the header declares, with the call's own keywords."""
+    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    empty = inspect.Parameter.empty
+    parameters = [inspect.Parameter(n, positional) for n in ("q", "k")]
+    if not _reads_k(ir):
+        parameters.append(inspect.Parameter("v", positional))
+    defaulted = False
+    for param in ir.params:
+        optional = isinstance(param, TensorParam) and param.optional
+        default = param.default if isinstance(param, ScalarParam) else None
+        has_default = optional or default is not None
+        # After one default Python allows no positional parameter without: those are by name.
+        kind = keyword if defaulted and not has_default else positional
+        defaulted = defaulted or has_default
+        parameters.append(
+            inspect.Parameter(param.name, kind, default=default if has_default else empty)
+        )
+    own = {
+        "scale": None,
+        "q_offset": None,
+        "kv_offset": 0,
+        "kv_lens": None,
+        "seed": None,
+        "return_lse": False,
+    }
+    parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in own.items())
+    parameters.sort(key=lambda p: p.kind)
+    return inspect.Signature(parameters)

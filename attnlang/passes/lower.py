@@ -1,0 +1,121 @@
+"""From a checked variant to what a kernel evaluates: all passes, in their order.
+
+Maps a variant with the values of its constants to `Lowered`. Invariant: the kernel's expressions
+are equal to those of the variant (times log2(e) under softmax) up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from attnlang.ir.nodes import Const, Expr, Variant
+from attnlang.passes.exponent import exponent, lower_scale, weight
+from attnlang.passes.lowered import Lowered
+from attnlang.passes.simplify_pass import simplify_pass
+from attnlang.passes.specialise import specialise
+from attnlang.symbolic.build import conjunction
+from attnlang.symbolic.masks import split_mask
+from attnlang.symbolic.simplify import Simplifier, count_operations
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What one kernel is built for: the const values and the optional tensors that are passed."""
+
+    consts: Mapping[str, bool | int | float]
+    given: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One step, and why it stands where it does."""
+
+    name: str
+    reason: str
+    run: Callable[[Lowered, Build], Lowered]
+
+
+def _specialise(state: Lowered, build: Build) -> Lowered:
+    variant = specialise(state.variant, build.consts, build.given)
+    count = count_operations(expr for _, expr in _written(variant).roots)
+    return replace(state, variant=variant, operations=(count, count))
+
+
+def _simplify(state: Lowered, _: Build) -> Lowered:
+    variant, fired = simplify_pass(state.variant)
+    return replace(state, variant=variant, report=(*state.report, *fired))
+
+
+def _exponent(state: Lowered, _: Build) -> Lowered:
+    variant, weights, scale = state.variant, state.variant.weights, state.variant.scale
+    mask = lower_scale(variant.mask, scale)
+    if weights.softmax is None:
+        factor = weights.factor
+        return replace(state, mask=mask, weight=None if factor is None else weight(factor, scale))
+    sink = None if weights.sink is None else exponent(weights.sink, scale)
+    return replace(state, mask=mask, sink=sink, exponent=exponent(weights.softmax, scale))
+
+
+def _split_mask(state: Lowered, _: Build) -> Lowered:
+    columns = tuple(c for c in split_mask(state.mask)[0] if not isinstance(c, Const))
+    return replace(state, column_mask=conjunction(columns, state.mask.span) if columns else None)
+
+
+def _tidy(state: Lowered, _: Build) -> Lowered:
+    run = Simplifier()  # one for all, so that what they share stays shared
+    tidied = replace(state, **{name: run.simplify(expr) for name, expr in state.roots})
+    count = count_operations(expr for _, expr in tidied.roots)
+    report = (*state.report, *run.fired)
+    return replace(tidied, report=report, operations=(state.operations[0], count))
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass(
+        "specialise", "first: what is constant from here on folds in every later pass", _specialise
+    ),
+    Pass("simplify", "before the exponent, which takes products as it finds them", _simplify),
+    Pass("exponent", "after simplify: a sum that cancelled takes no factor", _exponent),
+    Pass(
+        "split-mask",
+        "after simplify, which makes conjuncts of what was `if` and `not`",
+        _split_mask,
+    ),
+    Pass("tidy", "last: folds the constants that the exponent brought together", _tidy),
+)
+
+
+def lower(
+    variant: Variant,
+    *,
+    consts: Mapping[str, bool | int | float],
+    given: frozenset[str],
+    verify: Callable[[Lowered], None] | None = None,
+) -> Lowered:
+    """Return what a kernel of the variant evaluates, for these const values and optional tensors.
+
+    `verify` sees the state after each pass. Raises ValueError where a const parameter has neither a
+    value nor a default.
+    """
+    state, build = _written(variant), Build(consts, given)
+    for step in PASSES:
+        state = step.run(state, build)
+        if verify is not None:
+            verify(state)
+    return state
+
+
+def _written(variant: Variant) -> Lowered:
+    """Return a variant as it stands: its expressions are those of the spec, in terms of `Raw`."""
+    weights = variant.weights
+    plain: Expr | None = weights.factor if weights.softmax is None else None
+    return Lowered(
+        variant=variant,
+        exponent=weights.softmax,
+        sink=weights.sink,
+        weight=plain,
+        mask=variant.mask,
+        column_mask=None,
+        report=(),
+        operations=(0, 0),
+    )

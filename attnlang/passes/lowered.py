@@ -1,0 +1,50 @@
+"""What the passes make of a variant: the expressions that a kernel evaluates, and the report.
+
+Maps a specialised, simplified variant to `Lowered`. Invariant: the kernel's expressions are in
+terms of the bare dot product `QK`; `variant` keeps what was written, in terms of `Raw`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from attnlang.ir.nodes import Expr, Variant
+from attnlang.symbolic.simplify import Fired
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A variant, ready to be planned.
+
+    `exponent` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as the
+    variant has a softmax or not. `column_mask` is the conjunction of the mask's conjuncts that read
+    no row (None: there is none). `operations` counts those of the kernel's expressions as written
+    and as lowered.
+    """
+
+    variant: Variant
+    exponent: Expr | None
+    sink: Expr | None
+    weight: Expr | None
+    mask: Expr
+    column_mask: Expr | None
+    report: tuple[Fired, ...]
+    operations: tuple[int, int]
+
+    @property
+    def rules(self) -> Counter[str]:
+        """How often each rule fired."""
+        return Counter(f.rule for f in self.report)
+
+    @property
+    def roots(self) -> tuple[tuple[str, Expr], ...]:
+        """The kernel's expressions by name, without those that are None."""
+        named = (
+            ("exponent", self.exponent),
+            ("sink", self.sink),
+            ("weight", self.weight),
+            ("mask", self.mask),
+            ("column_mask", self.column_mask),
+        )
+        return tuple((name, expr) for name, expr in named if expr is not None)

@@ -1,0 +1,95 @@
+"""The plan of one kernel: a frozen value between the analysis and the emitter.
+
+Maps a lowered variant, the dtypes and the head dims of a call to what the generated unit will hold.
+Nothing here depends on lengths, batch, heads, strides or run-time values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attnlang.diagnostics import SpecError
+from attnlang.ir.nodes import Expr, TensorParam, Variant
+from attnlang.ir.printer import print_expr
+from attnlang.ir.traverse import walk
+from attnlang.passes import Lowered
+from attnlang.plan.support import unsupported
+from attnlang.plan.terms import Term, hoist
+
+MAX_HEAD_DIM = 576
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKey:
+    """What, beside the spec, picks one kernel of a variant. Dtypes are named as f32, bf16, i64 ..."""
+
+    dtype: str
+    head_dim: int
+    value_dim: int
+    param_dtypes: tuple[str, ...]  # of the tensor parameters in their order; "none" when absent
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one kernel of a variant runs."""
+
+    lowered: Lowered
+    key: KernelKey
+    terms: tuple[Term, ...]
+
+    @property
+    def roots(self) -> tuple[Expr, ...]:
+        """The expressions that the kernel evaluates for an element."""
+        return roots(self.lowered)
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """The dtype of each tensor parameter that was passed."""
+        names = [p.name for p in tensor_params(self.lowered.variant)]
+        return dict(zip(names, self.key.param_dtypes, strict=True))
+
+
+def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
+    """Return the tensor parameters of a variant, in their order."""
+    return tuple(p for p in variant.params if isinstance(p, TensorParam))
+
+
+def roots(lowered: Lowered) -> tuple[Expr, ...]:
+    """Return the expressions of a lowered variant that a kernel evaluates."""
+    candidates = (
+        lowered.exponent,
+        lowered.weight,
+        lowered.mask,
+        lowered.column_mask,
+        lowered.sink,
+    )
+    return tuple(e for e in candidates if e is not None)
+
+
+def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
+    """Plan a CPU kernel. Raises SpecError where the spec holds what no CPU kernel runs yet."""
+    refused = unsupported(lowered)
+    if refused:
+        raise SpecError(refused)
+    return Plan(lowered, key, hoist(roots(lowered)))
+
+
+def describe(plan: Plan) -> str:
+    """Print a plan for people: skeleton, dims, and what is computed in which loop."""
+    key = plan.key
+    lines = [
+        f"kernel: cpu_attention  q, k, v: {key.dtype}  D: {key.head_dim}  DV: {key.value_dim}",
+        "skeletons: forward (lanes are queries), decode (lanes are keys)",
+    ]
+    for name, dtype in plan.dtypes.items():
+        lines.append(f"tensor {name}: {dtype}")
+    for term in plan.terms:
+        lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
+    names = ("exponent", "weight", "mask", "column_mask", "sink")
+    for name in names:
+        expr = getattr(plan.lowered, name)
+        if expr is not None:
+            lines.append(f" element  {name} = {print_expr(expr)}")
+    lines.append(f"expressions: {sum(1 for _ in walk(*plan.roots))}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,59 @@
+"""Hoisting: each subexpression is computed at the coarsest loop that has its coordinates.
+
+Maps the root expressions of a kernel to `Term`s, in an order in which each may be computed from
+those before it. Invariant: what is left at a level, once its terms are named, reads only leaves and
+terms of that level and coarser ones. Tensor reads are clamped, so lifting one out of its guard is
+safe; nothing else can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attnlang.ir.nodes import QK, CallScale, Const, Coord, Expr, Given, Scalar, Size
+from attnlang.ir.traverse import children
+from attnlang.symbolic.variability import Level, level
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A hoisted value; `name` is its field in the generated structs."""
+
+    level: Level
+    name: str
+    expr: Expr
+
+
+_PREFIX = {
+    Level.CALL: "call",
+    Level.REQUEST: "head",
+    Level.ROW: "row",
+    Level.COLUMN: "column",
+}
+
+
+def is_leaf(expr: Expr) -> bool:
+    """Whether an expression is read from a field as it stands, so that naming it gains nothing."""
+    return isinstance(expr, Const | Coord | Scalar | Size | Given | CallScale | QK)
+
+
+def hoist(roots: Iterable[Expr]) -> tuple[Term, ...]:
+    """Name every maximal subexpression that is coarser than the loop in which it stands."""
+    terms: dict[Expr, Term] = {}
+    counts: dict[Level, int] = {}
+
+    def visit(expr: Expr, context: Level) -> None:
+        own = level(expr)
+        if is_leaf(expr) or expr in terms:
+            return
+        for child in children(expr):
+            visit(child, own if own != Level.ELEMENT else context)
+        if own not in (context, Level.ELEMENT):
+            index = counts.get(own, 0)
+            counts[own] = index + 1
+            terms[expr] = Term(own, f"{_PREFIX[own]}_{index}", expr)
+
+    for root in roots:
+        visit(root, Level.ELEMENT)
+    return tuple(terms.values())

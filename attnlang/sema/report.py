@@ -1,0 +1,81 @@
+"""What all diagnostics of sema share, and the collector of them.
+
+A mistake inside an inlined def is reported once, at the def, with the call as a second label; in
+the prelude, which its user cannot mend, the call comes first. Invariant: no two diagnostics of one
+class stand at one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from attnlang.diagnostics.base import Diagnostic, Label, Severity
+from attnlang.sources import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class SemaDiagnostic(Diagnostic):
+    """A diagnostic of sema. `via` are the calls that led to a place inside a def."""
+
+    via: tuple[Label, ...] = field(default=(), kw_only=True)
+
+    @property
+    def related(self) -> tuple[Label, ...]:
+        """The other places that belong to this mistake wherever it is."""
+        return ()
+
+    @property
+    def secondary(self) -> tuple[Label, ...]:
+        """The related places, then the calls."""
+        return (*self.related, *self.via)
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where a def was named; `span` is the whole call."""
+
+    function: str
+    span: Span
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Collects diagnostics."""
+
+    prelude: Source | None = None
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    _seen: set[tuple[str, int, int, int]] = field(default_factory=set)
+
+    @property
+    def errors(self) -> int:
+        """How many errors there are."""
+        return sum(d.severity == Severity.ERROR for d in self.diagnostics)
+
+    def report(self, diagnostic: Diagnostic, calls: tuple[CallSite, ...] = ()) -> None:
+        """Keep a diagnostic that arose inside `calls`, the outermost first."""
+        if calls and isinstance(diagnostic, SemaDiagnostic):
+            diagnostic = _placed(diagnostic, calls, self.prelude)
+        span = diagnostic.span
+        key = (type(diagnostic).__name__, id(span.source), span.start, span.end)
+        if key not in self._seen:
+            self._seen.add(key)
+            self.diagnostics.append(diagnostic)
+
+
+def _placed(
+    diagnostic: SemaDiagnostic, calls: tuple[CallSite, ...], prelude: Source | None
+) -> SemaDiagnostic:
+    """Say through which call a place was reached."""
+    span = diagnostic.span
+    own = [c for c in calls if c.span.source is not prelude]
+    if span.source is prelude and own:
+        inner = Label(span, diagnostic.label or f"in the prelude's `{own[-1].function}`")
+        return replace(diagnostic, span=own[-1].span, via=(inner,))
+    if any(c.span.source is span.source and _contains(c.span, span) for c in calls):
+        return diagnostic
+    site = calls[-1]
+    return replace(diagnostic, via=(Label(site.span, f"in this use of `{site.function}`"),))
+
+
+def _contains(outer: Span, inner: Span) -> bool:
+    return outer.start <= inner.start and inner.end <= outer.end

@@ -1,0 +1,1 @@
+"""What the compiler finds out about IR expressions: rules, variability, intervals, tile verdicts."""

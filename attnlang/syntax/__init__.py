@@ -1,0 +1,1 @@
+"""From text to AST, and back: the parser, the AST and the formatter."""

@@ -1,0 +1,121 @@
+// Reads of a tensor by lanes: each index is a scalar or a vector, clamped to its extent.
+#pragma once
+
+#include "attnlang/cpu/integer_math.h"
+#include "attnlang/cpu/simd.h"
+#include "attnlang/host/tensor_view.h"
+
+namespace attnlang::cpu {
+
+namespace detail {
+
+template <class T>
+using LoadedLanes = std::conditional_t<
+    std::is_same_v<Loaded<T>, float>, F,
+    std::conditional_t<std::is_same_v<Loaded<T>, int64_t>, L, I>>;  // bool: M, which is I
+
+template <class... Index>
+constexpr bool kNarrow = ((std::is_integral_v<Index> || std::is_same_v<Index, I>) && ...);
+
+[[gnu::always_inline]] inline int64_t clamped_term(int64_t i, int64_t size, int64_t stride) {
+  return clamp_index(i, size) * stride;
+}
+
+template <class T>
+[[gnu::always_inline]] inline void put_lane(LoadedLanes<T>& lanes, int i, Loaded<T> x) {
+  if constexpr (std::is_same_v<T, bool>) lanes[i] = -int32_t{x};
+  else lanes[i] = x;
+}
+
+// Lanes p[offset[i]]; offsets fit in 32 bits.
+template <class T>
+[[gnu::always_inline]] inline LoadedLanes<T> gather(const T* p, I offset) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) {
+    return (F)_mm512_i32gather_ps((__m512i)offset, p, 4);
+  } else if constexpr (std::is_same_v<T, int32_t>) {
+    return (I)_mm512_i32gather_epi32((__m512i)offset, p, 4);
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float>) {
+    return (F)_mm256_i32gather_ps(p, (__m256i)offset, 4);
+  } else if constexpr (std::is_same_v<T, int32_t>) {
+    return (I)_mm256_i32gather_epi32(p, (__m256i)offset, 4);
+  }
+#endif
+  LoadedLanes<T> r{};
+  for (int i = 0; i < kLanes; ++i) put_lane<T>(r, i, read_element(p + offset[i]));
+  return r;
+}
+
+template <class Index>
+[[gnu::always_inline]] inline void add_lane_term(I& offset, Index index, int32_t size,
+                                                 int32_t stride) {
+  if constexpr (std::is_same_v<Index, I>) {
+    offset += clamp(index, I{}, splat_i(size - 1)) * stride;
+  }
+}
+
+template <class Index>
+[[gnu::always_inline]] inline void add_scalar_term(int64_t& offset, Index index, int64_t size,
+                                                   int64_t stride) {
+  if constexpr (std::is_integral_v<Index>) offset += clamped_term(index, size, stride);
+}
+
+template <class Index>
+[[gnu::always_inline]] inline int64_t lane_of(Index index, int i) {
+  if constexpr (std::is_integral_v<Index>) return index;
+  else return index[i];
+}
+
+// Whether 32 bits hold every offset that the vector indices can make.
+template <class T, int kRank, class... Index>
+[[gnu::always_inline]] inline bool offsets_fit(const View<T, kRank>& view) {
+  int64_t reach = 0;
+  int axis = 0;
+  const auto add = [&](bool vector) {
+    if (vector) {
+      const int64_t stride = view.stride[axis] < 0 ? -view.stride[axis] : view.stride[axis];
+      const bool small = stride < INT32_MAX && view.size[axis] < INT32_MAX;
+      reach += small ? (view.size[axis] - 1) * stride : INT32_MAX;
+    }
+    ++axis;
+  };
+  (add(!std::is_integral_v<Index>), ...);
+  return reach < INT32_MAX;
+}
+
+}  // namespace detail
+
+template <class T, int kRank, class... Index>
+  requires(sizeof...(Index) == kRank && (Vector<Index> || ...))
+[[gnu::always_inline]] inline detail::LoadedLanes<T> load(const View<T, kRank>& view,
+                                                          Index... index) {
+  using Lanes = detail::LoadedLanes<T>;
+  if (view.empty()) return Lanes{};
+  if constexpr (detail::kNarrow<Index...>) {
+    if (detail::offsets_fit<T, kRank, Index...>(view)) {
+      int64_t base = 0;
+      I offset{};
+      int axis = 0;
+      ((detail::add_scalar_term(base, index, view.size[axis], view.stride[axis]),
+        detail::add_lane_term(offset, index, static_cast<int32_t>(view.size[axis]),
+                              static_cast<int32_t>(view.stride[axis])),
+        ++axis),
+       ...);
+      return detail::gather<T>(view.data + base, offset);
+    }
+  }
+  Lanes r{};
+  for (int i = 0; i < kLanes; ++i) {
+    int64_t offset = 0;
+    int axis = 0;
+    ((offset += detail::clamped_term(detail::lane_of(index, i), view.size[axis], view.stride[axis]),
+      ++axis),
+     ...);
+    detail::put_lane<T>(r, i, read_element(view.data + offset));
+  }
+  return r;
+}
+
+}  // namespace attnlang::cpu

@@ -1,0 +1,76 @@
+// One attention call as kernels receive it: plain data, no torch. The op binding fills it from a
+// torch call; tests and other hosts fill it by hand. Strides count elements.
+#pragma once
+
+#include <cstdint>
+
+namespace attnlang {
+
+enum class DType : int32_t { f32, f64, f16, bf16, i8, i16, i32, i64, u8, boolean };
+
+constexpr int kMaxRank = 8;
+
+struct Tensor {
+  void* data;  // null: not passed
+  DType dtype;
+  int32_t rank;
+  int64_t size[kMaxRank];
+  int64_t stride[kMaxRank];
+};
+
+// The value of a 0-d parameter; the declared kind says which member holds it (bool: integer).
+union Number {
+  double real;
+  int64_t integer;
+};
+
+// One integer a request: a tensor int[B] (i32 or i64), or one value for all.
+struct PerRequest {
+  const void* data;  // null: `value` for every request
+  DType dtype;
+  int64_t stride;
+  int64_t value;
+
+  int64_t operator[](int64_t b) const {
+    if (data == nullptr) return value;
+    return dtype == DType::i32 ? static_cast<const int32_t*>(data)[b * stride]
+                               : static_cast<const int64_t*>(data)[b * stride];
+  }
+};
+
+constexpr int32_t kCallVersion = 1;
+
+struct Call {
+  int32_t version;       // kCallVersion of whoever filled it
+  int32_t default_q_offset;  // 1: q_offset[b] = kv_offset[b] + KV_b - Q, `q_offset` is not read
+  Tensor q;              // [B, HQ, Q, D]
+  Tensor k;              // [B, HKV, KV, D]
+  Tensor v;              // [B, HKV, KV, DV]
+  Tensor out;            // [B, HQ, Q, DV]
+  Tensor lse;            // [B, HQ, Q] f32, base e; data null: not wanted
+  double scale;          // the call's scale, or 1 / sqrt(D)
+  PerRequest q_offset;
+  PerRequest kv_offset;
+  PerRequest kv_lens;    // KV_b; `value` is KV where the call passed none. Kernels clamp to [0, KV]
+  uint64_t seed;         // of dropout
+  const Number* scalars; // the run-time 0-d parameters, in declared order
+  const Tensor* tensors; // the tensor parameters, in declared order; absent optional ones: data null
+  const int64_t* sizes;  // the sizes bound by tensors, in the order of Variant.sizes
+};
+
+// How many tiles a call visits, over all (b, h) and query tiles.
+struct TileCounts {
+  int64_t full;
+  int64_t partial;
+  int64_t empty;
+  int64_t query_tile;  // rows and keys of a tile
+  int64_t key_tile;
+};
+
+// What a kernel unit exports with C linkage; both return 0, or -1 and a message in `error`
+// (capacity `kErrorSize`, always terminated).
+constexpr int kErrorSize = 512;
+using KernelFunction = int (*)(const Call* call, char* error);
+using CountFunction = int (*)(const Call* call, TileCounts* counts, char* error);
+
+}  // namespace attnlang

@@ -1,0 +1,94 @@
+// Reads of a tensor over intervals of indices: the hull of what lies in the clamped box.
+#pragma once
+
+#include <limits>
+
+#include "attnlang/host/float_interval.h"
+#include "attnlang/host/tensor_view.h"
+
+namespace attnlang {
+
+namespace detail {
+
+constexpr int64_t kMaxScan = 4096;  // a larger box counts as holding anything
+
+template <class T>
+struct RangeOf {  // ints
+  using Result = Interval;
+  int64_t lo = INT64_MAX, hi = INT64_MIN;
+  void add(int64_t x) {
+    lo = std::min(lo, x);
+    hi = std::max(hi, x);
+  }
+  Interval result() const { return {lo, hi}; }
+  static Interval zero() { return {0, 0}; }
+  static Interval any() {
+    return {int64_t{std::numeric_limits<T>::min()}, int64_t{std::numeric_limits<T>::max()}};
+  }
+};
+
+template <>
+struct RangeOf<bool> {
+  using Result = Verdict;
+  bool some = false, every = true;
+  void add(bool x) {
+    some |= x;
+    every &= x;
+  }
+  Verdict result() const { return verdict(every, !some); }
+  static Verdict zero() { return Verdict::empty; }
+  static Verdict any() { return Verdict::unknown; }
+};
+
+template <class T>
+  requires kIsFloating<T>
+struct RangeOf<T> {
+  using Result = FloatInterval;
+  double lo = kDoubleInfinity, hi = -kDoubleInfinity;
+  bool nan = false;
+  void add(float x) {
+    lo = std::min<double>(lo, x);
+    hi = std::max<double>(hi, x);
+    nan |= x != x;
+  }
+  FloatInterval result() const { return nan ? any() : FloatInterval{lo, hi}; }
+  static FloatInterval zero() { return {0, 0}; }
+  static FloatInterval any() { return FloatInterval::any(); }
+};
+
+inline Interval index_range(Interval x) { return x; }
+inline Interval index_range(std::integral auto x) { return Interval::point(x); }
+
+template <class T, int kRank>
+void scan(const T* data, const int64_t* stride, const Interval* box, int axis, RangeOf<T>& range) {
+  if (axis == kRank) {
+    range.add(read_element(data));
+    return;
+  }
+  for (int64_t i = box[axis].lo; i <= box[axis].hi; ++i) {
+    scan<T, kRank>(data + i * stride[axis], stride, box, axis + 1, range);
+  }
+}
+
+}  // namespace detail
+
+template <class T, int kRank, class... Index>
+  requires(sizeof...(Index) == kRank && (std::is_same_v<Index, Interval> || ...))
+typename detail::RangeOf<T>::Result load(const View<T, kRank>& view, Index... index) {
+  if (view.empty()) return detail::RangeOf<T>::zero();
+  Interval box[] = {detail::index_range(index)...};
+  int64_t elements = 1;
+  for (int i = 0; i < kRank; ++i) {
+    box[i] = {clamp_index(box[i].lo, view.size[i]), clamp_index(box[i].hi, view.size[i])};
+    const int64_t extent = view.stride[i] == 0 ? 1 : box[i].hi - box[i].lo + 1;
+    if (view.stride[i] == 0) box[i].hi = box[i].lo;
+    if (extent > detail::kMaxScan) return detail::RangeOf<T>::any();
+    elements *= extent;
+    if (elements > detail::kMaxScan) return detail::RangeOf<T>::any();
+  }
+  detail::RangeOf<T> range;
+  detail::scan<T, kRank>(view.data, view.stride, box, 0, range);
+  return range.result();
+}
+
+}  // namespace attnlang

@@ -1,0 +1,84 @@
+// The sizes of a call: read from q, k, v, solved from the tensor parameters, and compared with the
+// declared shapes. Kernels trust them, so a wrong one is refused here whoever calls the op.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "attnlang/host/call.h"
+
+namespace attnlang::op {
+
+constexpr int64_t kPositionLimit = int64_t{1} << 30;  // of lengths and offsets
+
+// Python's `//` and `%`, by 0 giving 0, as in the language.
+inline int64_t floor_div(int64_t a, int64_t b) {
+  if (b == 0) return 0;
+  return a / b - static_cast<int64_t>(a % b != 0 && (a < 0) != (b < 0));
+}
+inline int64_t floor_mod(int64_t a, int64_t b) { return b == 0 ? 0 : a - floor_div(a, b) * b; }
+
+[[noreturn]] inline void refuse_argument(const char* name, const std::string& why) {
+  throw std::runtime_error(std::string("`") + name + "`: " + why);
+}
+
+class Extents {
+ public:
+  int64_t B, HQ, HKV, Q, KV, D, DV;
+  int64_t* bound;  // in the order of Variant.sizes
+
+  Extents(const Call& call, const char* const* names, const Tensor* tensors, int64_t* bound_sizes)
+      : bound(bound_sizes), names_(names), tensors_(tensors) {
+    expect_rank("q", call.q, 4);
+    expect_rank("k", call.k, 4);
+    expect_rank("v", call.v, 4);
+    B = call.q.size[0], HQ = call.q.size[1], Q = call.q.size[2], D = call.q.size[3];
+    HKV = call.k.size[1], KV = call.k.size[2], DV = call.v.size[3];
+    expect_shape("k", call.k, B, HKV, KV, D);
+    expect_shape("v", call.v, B, HKV, KV, DV);
+    if (call.k.dtype != call.q.dtype) refuse_argument("k", "expected the dtype of q");
+    if (call.v.dtype != call.q.dtype) refuse_argument("v", "expected the dtype of q");
+    if (HKV == 0 ? HQ != 0 : HQ % HKV != 0) {
+      refuse_argument("q", "expected a multiple of the " + std::to_string(HKV) + " heads of k");
+    }
+    if (D < 1 || DV < 1) refuse_argument("q", "expected a head dim of 1 or more");
+    if (Q >= kPositionLimit || KV >= kPositionLimit) refuse_argument("q", "expected lengths below 2 ** 30");
+  }
+
+  // Solves extent(tensor, axis) == factor * size + offset; an absent tensor leaves the size as it is.
+  void solve(int64_t& size, int32_t tensor, int32_t axis, int64_t factor, int64_t offset) const {
+    const Tensor& t = tensors_[tensor];
+    if (t.data == nullptr) return;
+    const int64_t rest = t.size[axis] - offset;
+    if (rest < 0 || rest % factor != 0) {
+      refuse_argument(names_[tensor], "dimension " + std::to_string(axis) + " cannot be " +
+                                          std::to_string(t.size[axis]));
+    }
+    size = rest / factor;
+  }
+
+  void expect(int32_t tensor, int32_t axis, int64_t size) const {
+    const Tensor& t = tensors_[tensor];
+    if (t.data != nullptr && t.size[axis] != size) {
+      refuse_argument(names_[tensor], "expected " + std::to_string(size) + " in dimension " +
+                                          std::to_string(axis) + ", found " + std::to_string(t.size[axis]));
+    }
+  }
+
+ private:
+  static void expect_rank(const char* name, const Tensor& t, int32_t rank) {
+    if (t.rank != rank) refuse_argument(name, "expected " + std::to_string(rank) + " dimensions");
+  }
+
+  static void expect_shape(const char* name, const Tensor& t, int64_t s0, int64_t s1, int64_t s2, int64_t s3) {
+    if (t.size[0] == s0 && t.size[1] == s1 && t.size[2] == s2 && t.size[3] == s3) return;
+    refuse_argument(name, "expected shape [" + std::to_string(s0) + ", " + std::to_string(s1) + ", " +
+                              std::to_string(s2) + ", " + std::to_string(s3) + "]");
+  }
+
+  const char* const* names_;
+  const Tensor* tensors_;
+};
+
+}  // namespace attnlang::op

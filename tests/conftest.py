@@ -1,0 +1,35 @@
+"""What all tests share: the `--update-golden` option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden files beside the cases"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """A function that compares a text with a golden file, or rewrites it."""
+    update = bool(request.config.getoption("--update-golden"))
+
+    def compare(path: Path, text: str) -> None:
+        if update:
+            path.write_text(text, encoding="utf-8", newline="")
+            return
+        assert path.is_file(), f"{path} is missing: run pytest with --update-golden, then read it"
+        with path.open(encoding="utf-8", newline="") as file:
+            stored = file.read()
+        if stored != text:
+            pytest.fail(
+                f"{path} differs; run pytest with --update-golden if the new text is right\n"
+                f"--- stored\n{stored}\n+++ now\n{text}"
+            )
+
+    return compare

@@ -1,0 +1,128 @@
+"""What tests of kernels share: inputs, strides, poisoned memory and the accuracy bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import attnlang
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of one dense call."""
+
+    b: int
+    hq: int
+    hkv: int
+    q: int
+    kv: int
+    d: int
+    dv: int
+
+
+ParamMaker = Callable[[Sizes, torch.Generator], dict[str, object]]
+
+
+def _documents(s: Sizes, g: torch.Generator) -> dict[str, object]:
+    length = max(s.q, s.kv)
+    doc = (torch.rand(s.b, length, generator=g) < 0.05).cumsum(1)
+    return {"doc": doc[:, : s.kv].int()}
+
+
+PARAMS: Mapping[str, ParamMaker] = {
+    "full": lambda s, g: {},
+    "causal": lambda s, g: {},
+    "sliding_window": lambda s, g: {"window_size": 37},
+    "bidirectional_window": lambda s, g: {"left": 20, "right": 9},
+    "prefix_lm": lambda s, g: {
+        "prefix": torch.randint(0, s.kv + 1, (s.b,), generator=g, dtype=torch.int32)
+    },
+    "padding": lambda s, g: {"length": torch.randint(0, s.kv + 1, (s.b,), generator=g)},
+    "document": _documents,
+    "chunked": lambda s, g: {"chunk_size": 24},
+    "alibi": lambda s, g: {"slopes": torch.rand(s.hq, generator=g)},
+    "soft_cap": lambda s, g: {"cap": 7.5},
+    "gemma2_local": lambda s, g: {"cap": 20.0, "window_size": 33},
+    "relative_table": lambda s, g: {"table": torch.randn(s.hq, 2 * 16 + 1, generator=g)},
+    "sink": lambda s, g: {"sink": torch.randn(s.hq, generator=g), "window_size": 40},
+    "sigmoid": lambda s, g: {"bias": -2.0},
+}
+
+
+def make_qkv(
+    s: Sizes, dtype: torch.dtype, g: torch.Generator, *, layout: str = "bhsd"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw q, k, v. `layout`: bhsd (contiguous), bshd (transposed), gap (strided rows and dims)."""
+
+    def draw(heads: int, length: int, dim: int) -> Tensor:
+        match layout:
+            case "bhsd":
+                return torch.randn(s.b, heads, length, dim, generator=g).to(dtype)
+            case "bshd":
+                return torch.randn(s.b, length, heads, dim, generator=g).to(dtype).transpose(1, 2)
+            case "gap":
+                wide = torch.full((s.b, heads, length, 2 * dim + 3), math.nan, dtype=dtype)
+                view = wide[..., 1 : 1 + 2 * dim : 2]
+                view.copy_(torch.randn(s.b, heads, length, dim, generator=g))
+                return view
+            case _:
+                raise AssertionError(layout)
+
+    return draw(s.hq, s.q, s.d), draw(s.hkv, s.kv, s.d), draw(s.hkv, s.kv, s.dv)
+
+
+def assert_accurate(
+    variant: attnlang.Variant, q: Tensor, k: Tensor, v: Tensor, **call: object
+) -> tuple[Tensor, Tensor]:
+    """Compare a call with the float64 reference under the project's accuracy bar.
+
+    float32: at most 1e-5 + 4 eps max|score|, taken over the call. bfloat16, float16: at most 1.5
+    times the error of the reference that rounds as kernels do (plus one rounding of the output).
+    """
+    softmax = variant.ir.weights.softmax is not None
+    got = variant(q, k, v, return_lse=softmax, **call)
+    out, lse = got if softmax else (got, None)
+    exact = variant.reference(q, k, v, return_lse=softmax, dtype=torch.float64, **call)
+    want, want_lse = exact if softmax else (exact, None)
+    assert out.dtype == q.dtype
+    assert out.shape == want.shape
+    assert not torch.isnan(out).any(), "NaN in out"
+    error = (out.double() - want).abs().max().item() if out.numel() else 0.0
+    scores = _largest_score(q, k, variant, want_lse)
+    tight = 1e-5 + 4 * torch.finfo(torch.float32).eps * scores
+    if q.dtype == torch.float32:
+        bound = tight * max(1.0, want.abs().max().item() if want.numel() else 1.0)
+    else:
+        fused = variant.reference(q, k, v, rounding="fused", **call)
+        fused = fused[0] if isinstance(fused, tuple) else fused
+        allowed = (fused.double() - want).abs().max().item() if out.numel() else 0.0
+        bound = 1.5 * allowed + tight
+    assert error <= bound, f"out: error {error:.3g} > {bound:.3g}"
+    if softmax:
+        assert lse is not None
+        assert lse.dtype == torch.float32
+        empty = torch.isinf(want_lse) & (want_lse < 0)
+        assert torch.equal(torch.isinf(lse) & (lse < 0), empty), "lse: empty rows differ"
+        difference = torch.where(empty, 0.0, lse.double() - want_lse.double()).abs()
+        worst = difference.max().item() if difference.numel() else 0.0
+        assert worst <= tight + 1e-6 * scores, f"lse: error {worst:.3g} > {tight:.3g}"
+    return out, lse if lse is not None else out
+
+
+def _largest_score(q: Tensor, k: Tensor, variant: attnlang.Variant, lse: Tensor | None) -> float:
+    """Return a bound of |score| that scales the float32 tolerance."""
+    if not q.numel() or not k.numel():
+        return 0.0
+    raw = q.double().norm(dim=-1).max() * k.double().norm(dim=-1).max() / math.sqrt(q.shape[-1])
+    top = 0.0
+    if lse is not None and torch.isfinite(lse).any():
+        top = lse[torch.isfinite(lse)].abs().max().item()
+    return max(raw.item(), top)
