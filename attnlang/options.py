@@ -1,7 +1,7 @@
 """The options that come from the environment: `ATTNLANG_*` variables, read here alone.
 
-`options()` maps the environment to one frozen `Options`; `VARIABLES` documents it, and the manual's
-table is made from it. Every call reads the environment anew, so that a test or a program may set it.
+`options()` maps the environment to one frozen `Options`; `VARIABLES` documents it, and the
+manual's table is made from it. Every call reads the environment anew: a program may set it.
 """
 
 from __future__ import annotations

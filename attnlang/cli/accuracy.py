@@ -1,8 +1,8 @@
 """Is it right? From a call and what a kernel made of it to the error, beside the allowed one.
 
 The oracle is the reference in float64 on a sample of rows. The bounds (docs/testing.md): in float32
-1e-5 + 4 eps max|score| of the row; in 16 bits 1.5 times the error of the reference that rounds
-where kernels do. Without a softmax nothing bounds a row's sum, and the float32 bound grows with it.
+1e-5 + 4 eps max|score| of the row, times the size of what the row adds up where that is above 1; in
+16 bits 1.5 times the error of the reference that rounds where kernels do, and the float32 bound.
 """
 
 from __future__ import annotations
@@ -98,17 +98,20 @@ class Oracle:
     def out_accuracy(self, found: Tensor, exact: Tensor) -> Accuracy:
         """Hold the output to its bound."""
         error = _error(found, exact)
+        bound = (self._float32_bound() * self._row_size(exact))[..., None].expand(error.shape)
         if self._call.q.dtype == torch.float32:
-            bound = self._float32_bound()[..., None].expand(error.shape)
-            if not self._has_softmax:
-                bound = bound * exact.abs().amax(-1, keepdim=True).clamp(min=1)
             return self._worst(error, bound, "1e-5 + 4 eps max|score|")
         fused = _error(self.run("fused", None)[0].double(), exact).max()
-        bound = _FUSED_FACTOR * fused
+        bound = bound + _FUSED_FACTOR * fused
         if exact.numel() < _FEW_VALUES:
             bound = bound + torch.finfo(self._call.q.dtype).eps / 2 * exact.abs().max()
-        why = f"1.5 x {fused:.1e}, the fused reference's"
-        return self._worst(error, bound.expand(error.shape), why)
+        return self._worst(error, bound, f"1.5 x {fused:.1e}, the fused reference's")
+
+    def _row_size(self, exact: Tensor) -> Tensor:
+        """Return how large the terms are that a row adds up, at least 1, [B, HQ, R]."""
+        call = replace(self._call, v=self._call.v.abs())
+        sizes = _reference(self._variant, call, self._rows, "exact", torch.float64)[0].abs()
+        return torch.maximum(sizes, exact.abs()).amax(-1).clamp(min=1)
 
     def lse_accuracy(self, found: Tensor, exact: Tensor) -> Accuracy:
         """Hold the log-sum-exp, which is float32 whatever the inputs are, to its bound."""

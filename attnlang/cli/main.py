@@ -17,6 +17,7 @@ import typer
 from attnlang.cli import cache, check, console, doctor, explain, help, run, show, verify
 from attnlang.cli.errors import InputError
 from attnlang.diagnostics import SpecError
+from attnlang.options import OptionError, options
 
 FINE, WRONG_INPUT, WRONG_ATTNLANG, INTERRUPTED = 0, 1, 2, 130
 
@@ -66,7 +67,7 @@ def run_command(args: Sequence[str]) -> int:
     except click.UsageError as error:
         error.show(sys.stderr)
         return WRONG_INPUT
-    except InputError as error:
+    except (InputError, OptionError) as error:
         console.labelled("error", str(error))
         return WRONG_INPUT
     except SpecError as error:
@@ -103,17 +104,23 @@ def _is_public(error: Exception, name: str) -> bool:
 
 
 def _report_fault(error: Exception) -> int:
-    from attnlang.options import options
-
-    if options().verbose:
+    verbose = _wants_tracebacks()
+    if verbose:
         import traceback
 
         console.message("".join(traceback.format_exception(error)))
     first_line = str(error).partition("\n")[0]
     console.labelled("error", f"attnlang failed: {type(error).__name__}: {first_line}")
-    hint = "" if options().verbose else "; run it again with ATTNLANG_VERBOSE=1 for the traceback"
+    hint = "" if verbose else "; run it again with ATTNLANG_VERBOSE=1 for the traceback"
     console.message(f"this is a bug in attnlang: please report it with the spec{hint}")
     return WRONG_ATTNLANG
+
+
+def _wants_tracebacks() -> bool:
+    try:
+        return options().verbose
+    except OptionError:
+        return False
 
 
 def main() -> None:

@@ -56,17 +56,17 @@ def try_out(ir: VariantIr, call: Call, seed: int, activity: Activity) -> Trial:
         activity.now("comparing with the reference")
         accuracy = compare(ir, call, results["out"], results.get("lse"), seed)
         activity.now("measuring")
-        timing = measure(lambda: run_kernel(variant, call))
+        timing = measure(lambda: run_kernel(variant, call, want_lse=False))
         activity.now("measuring what it is compared with")
         peers = compare_speed(ir, call)
     return Trial(build, tiles, results, accuracy, timing, peers)
 
 
-def run_kernel(variant: Variant, call: Call) -> dict[str, Tensor]:
-    """Run the compiled kernel once; the results are out and, with a softmax, lse."""
+def run_kernel(variant: Variant, call: Call, *, want_lse: bool = True) -> dict[str, Tensor]:
+    """Run the compiled kernel once; the results are out and, wanted and with a softmax, lse."""
     # Parameters have names of their own: to a type checker they could be any keyword of the call.
     attend: Callable[..., Tensor | tuple[Tensor, Tensor]] = variant
-    has_lse = variant.ir.weights.softmax is not None
+    has_lse = want_lse and variant.ir.weights.softmax is not None
     result = attend(call.q, call.k, call.v, return_lse=has_lse, **{**call.options, **call.params})
     return dict(
         zip(("out", "lse"), result if isinstance(result, tuple) else (result,), strict=False)

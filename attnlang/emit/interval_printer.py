@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from attnlang.emit.simd_printer import SimdPrinter, param_field
+from attnlang.emit.simd_printer import SimdPrinter, param_field, plain
 from attnlang.ir.nodes import (
     QK,
     Binary,
@@ -51,7 +51,7 @@ class IntervalPrinter:
             scalar = self.scalars.result(expr)
             if expr.type.kind == Kind.BOOL:
                 return f"verdict({scalar})"
-            return f"{_POINT[expr.type.kind]}::point({scalar})"
+            return f"{_POINT[expr.type.kind]}::point({plain(scalar)})"
         match expr:
             case Coord(name=name):
                 if name in (CoordName.Q_IDX, CoordName.Q_ROW, CoordName.KV_IDX, CoordName.KV_COL):

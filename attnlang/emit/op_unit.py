@@ -102,7 +102,7 @@ class OpContext:
 def op_sources(variant: Variant, op_name: str) -> Sources:
     """Emit the unit that registers `torch.ops.attnlang.<op_name>`; building it needs no kernel."""
     text = render("op.cpp.j2", op_context(variant, make_schema(variant, op_name)))
-    return Sources(f"{op_name}_op", Target.CPU, (Unit("op.cpp", text, torch=True),), (), ("-Os",))
+    return Sources(f"{op_name}_op", Target.CPU, (Unit("op.cpp", text, torch=True),), (), ("-O1",))
 
 
 def op_context(variant: Variant, schema: OpSchema) -> OpContext:

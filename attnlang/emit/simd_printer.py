@@ -96,6 +96,16 @@ def int_literal(value: int) -> str:
     return f"int64_t{{{value}}}"
 
 
+def plain(code: str) -> str:
+    """Print an int literal without its type, where any int type will do."""
+    return code[len("int64_t{") : -1] if code.startswith("int64_t{") else code
+
+
+def _int32(code: str) -> str:
+    literal = plain(code)
+    return literal if literal != code else f"int32_t({code})"
+
+
 @dataclass(frozen=True, slots=True)
 class SimdPrinter:
     """Prints expressions that stand at `level`, where `terms` are already computed.
@@ -239,9 +249,7 @@ class SimdPrinter:
             return self._pow(expr, a, b)
         if expr.type.kind == Kind.INT:
             vector = a.vector or b.vector
-            narrow = vector and all(
-                self.ranges.fits32(e) for e in (expr, expr.left, expr.right)
-            )
+            narrow = vector and all(self.ranges.fits32(e) for e in (expr, expr.left, expr.right))
             lane = Lane.I if narrow else Lane.L
             a, b = self._int(a, lane), self._int(b, lane)
             if expr.op in _INT_FUNCTIONS:
@@ -255,9 +263,7 @@ class SimdPrinter:
         code = f"{a.at(left)} {symbol} {b.at(right)}"
         return Value(code, lane, a.vector or b.vector, precedence)
 
-    def _int_function(
-        self, expr: Expr, name: str, args: tuple[Value, ...], lane: Lane
-    ) -> Value:
+    def _int_function(self, expr: Expr, name: str, args: tuple[Value, ...], lane: Lane) -> Value:
         vector = any(a.vector for a in args)
         parts = [self._vector(a, lane) if vector else a for a in args]
         value = Value(f"{name}({', '.join(a.code for a in parts)})", lane, vector)
@@ -399,7 +405,7 @@ class SimdPrinter:
     def _int(self, x: Value, lane: Lane) -> Value:
         """Bring an int to a lane width; a scalar stays one."""
         if not x.vector:
-            return Value(f"int32_t({x.code})", Lane.I, False) if lane == Lane.I else x
+            return Value(_int32(x.code), Lane.I, False) if lane == Lane.I else x
         if x.lane == lane:
             return x
         name = "to_long" if lane == Lane.L else "to_int"
@@ -414,7 +420,7 @@ class SimdPrinter:
         """Bring a value into vector form, of a given lane."""
         if x.vector:
             return self._int(x, lane) if x.lane in (Lane.I, Lane.L) and lane != x.lane else x
-        inner = f"int32_t({x.code})" if lane == Lane.I and x.lane == Lane.L else x.code
+        inner = _int32(x.code) if lane == Lane.I and x.lane == Lane.L else x.code
         return Value(f"splat_{lane.value}({inner})", lane, True)
 
 

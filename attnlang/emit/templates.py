@@ -1,8 +1,8 @@
 """The one jinja2 Environment: from a template in `codegen/module` and its context to C++ text.
 
 A template is valid-looking C++: `${...}` is a value, a `//% ` line a statement, a `//#` line a
-comment of the template. Each takes one frozen `ctx`, named in its first line. Invariant: a name that
-the context does not have raises, it never renders as nothing.
+comment of the template. Each takes one frozen `ctx`, named in its first line. Invariant: a name
+that the context does not have raises, it never renders as nothing.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from attnlang.jit.cache import Damaged, Entry, Manifest, Store
 from attnlang.jit.cpu import this_cpu
 from attnlang.jit.errors import BuildError
 from attnlang.jit.recipe import Recipe, make_recipe
-from attnlang.jit.toolchain import cpu_flags, needed_features
 from attnlang.jit.units import Sources
 from attnlang.options import options
 
@@ -36,7 +35,9 @@ _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 _ERROR = re.compile(
     r"^(?P<where>[^\s:][^:\n]*:\d+(?::\d+)?): (?:fatal )?error: (?P<what>.*)$", re.M
 )
-_DRIVER_ERROR = re.compile(r"^.*(?:error: |undefined reference to |undefined symbol).*$", re.M)
+_UNDEFINED = re.compile(r"undefined (?:reference to|symbol:?) .*$", re.M)
+_LINKER_ERROR = re.compile(r"^.*/ld(?:\.\w+)?: ?.*$", re.M)
+_DRIVER_ERROR = re.compile(r"^.*error: .*$", re.M)
 _KEPT = (".cpp", ".so", ".map", ".ninja", ".h")
 
 _built: dict[tuple[Path, str], Path] = {}
@@ -45,7 +46,8 @@ _built: dict[tuple[Path, str], Path] = {}
 def build(sources: Sources, *, progress: Progress | None = None) -> Path:
     """Return the path of the object built from the sources, from the cache where it has it.
 
-    `progress` hears one line a step. Raises BuildError when the toolchain fails or the disk is full.
+    `progress` hears one line a step. Raises BuildError when the toolchain fails or the disk is
+    full.
     """
     recipe = make_recipe(sources)
     root = options().cache_dir
@@ -63,7 +65,7 @@ def _find_or_build(recipe: Recipe, root: Path, say: Progress) -> Entry:
         return found
     store = _writable_store(root)
     try:
-        with store.lock(recipe.key):
+        with store.lock(recipe.key, lambda: say(f"waiting for the build of {recipe.library}")):
             found = store.find(recipe.key)  # perhaps another process was faster
             if isinstance(found, Entry):
                 return found
@@ -99,7 +101,7 @@ def _manifest(recipe: Recipe, folder: Path, seconds: float) -> Manifest:
         entry_points=recipe.sources.entry_points,
         torch=any(unit.torch for unit in recipe.sources.units),
         machine=this_cpu().machine,
-        cpu_features=needed_features(recipe.compiler, cpu_flags(recipe.cpu)),
+        cpu_features=recipe.needed_features,
         compiler=str(recipe.compiler),
         seconds=round(seconds, 3),
     )
@@ -115,7 +117,8 @@ def _writable_store(root: Path) -> Store:
             raise _disk_error(error, store) from error
         fallback = Store(_fallback_root())
         _log.warning(
-            "the cache folder %s cannot be written (%s): building in %s; ATTNLANG_CACHE_DIR moves it",
+            "the cache folder %s cannot be written (%s): "
+            "building in %s; ATTNLANG_CACHE_DIR moves it",
             root,
             error.strerror,
             fallback.root,
@@ -172,8 +175,9 @@ def first_error(output: str) -> str:
     """Return the first real error that a compiler or linker printed, in one line."""
     if found := _ERROR.search(output):
         return f"{found['where']}: {found['what']}"
-    if found := _DRIVER_ERROR.search(output):
-        return found[0].strip()
+    for pattern in (_UNDEFINED, _LINKER_ERROR, _DRIVER_ERROR):
+        if found := pattern.search(output):
+            return found[0].strip()
     lines = [line for line in output.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "ninja failed and printed nothing"
 

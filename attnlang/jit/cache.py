@@ -20,11 +20,9 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import filelock
 
 from attnlang.options import options
 
@@ -121,14 +119,21 @@ class Store:
             pass
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
+    def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
         """Hold the key's lock; it ends with the process, however that ends.
 
+        `on_wait` is called once where another process holds it.
         Where the file system has no locks two processes may build one key, which is harmless.
         """
+        import filelock  # here, for it costs 50 ms that finding an entry need not pay
+
         lock = filelock.FileLock(self.root / "locks" / f"{key}.lock")
         try:
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                on_wait()
+                lock.acquire()
         except (OSError, NotImplementedError) as error:
             _log.info("no lock for %s: %s", key, error)
         try:

@@ -1,4 +1,4 @@
-"""This machine's CPU: what it can do, under the kernel's names for it.
+"""The CPU of this machine: what it can do, under the kernel's names for it.
 
 Maps `/proc/cpuinfo` to a `Cpu`, and the compiler's target macros to the features that code built
 with them needs. Invariant: both sides use the names of `/proc/cpuinfo`, so a needed feature is

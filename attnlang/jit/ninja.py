@@ -14,8 +14,10 @@ from pathlib import Path
 
 import ninja
 
+from attnlang.jit.errors import BuildError
+
 FILE = "build.ninja"
-_STATUS = "[%f/%t] "
+_STATUS = "[%s/%t] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,20 @@ def _path(text: str) -> str:
 
 
 def run(folder: Path, jobs: int, progress: Callable[[str], None]) -> Outcome:
-    """Build what the folder's build file says; `progress` hears each step as it ends."""
-    process = subprocess.Popen(
-        [str(binary()), "-C", str(folder), "-j", str(jobs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-        env={**os.environ, "NINJA_STATUS": _STATUS, "LC_ALL": "C"},
-    )
+    """Build what the folder's build file says; `progress` hears each step as it starts."""
+    try:
+        process = subprocess.Popen(
+            [str(binary()), "-C", str(folder), "-j", str(jobs)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env={**os.environ, "NINJA_STATUS": _STATUS, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        mend = "`pip install --force-reinstall ninja`"
+        raise BuildError(f"ninja does not start: {error}", help=mend) from error
     lines: list[str] = []
     assert process.stdout is not None
     with process:

@@ -18,8 +18,14 @@ from attnlang.assets import asset
 from attnlang.jit import ninja
 from attnlang.jit.closure import include_closure
 from attnlang.jit.errors import BuildError
-from attnlang.jit.toolchain import Compiler, cpu_flags, cpu_identity, find_compiler
-from attnlang.jit.units import Sources, Unit
+from attnlang.jit.toolchain import (
+    Compiler,
+    cpu_flags,
+    cpu_identity,
+    find_compiler,
+    needed_features,
+)
+from attnlang.jit.units import Sources
 from attnlang.options import CpuTarget, options
 
 FORMAT = 1  # of the cache's entries; another number is another key
@@ -57,6 +63,13 @@ class Recipe:
     edges: tuple[ninja.Edge, ...]
     compiler: Compiler
     cpu: CpuTarget
+
+    @property
+    def needed_features(self) -> tuple[str, ...]:
+        """The CPU features that the built code may use."""
+        if not _uses_cpu(self.sources):
+            return ()
+        return needed_features(self.compiler, cpu_flags(self.cpu))
 
     def files(self) -> dict[str, str]:
         """Return the name and text of each file that the build starts from."""
@@ -112,7 +125,7 @@ def _digest(
         include_closure((unit.text for unit in sources.units), include_roots()),
         [_COMPILE_FLAGS, _LINK_FLAGS, TORCH_TARGET, compiler.command[1:]],
         compiler.identity,
-        cpu_identity(cpu),
+        cpu_identity(cpu) if _uses_cpu(sources) else None,
         torch and torch.version,
     ]
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]
@@ -122,12 +135,13 @@ def _edges(
     sources: Sources, library: str, compiler: Compiler, cpu: CpuTarget, torch: TorchInstall | None
 ) -> tuple[ninja.Edge, ...]:
     includes = [f"-I{root}" for root in include_roots()]
-    common = [*compiler.command, *_COMPILE_FLAGS, *cpu_flags(cpu), *sources.flags, *includes]
     edges: list[ninja.Edge] = []
     objects: list[str] = []
     for unit in sources.units:
         output = f"{unit.name}.o"
-        words = [*common, *_torch_flags(unit, torch), "-c", unit.name, "-o", output]
+        special = _torch_flags(torch) if unit.torch and torch else cpu_flags(cpu)
+        words = [*compiler.command, *_COMPILE_FLAGS, *special, *sources.flags, *includes]
+        words += ["-c", unit.name, "-o", output]
         edges.append(ninja.Edge(output, (unit.name,), shlex.join(words), f"compile {unit.name}"))
         objects.append(output)
     words = [*compiler.command, *_LINK_FLAGS, *objects, f"-Wl,--version-script={EXPORTS}"]
@@ -138,10 +152,17 @@ def _edges(
     return tuple(edges)
 
 
-def _torch_flags(unit: Unit, torch: TorchInstall | None) -> list[str]:
-    if not unit.torch or torch is None:
-        return []
-    return [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-isystem", str(torch.include)]
+def _uses_cpu(sources: Sources) -> bool:
+    """Whether a unit is compiled for one kind of CPU.
+
+    Units that call torch are not: they compute nothing, and with vector code enabled torch's
+    headers read all of the intrinsics, which doubles the time of the build.
+    """
+    return not all(unit.torch for unit in sources.units)
+
+
+def _torch_flags(torch: TorchInstall) -> tuple[str, ...]:
+    return (f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-isystem", str(torch.include))
 
 
 def _export_map(entry_points: tuple[str, ...]) -> str:
@@ -150,5 +171,5 @@ def _export_map(entry_points: tuple[str, ...]) -> str:
     Objects of one process hold other versions of the same inline functions and variables, which the
     loader must not merge.
     """
-    names = "".join(f" {name};" for name in entry_points)
-    return f"{{\n  global:{names}\n  local: *;\n}};\n"
+    exported = f"  global: {'; '.join(entry_points)};\n" if entry_points else ""
+    return f"{{\n{exported}  local: *;\n}};\n"

@@ -7,27 +7,30 @@ shapes, dtypes and devices, and host numbers, never the values of a tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from attnlang.ir.printer import print_expr
 from torch import Tensor
 
 from attnlang.diagnostics.suggest import nearest
 from attnlang.ir.nodes import (
+    CallScale,
     Expr,
+    Given,
     Kind,
     Param,
+    Scalar,
     ScalarParam,
     Size,
     TensorParam,
     Variant,
 )
-from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.ops.errors import CallError
 from attnlang.plan.plan import MAX_HEAD_DIM
-from attnlang.symbolic.evaluate import evaluate
+from attnlang.symbolic.evaluate import Leaf, evaluate
 
 POSITION_LIMIT = 2**30
 
@@ -187,7 +190,9 @@ def _is_number(value: ParamValue, kind: Kind) -> bool:
             return isinstance(value, int | float | torch.SymFloat) and not isinstance(value, bool)
 
 
-def check_tensors(variant: Variant, values: Mapping[str, ParamValue], sizes: dict[str, int]) -> None:
+def check_tensors(
+    variant: Variant, values: Mapping[str, ParamValue], sizes: dict[str, int]
+) -> None:
     """Check tensor parameters against their declared shapes; adds the sizes they bind to `sizes`."""
     params = {p.name: p for p in variant.params if isinstance(p, TensorParam)}
     for param in params.values():
@@ -197,7 +202,7 @@ def check_tensors(variant: Variant, values: Mapping[str, ParamValue], sizes: dic
         if not isinstance(tensor, Tensor):
             sizes.setdefault(bound.name, 0)
             continue
-        rest = tensor.shape[bound.axis] - int(evaluate(bound.offset, sizes=sizes))
+        rest = tensor.shape[bound.axis] - size_value(bound.offset, sizes)
         if rest < 0 or rest % bound.factor:
             dim = print_expr(params[bound.tensor].dims[bound.axis])
             raise CallError(
@@ -226,13 +231,41 @@ def _check_tensor(param: TensorParam, value: ParamValue) -> None:
 
 
 def _check_dims(param: TensorParam, tensor: Tensor, sizes: Mapping[str, int]) -> None:
-    wanted = [int(evaluate(d, sizes=sizes)) for d in param.dims]
+    wanted = [size_value(d, sizes) for d in param.dims]
     if list(tensor.shape) != wanted:
-        text = ", ".join(
-            f"{print_expr(d)} = {w}" if isinstance(d, Expr) else str(w)
-            for d, w in zip(param.dims, wanted, strict=True)
-        )
+        text = ", ".join(f"{print_expr(d)} = {w}" for d, w in zip(param.dims, wanted, strict=True))
         raise CallError(param.name, f"shape [{text}]", _shape(tensor))
+
+
+def size_value(expr: Expr, sizes: Mapping[str, int]) -> int:
+    """Return the value of an int expression over sizes."""
+    if isinstance(expr, Size):
+        return sizes[expr.name]
+    return int(_host_value(expr, sizes, {}, frozenset()))
+
+
+def _host_value(
+    expr: Expr,
+    sizes: Mapping[str, int],
+    scalars: Mapping[str, float | int | bool],
+    given: frozenset[str],
+) -> float | int | bool:
+    def leaf(node: Leaf) -> float | int | bool:
+        match node:
+            case Size(name=name):
+                return sizes[name]
+            case Scalar(name=name):
+                return scalars[name]
+            case Given(name=name):
+                return name in given
+            case _:
+                raise AssertionError(f"{type(node).__name__} in a condition on a call")
+
+    def read(tensor: str, indices: object) -> float:
+        raise AssertionError(f"a read of {tensor} in a condition on a call")
+
+    value: float | int | bool = evaluate(expr, leaf, read).item()
+    return value
 
 
 def check_requires(
@@ -242,43 +275,28 @@ def check_requires(
     scalars = {n: v for n, v in values.items() if isinstance(v, int | float)}
     given = frozenset(n for n, v in values.items() if isinstance(v, Tensor))
     for require in variant.requires:
-        if _known(require.condition, scalars) and not evaluate(
-            require.condition, sizes=sizes, scalars=scalars, given=given
-        ):
-            text = print_expr(require.condition)
-            names = [n for n in scalars if n in _names(require.condition)]
-            name = names[0] if names else "shape"
-            found = ", ".join(f"{n} = {scalars[n]!r}" for n in names) or _sizes_text(
-                require.condition, sizes
+        condition = require.condition
+        read = dict.fromkeys(e.name for e in walk(condition) if isinstance(e, Scalar))
+        if not all(n in scalars for n in read):
+            continue  # a 0-d tensor: reading it would synchronise
+        if not _host_value(condition, sizes, scalars, given):
+            names = dict.fromkeys(e.name for e in walk(condition) if isinstance(e, Size))
+            found = [f"{n} = {scalars[n]!r}" for n in read]
+            found += [f"{n} = {sizes[n]}" for n in names]
+            raise CallError(
+                next(iter(read), "shape"),
+                f"`{print_expr(condition)}`",
+                ", ".join(found) or "that it is false",
+                help=require.message,
             )
-            raise CallError(name, f"`{text}`", found, help=require.message)
-
-
-def _names(expr: Expr) -> Iterator[str]:
-    return (e.name for e in walk(expr) if hasattr(e, "name"))
-
-
-def _known(expr: Expr, scalars: Mapping[str, float | int | bool]) -> bool:
-    from attnlang.ir.nodes import Scalar
-
-    return all(e.name in scalars for e in walk(expr) if isinstance(e, Scalar))
-
-
-def _sizes_text(expr: Expr, sizes: Mapping[str, int]) -> str:
-    names = dict.fromkeys(e.name for e in walk(expr) if isinstance(e, Size))
-    return ", ".join(f"{n} = {sizes[n]}" for n in names)
 
 
 def check_scale(variant: Variant, scale: float | Tensor | None) -> None:
     """Check `scale=`: a number or a 0-d float tensor, where the spec reads it."""
-    from attnlang.ir.nodes import CallScale
-
     if scale is None:
         return
     if not any(isinstance(e, CallScale) for e in walk(variant.scale)):
-        raise CallError(
-            "scale", "nothing: the spec sets the scale by itself", f"{scale!r}"
-        )
+        raise CallError("scale", "nothing: the spec sets the scale by itself", f"{scale!r}")
     if isinstance(scale, Tensor):
         if scale.dim() != 0 or not scale.is_floating_point():
             raise CallError("scale", "a number or a 0-d float tensor", _shape(scale))

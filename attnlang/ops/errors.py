@@ -13,7 +13,9 @@ class CallError(ValueError, TypeError):
     expected: str
     found: str
 
-    def __init__(self, argument: str, expected: str, found: str, *, help: str | None = None) -> None:
+    def __init__(
+        self, argument: str, expected: str, found: str, *, help: str | None = None
+    ) -> None:
         self.argument = argument
         self.expected = expected
         self.found = found

@@ -12,16 +12,18 @@ from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
+from attnlang.ir.printer import print_variant
 from torch import Tensor
 
 from attnlang.compiler import kernel_sources, lower, plan
+from attnlang.diagnostics import SpecError
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
-from attnlang.ir.printer import print_variant
 from attnlang.jit.build import build
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
+from attnlang.plan.support import unsupported
 
 progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
 """Called with a line for each thing that is built; the command line shows it."""
@@ -57,8 +59,8 @@ class Specialised:
     @cached_property
     def op(self) -> TorchOp:
         """The torch op, registered. Builds the binding on first use (not the kernels)."""
-        plan_probe = KernelKey("f32", 16, 16, self._probe_dtypes())
-        plan(self.lowered, plan_probe)  # refuses what no kernel runs before anything is built
+        if refused := unsupported(self.lowered):
+            raise SpecError(refused)  # before anything is built
         library = build(op_sources(self.variant, self.name), progress=progress.get())
         return TorchOp.register(self.variant, self.name, library, self.build_kernel)
 
@@ -66,15 +68,6 @@ class Specialised:
         """Build (or find in the cache) the kernel of a key."""
         sources = kernel_sources(plan(self.lowered, key), f"{self.name}_{key.dtype}")
         return build(sources, progress=progress.get())
-
-    def _probe_dtypes(self) -> tuple[str, ...]:
-        from attnlang.plan.plan import tensor_params
-
-        names = {Kind.FLOAT: "f32", Kind.INT: "i64", Kind.BOOL: "boolean"}
-        return tuple(
-            names[p.kind] if not p.optional or p.name in self.given else "none"
-            for p in tensor_params(self.variant)
-        )
 
 
 def const_values(
@@ -97,6 +90,3 @@ def given_tensors(variant: Variant, values: Mapping[str, object]) -> frozenset[s
         for p in variant.params
         if not isinstance(p, ScalarParam) and isinstance(values[p.name], Tensor)
     )
-
-
-

@@ -1,8 +1,8 @@
 """One registered torch op: its overloads, its fake implementation, and its kernels.
 
-Maps a variant, a built binding and a way to build kernels to `torch.ops.attnlang.<name>`. A kernel is
-built when first needed: by `ensure`, by the fake implementation while a graph is traced, or by the
-binding itself in a bare call. Invariant: an op name is registered once a process, whoever asks.
+Maps a variant, a built binding and a way to build kernels to `torch.ops.attnlang.<name>`. A kernel
+is built when first needed: by `ensure`, by the fake implementation while a graph is traced, or by
+the binding itself in a bare call. Invariant: an op name is registered once a process.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class TorchOp:
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
         if (self._api.version, self._api.call_version) != (_API_VERSION, _CALL_VERSION):
-            raise RuntimeError(f"the op {schema.name} was registered by another version of attnlang")
+            raise RuntimeError(
+                f"the op {schema.name} was registered by another version of attnlang"
+            )
         self._builder = _BuilderFunction(self._build_for_binding)  # kept alive: C++ holds it
 
     @staticmethod
@@ -145,7 +147,9 @@ class TorchOp:
         )
         self._api.add(ctypes.byref(struct), run, count_tiles)
 
-    def arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+    def arguments(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
         """Give each argument of a call that torch has normalised its name."""
         names = (a.name for a in self.schema.arguments)
         return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -12,10 +12,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import ScalarParam, TensorParam, VectorName
+from attnlang.emit.op_schema import make_schema, takes_v
+from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
-from attnlang.ir.nodes import Vector
-from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
 from attnlang.ops.arguments import ParamValue
 from attnlang.ops.errors import CallError
@@ -60,7 +59,7 @@ class Variant:
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
         )
-        self._v_from_k = _reads_k(ir)
+        self._companions = make_schema(ir, ir.name).companions
         _registry.append(self)
 
     def __repr__(self) -> str:
@@ -73,9 +72,7 @@ class Variant:
         It is made for the tensors that must be given; a call that passes an optional one uses
         another op.
         """
-        values = {
-            p.name: p.default if isinstance(p, ScalarParam) else None for p in self.ir.params
-        }
+        values = {p.name: p.default if isinstance(p, ScalarParam) else None for p in self.ir.params}
         missing = [
             p.name
             for p in self.ir.params
@@ -96,19 +93,21 @@ class Variant:
         key = (consts, given)
         found = self._specialised.get(key)
         if found is None:
-            found = self._specialised.setdefault(
-                key, Specialised(self.ir, dict(consts), given)
-            )
+            found = self._specialised.setdefault(key, Specialised(self.ir, dict(consts), given))
         return found
 
     @overload
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        kv_lens: Tensor | None = None, seed: int | None = None,
         return_lse: Literal[False] = False, **params: ParamValue,
     ) -> Tensor: ...  # fmt: skip
     @overload
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        kv_lens: Tensor | None = None, seed: int | None = None,
         return_lse: Literal[True], **params: ParamValue,
     ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
     def __call__(
@@ -119,7 +118,7 @@ class Variant:
         *args: ParamValue,
         scale: float | Tensor | None = None,
         q_offset: Offset = None,
-        kv_offset: Offset = 0,
+        kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None,
         seed: int | None = None,
         return_lse: bool = False,
@@ -139,7 +138,8 @@ class Variant:
         given = given_tensors(self.ir, values)
         op = _resolve(self._index, consts, tuple(sorted(given)))
         call = self._op_arguments(values, scale, q_offset, kv_offset)
-        out, lse = op(q, k, v, **call, kv_lens=kv_lens, seed=seed, return_lse=return_lse)
+        call |= {"kv_lens": kv_lens, "seed": seed, "return_lse": return_lse}
+        out, lse = op(q, k, v, **call)
         return (out, lse) if return_lse else out
 
     def tiles(
@@ -149,7 +149,7 @@ class Variant:
         v: Tensor | None = None,
         *args: ParamValue,
         q_offset: Offset = None,
-        kv_offset: Offset = 0,
+        kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None,
         **params: ParamValue,
     ) -> Tiles:
@@ -171,7 +171,7 @@ class Variant:
         *args: ParamValue,
         scale: float | Tensor | None = None,
         q_offset: Offset = None,
-        kv_offset: Offset = 0,
+        kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None,
         seed: int | None = None,
         return_lse: bool = False,
@@ -204,7 +204,7 @@ class Variant:
         values: dict[str, ParamValue],
         scale: float | Tensor | None,
         q_offset: Offset,
-        kv_offset: Offset,
+        kv_offset: int | Tensor,
         kv_lens: Tensor | None,
     ) -> None:
         """Check a call's arguments and build its kernel where that is missing."""
@@ -234,8 +234,10 @@ class Variant:
         for param in self.ir.params:
             if isinstance(param, TensorParam):
                 value = values[param.name]
-                tensor = isinstance(value, Tensor)
-                dtypes.append(check.DTYPE_NAMES[value.dtype] if tensor else "none")
+                if isinstance(value, Tensor):
+                    dtypes.append(check.DTYPE_NAMES[value.dtype])
+                else:
+                    dtypes.append("none")
         return KernelKey(check.DTYPE_NAMES[q.dtype], q.shape[3], v.shape[3], tuple(dtypes))
 
     def _op_arguments(
@@ -243,7 +245,7 @@ class Variant:
         values: dict[str, ParamValue],
         scale: float | Tensor | None,
         q_offset: Offset,
-        kv_offset: Offset,
+        kv_offset: int | Tensor,
     ) -> dict[str, object]:
         """Arrange values as the op's schema has them: numbers and 0-d tensors apart."""
         call: dict[str, object] = {}
@@ -251,11 +253,11 @@ class Variant:
             value = values[name]
             if scalar and isinstance(value, Tensor):
                 call[name] = 0 if default is None else default
-                call[f"{name}_t"] = value
+                call[self._companions[name]] = value
             else:
                 call[name] = value
         for name, value in (("scale", scale), ("q_offset", q_offset), ("kv_offset", kv_offset)):
-            call[f"{name}_t" if isinstance(value, Tensor) else name] = value
+            call[self._companions[name] if isinstance(value, Tensor) else name] = value
         return call
 
 
@@ -274,16 +276,12 @@ def _refuse_gradients(values: dict[str, ParamValue]) -> None:
             )
 
 
-def _reads_k(ir: VariantIr) -> bool:
-    return any(isinstance(e, Vector) and e.name == VectorName.K for e in walk(ir.v))
-
-
 def _signature(ir: VariantIr) -> inspect.Signature:
     """Return the Python signature that the header declares, with the call's own keywords."""
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     empty = inspect.Parameter.empty
     parameters = [inspect.Parameter(n, positional) for n in ("q", "k")]
-    if not _reads_k(ir):
+    if takes_v(ir):
         parameters.append(inspect.Parameter("v", positional))
     defaulted = False
     for param in ir.params:

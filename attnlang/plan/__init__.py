@@ -1,1 +1,1 @@
-"""The plan: how a lowered variant runs (which skeleton, dtypes, head dims, what is hoisted where)."""
+"""The plan: how a lowered variant runs (skeleton, dtypes, head dims, what is hoisted where)."""

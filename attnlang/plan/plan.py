@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from attnlang.diagnostics import SpecError
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
-from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered
 from attnlang.plan.support import unsupported
 from attnlang.plan.terms import Term, hoist
@@ -22,7 +21,7 @@ MAX_HEAD_DIM = 576
 
 @dataclass(frozen=True, slots=True)
 class KernelKey:
-    """What, beside the spec, picks one kernel of a variant. Dtypes are named as f32, bf16, i64 ..."""
+    """What, beside the spec, picks one kernel of a variant; dtypes are named f32, bf16, i64 ..."""
 
     dtype: str
     head_dim: int
@@ -41,12 +40,12 @@ class Plan:
     @property
     def roots(self) -> tuple[Expr, ...]:
         """The expressions that the kernel evaluates for an element."""
-        return roots(self.lowered)
+        return tuple(expr for _, expr in self.lowered.roots)
 
     @property
     def dtypes(self) -> Mapping[str, str]:
-        """The dtype of each tensor parameter that was passed."""
-        names = [p.name for p in tensor_params(self.lowered.variant)]
+        """The dtype of each tensor parameter that was passed, "none" for the others."""
+        names = (p.name for p in tensor_params(self.lowered.variant))
         return dict(zip(names, self.key.param_dtypes, strict=True))
 
 
@@ -55,24 +54,12 @@ def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
     return tuple(p for p in variant.params if isinstance(p, TensorParam))
 
 
-def roots(lowered: Lowered) -> tuple[Expr, ...]:
-    """Return the expressions of a lowered variant that a kernel evaluates."""
-    candidates = (
-        lowered.exponent,
-        lowered.weight,
-        lowered.mask,
-        lowered.column_mask,
-        lowered.sink,
-    )
-    return tuple(e for e in candidates if e is not None)
-
-
 def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
     """Plan a CPU kernel. Raises SpecError where the spec holds what no CPU kernel runs yet."""
     refused = unsupported(lowered)
     if refused:
         raise SpecError(refused)
-    return Plan(lowered, key, hoist(roots(lowered)))
+    return Plan(lowered, key, hoist(expr for _, expr in lowered.roots))
 
 
 def describe(plan: Plan) -> str:
@@ -86,10 +73,6 @@ def describe(plan: Plan) -> str:
         lines.append(f"tensor {name}: {dtype}")
     for term in plan.terms:
         lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
-    names = ("exponent", "weight", "mask", "column_mask", "sink")
-    for name in names:
-        expr = getattr(plan.lowered, name)
-        if expr is not None:
-            lines.append(f" element  {name} = {print_expr(expr)}")
-    lines.append(f"expressions: {sum(1 for _ in walk(*plan.roots))}")
+    for name, expr in plan.lowered.roots:
+        lines.append(f" element  {name} = {print_expr(expr)}")
     return "\n".join(lines) + "\n"

@@ -40,7 +40,9 @@ class Unsupported(Diagnostic):
     @property
     def help(self) -> str | None:
         """The way round."""
-        return "call `.reference(...)` for the result, or compute this part in torch around the call"
+        return (
+            "call `.reference(...)` for the result, or compute this part in torch around the call"
+        )
 
 
 def _has_dot(expr: Expr) -> Expr | None:
@@ -68,7 +70,7 @@ def unsupported(lowered: Lowered) -> tuple[Diagnostic, ...]:
         refuse(variant.weights.factor, "factors on softmax weights")
     if variant.weights.dropout is not None:
         refuse(variant.weights.dropout, "dropout")
-    for expr in (lowered.exponent, lowered.weight, lowered.mask, lowered.sink):
-        if expr is not None and (dot := _has_dot(expr)) is not None:
+    for _, root in lowered.roots:
+        if (dot := _has_dot(root)) is not None:
             refuse(dot, "`dot` of two vectors")
     return tuple(found)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import QK, Expr, Raw, VectorName
+from attnlang.ir.nodes import QK, Expr, Kind, Raw, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.reference.domain import Axis, Domain, box, keys_of, rows_of
 from attnlang.reference.evaluate import new_scope
@@ -55,11 +55,11 @@ def attend(
         sizes["B"], sizes["HQ"], len(rows), sizes["KV"], group=group, device=inputs.device
     )
     vectors = {
-        VectorName.Q: inputs.q[:, :, rows].to(inputs.dtype).unsqueeze(3),
-        VectorName.K: inputs.k.to(inputs.dtype).unsqueeze(2),
+        VectorName.Q: inputs.q[:, :, rows].unsqueeze(3),
+        VectorName.K: inputs.k.unsqueeze(2),
     }
     if inputs.v is not None:
-        vectors[VectorName.V] = inputs.v.to(inputs.dtype).unsqueeze(2)
+        vectors[VectorName.V] = inputs.v.unsqueeze(2)
     chunk = Provided(elements, rows, vectors)
     mask = _mask(inputs, chunk, selected)
     q, k, v = _transformed(inputs, chunk, mask)
@@ -167,12 +167,13 @@ def _visible(inputs: Inputs, scope: Scope, expr: Expr, mask: Tensor, fill: float
 def _weights(inputs: Inputs, chunk: Provided, mask: Tensor) -> _Weighted:
     spec = inputs.variant.weights
     scope = new_scope(inputs, chunk, chunk.box, width=inputs.sizes["D"])
-    weights, inverse, lse, scores = mask.to(inputs.dtype), None, None, None
+    weights, inverse, lse, scores = inputs.constant(1.0, Kind.FLOAT), None, None, None
     if spec.softmax is not None:
         scores = _visible(inputs, scope, spec.softmax, mask, -_INF)
         masked_out = (scores == -_INF) & mask
         if bool(masked_out.any()):  # a score of -inf is a masked element: not evaluated at all
             mask = mask & ~masked_out
+            scope = new_scope(inputs, chunk, chunk.box, width=inputs.sizes["D"])
             scores = _visible(inputs, scope, spec.softmax, mask, -_INF)
         sink = None
         if spec.sink is not None:

@@ -23,6 +23,7 @@ from attnlang.reference.inputs import (
     default_scale,
     per_request,
 )
+from attnlang.reference.rounding import round_value
 from attnlang.reference.selection import select_columns
 from attnlang.reference.sizes import bind_sizes, static_scope
 from attnlang.reference.vectors import width
@@ -108,7 +109,7 @@ def reference(
         if kv_indices is not None:
             selected = select_columns(kv_indices, kv_block, inputs.sizes, chunk)
         parts.append(attend(inputs, chunk, selected, want_largest=return_max))
-    return _results(parts, inputs, dtype, return_lse)
+    return _results(parts, inputs, q.dtype if dtype is None else dtype, return_lse)
 
 
 def _inputs(
@@ -144,9 +145,9 @@ def _inputs(
     widths = {VectorName.Q: sizes["D"], VectorName.K: sizes["D"]}
     inputs = Inputs(
         variant=variant,
-        q=q,
-        k=k,
-        v=v,
+        q=q.to(compute),
+        k=k.to(compute),
+        v=None if v is None else v.to(compute),
         scale=default_scale(scale, sizes["D"], compute, q),
         q_offset=q_start,
         kv_offset=kv_start,
@@ -172,10 +173,10 @@ def _sized(inputs: Inputs) -> Inputs:
 
 
 def _results(
-    parts: list[Attended], inputs: Inputs, dtype: torch.dtype | None, return_lse: bool
+    parts: list[Attended], inputs: Inputs, dtype: torch.dtype, return_lse: bool
 ) -> Tensor | tuple[Tensor, ...]:
-    out = torch.cat([p.out for p in parts], dim=2).to(inputs.q.dtype if dtype is None else dtype)
-    results = [out]
+    out = torch.cat([p.out for p in parts], dim=2)
+    results = [round_value(out, inputs.rounded).to(dtype)]
     if return_lse:
         results.append(torch.cat([p.lse for p in parts if p.lse is not None], dim=2))
     largest = [p.largest for p in parts if p.largest is not None]

@@ -21,7 +21,7 @@ Value = Tensor | float | int | bool | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """A call."""
+    """A call; q, k, v and the scale are in the compute dtype already."""
 
     variant: Variant
     q: Tensor  # [B, HQ, Q, D]

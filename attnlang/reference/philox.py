@@ -21,14 +21,13 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_BLOCK = 1 << 15  # elements at a time: the words stay in the cache
 
 
 def _multiply(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:
-    """Return the high and low words of the 64-bit product, without leaving the int64 range."""
-    low, high = word & 0xFFFF, word >> 16
-    first = low * constant  # < 2**48
-    second = high * constant + (first >> 16)  # < 2**49
-    return second >> 16, ((second << 16) | (first & 0xFFFF)) & _MASK
+    """Return the high and low words of the 64-bit product; the int64 product has the same bits."""
+    product = word * constant
+    return (product >> 32) & _MASK, product & _MASK
 
 
 def philox(
@@ -47,6 +46,12 @@ def philox(
 
 def kept(p: Tensor, seed: int, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
     """Return which elements dropout with probability `p` keeps."""
-    word, _, _, _ = philox((kv_idx, q_idx, h, b), (seed & _MASK, (seed >> 32) & _MASK))
-    uniform = (word >> 8).to(torch.float32) * 2.0**-24
+    key = (seed & _MASK, (seed >> 32) & _MASK)
+    counter = torch.broadcast_tensors(kv_idx, q_idx, h, b)  # type: ignore[no-untyped-call]
+    uniform = torch.empty(counter[0].shape, dtype=torch.float32, device=p.device)
+    flat = [c.reshape(-1) for c in counter]
+    for start in range(0, uniform.numel(), _BLOCK):
+        c0, c1, c2, c3 = (c[start : start + _BLOCK] for c in flat)
+        word = philox((c0, c1, c2, c3), key)[0]
+        uniform.view(-1)[start : start + _BLOCK] = (word >> 8).to(torch.float32) * 2.0**-24
     return uniform >= p.detach().to(torch.float32)

@@ -150,9 +150,8 @@ def _cast(x: Array, kind: Kind) -> Array:
 
 
 def bit(x: Array, n: Array) -> Array:
-    """Return bit `n` of an int in two's complement; false for `n` outside 0 to 63."""
-    inside = (n >= 0) & (n < 64)
-    return inside & ((np.right_shift(x, np.where(inside, n, 0)) & 1) == 1)
+    """Return bit `n`, clamped to [0, 63] as indices are, of an int in two's complement."""
+    return (np.right_shift(x, np.clip(n, 0, 63)) & 1) == 1
 
 
 def sigmoid(x: Array) -> Array:

@@ -68,11 +68,26 @@ def widened(low: Any, high: Any, nan: Any = False, margin: float = 0.0) -> Float
         finite_low = low - _MARGIN * np.abs(low) - margin
         finite_high = high + _MARGIN * np.abs(high) + margin
     # inf - inf: an infinite bound stays as it is
-    low, high = np.where(np.isinf(low), low, finite_low), np.where(np.isinf(high), high, finite_high)
-    low = np.where(low < -_LARGEST, -np.inf, np.where(np.isposinf(low), low, np.minimum(low, _LARGEST)))
-    high = np.where(high > _LARGEST, np.inf, np.where(np.isneginf(high), high, np.maximum(high, -_LARGEST)))
-    low = np.where((low > 0) & (low < _SMALLEST), 0.0, np.where((low < 0) & (low > -_SMALLEST), -_SMALLEST, low))
-    high = np.where((high < 0) & (high > -_SMALLEST), 0.0, np.where((high > 0) & (high < _SMALLEST), _SMALLEST, high))
+    low, high = (
+        np.where(np.isinf(low), low, finite_low),
+        np.where(np.isinf(high), high, finite_high),
+    )
+    low = np.where(
+        low < -_LARGEST, -np.inf, np.where(np.isposinf(low), low, np.minimum(low, _LARGEST))
+    )
+    high = np.where(
+        high > _LARGEST, np.inf, np.where(np.isneginf(high), high, np.maximum(high, -_LARGEST))
+    )
+    low = np.where(
+        (low > 0) & (low < _SMALLEST),
+        0.0,
+        np.where((low < 0) & (low > -_SMALLEST), -_SMALLEST, low),
+    )
+    high = np.where(
+        (high < 0) & (high > -_SMALLEST),
+        0.0,
+        np.where((high > 0) & (high < _SMALLEST), _SMALLEST, high),
+    )
     return Floats(low, high, np.asarray(nan, np.bool_) | unknown)
 
 
@@ -92,19 +107,27 @@ def arithmetic(op: BinaryOp, a: Floats, b: Floats) -> Floats:
     with np.errstate(all="ignore"):
         match op:
             case BinaryOp.ADD:
-                opposite = (_has(a, np.inf) & _has(b, -np.inf)) | (_has(a, -np.inf) & _has(b, np.inf))
+                opposite = (_has(a, np.inf) & _has(b, -np.inf)) | (
+                    _has(a, -np.inf) & _has(b, np.inf)
+                )
                 return widened(a.low + b.low, a.high + b.high, nan | opposite)
             case BinaryOp.SUB:
                 return arithmetic(BinaryOp.ADD, a, negate(b))
             case BinaryOp.MUL:
-                return _corners(np.multiply, a, b, nan | _zero_times_inf(a, b) | _zero_times_inf(b, a))
+                return _corners(
+                    np.multiply, a, b, nan | _zero_times_inf(a, b) | _zero_times_inf(b, a)
+                )
             case BinaryOp.DIV:
                 return _divide(a, b, nan)
             case BinaryOp.FLOORDIV:
                 return _or_zero(apply_function(Function.FLOOR, [_divide(a, b, nan)]), b)
             case BinaryOp.MOD:
                 edge = nan | _infinite(a) | _infinite(b)
-                return widened(np.minimum(b.low, 0.0), np.maximum(b.high, 0.0), edge)
+                # As a - floor(a / b) * b it is off by a rounding of a.
+                error = _MARGIN * np.maximum(np.abs(a.low), np.abs(a.high))
+                return widened(
+                    np.minimum(b.low, 0.0) - error, np.maximum(b.high, 0.0) + error, edge
+                )
             case BinaryOp.POW:
                 return _power(a, b, nan)
 
@@ -199,11 +222,12 @@ def _rising(function: Function, a: Floats, nan: BoolArray) -> Floats:
         high = apply(function, [np.maximum(a.high, edge)])
     if function in _EXACT:
         return Floats(low, high, nan)
-    bounds = widened(low, high, nan | outside, _FUNCTION_MARGIN)
-    return bounds
+    return widened(low, high, nan | outside, _FUNCTION_MARGIN)
 
 
-def _with_skipped_nan(args: list[Floats], low: FloatArray, high: FloatArray, nan: BoolArray) -> Floats:
+def _with_skipped_nan(
+    args: list[Floats], low: FloatArray, high: FloatArray, nan: BoolArray
+) -> Floats:
     """Where an argument may be NaN, an implementation may return another argument or NaN."""
     lows = reduce(np.minimum, [x.low for x in args])
     highs = reduce(np.maximum, [x.high for x in args])

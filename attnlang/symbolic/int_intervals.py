@@ -7,7 +7,6 @@ cannot have wrapped keeps its bounds, what may have wrapped becomes `anything`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -18,6 +17,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 LIMIT = 2**61  # the sum of two such bounds still fits
+_INT64 = np.iinfo(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,16 @@ class Ints:
     def saturated(self) -> BoolArray:
         """Where a bound is not known to 64 bits, so that arithmetic may wrap."""
         return (self.low <= -LIMIT) | (self.high >= LIMIT)
+
+    @property
+    def least(self) -> IntArray:
+        """The least int that the interval holds."""
+        return np.where(self.low <= -LIMIT, _INT64.min, self.low)
+
+    @property
+    def greatest(self) -> IntArray:
+        """The greatest int that the interval holds."""
+        return np.where(self.high >= LIMIT, _INT64.max, self.high)
 
 
 def point(value: int | IntArray) -> Ints:
@@ -160,6 +170,3 @@ def _least(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
 
 def _greatest(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
     return reduce(np.maximum, arrays)
-
-
-Monotone = Callable[[Ints, Ints], Ints]

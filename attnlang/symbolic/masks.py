@@ -1,20 +1,134 @@
-"""Masks: what can be said of a tile without looking at its elements."""
+"""Masks: what can be said of a tile without looking at its elements.
+
+Maps a mask and the values of a call, for one (request, head), to a verdict for each tile: FULL (all
+its elements are true), EMPTY (none is), UNKNOWN. Invariant: UNKNOWN is always safe; the other two
+hold for every element of the tile that lies within the sequence, in float32 too.
+"""
 
 from __future__ import annotations
 
-from attnlang.ir.nodes import Expr
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnlang.ir.nodes import (
+    BOOL,
+    Coord,
+    CoordName,
+    Expr,
+    Given,
+    Scalar,
+    Size,
+)
 from attnlang.symbolic.build import conjuncts
+from attnlang.symbolic.evaluate import Leaf, evaluate
+from attnlang.symbolic.tiles import TileEvaluator
 from attnlang.symbolic.variability import variability
+from attnlang.symbolic.verdicts import EMPTY, FULL, UNKNOWN, Bools
+
+Array = npt.NDArray[Any]
+
+__all__ = ["EMPTY", "FULL", "UNKNOWN", "MaskEnv", "brute_force", "split_mask", "tile_verdicts"]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskEnv:
+    """What a mask reads, for one request and head. Lengths and offsets are this request's."""
+
+    b: int
+    h: int
+    h_kv: int
+    q_len: int
+    kv_len: int
+    q_offset: int
+    kv_offset: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    scalars: Mapping[str, float | int | bool] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+    def size(self, name: str) -> int:
+        """Return a size; `Q` and `KV` are the request's."""
+        own = {"Q": self.q_len, "KV": self.kv_len}
+        return own[name] if name in own else self.sizes[name]
+
+    def coordinate(self, name: CoordName, rows: Any, columns: Any) -> Any:  # noqa: ANN401
+        """Return a coordinate for rows and columns, given as indices in the tensors."""
+        match name:
+            case CoordName.B:
+                return self.b
+            case CoordName.H:
+                return self.h
+            case CoordName.H_KV:
+                return self.h_kv
+            case CoordName.Q_ROW:
+                return rows
+            case CoordName.Q_IDX:
+                return rows + self.q_offset
+            case CoordName.KV_COL:
+                return columns
+            case CoordName.KV_IDX:
+                return columns + self.kv_offset
+            case CoordName.PART:
+                return 0
+        raise ValueError(f"a mask does not read {name}")
+
+
+def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt.NDArray[np.int8]:
+    """Return a verdict for each tile, [ceil(Q / q_tile), ceil(KV / kv_tile)].
+
+    Three-valued interval evaluation: nothing of the size Q x KV is built.
+    """
+    first_row = np.arange(0, env.q_len, q_tile).reshape(-1, 1)
+    first_column = np.arange(0, env.kv_len, kv_tile).reshape(1, -1)
+    rows = (first_row, np.minimum(first_row + q_tile, env.q_len) - 1)
+    columns = (first_column, np.minimum(first_column + kv_tile, env.kv_len) - 1)
+    shape = (first_row.size, first_column.size)
+    if 0 in shape:
+        return np.empty(shape, np.int8)
+    value = TileEvaluator(env, rows, columns).value(mask)
+    assert isinstance(value, Bools)
+    return np.broadcast_to(value.verdict, shape).copy()
 
 
 def split_mask(mask: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
-    """Return the top-level conjuncts that read no row, and the others.
+    """Return the top-level conjuncts that read no row and no score, and the others.
 
     A key hidden by one of the first is hidden from every row: what k and v hold there may be NaN.
-    A constant, and what depends on the request alone, is among them.
+    What depends on the request alone is among them.
     """
     columns: list[Expr] = []
     rest: list[Expr] = []
     for term in conjuncts(mask):
         (rest if variability(term) & {"q", "raw"} else columns).append(term)
     return tuple(columns), tuple(rest)
+
+
+def brute_force(mask: Expr, env: MaskEnv) -> npt.NDArray[np.bool_]:
+    """Return the mask element by element, [Q, KV]: for pictures of small sizes, and to test by."""
+    assert mask.type == BOOL
+    rows = np.arange(env.q_len).reshape(-1, 1)
+    columns = np.arange(env.kv_len).reshape(1, -1)
+
+    def leaf(found: Leaf) -> object:
+        match found:
+            case Coord(name):
+                return env.coordinate(name, rows, columns)
+            case Size(name):
+                return env.size(name)
+            case Scalar(name):
+                return env.scalars[name]
+            case Given(name):
+                return name in env.tensors
+        raise ValueError(f"a mask that reads {type(found).__name__} has no value without q and k")
+
+    def read(name: str, indices: tuple[Array, ...]) -> object:
+        tensor = env.tensors[name]
+        if tensor.size == 0:
+            return 0
+        limits = zip(indices, tensor.shape, strict=True)
+        return tensor[tuple(np.clip(index, 0, extent - 1) for index, extent in limits)]
+
+    return np.broadcast_to(evaluate(mask, leaf, read), (env.q_len, env.kv_len)).astype(np.bool_)

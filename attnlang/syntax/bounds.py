@@ -19,8 +19,8 @@ def beyond_limits(items: Sequence[ast.Item]) -> Iterator[Diagnostic]:
     for item in items:
         yield from _names(item)
         for root in _expressions(item):
-            if (deep := _too_deep(root)) is not None:
-                yield d.NestedTooDeeply(MAX_DEPTH, span=deep.span)
+            if _too_deep(root):
+                yield d.NestedTooDeeply(MAX_DEPTH, span=root.span)
 
 
 def too_many_brackets(tokens: Sequence[Token]) -> Token | None:
@@ -64,12 +64,12 @@ def _expressions(item: ast.Item) -> Iterator[ast.Node]:
                 yield statement.value if isinstance(statement, ast.Assign) else statement.condition
 
 
-def _too_deep(root: ast.Node) -> ast.Node | None:
-    """Return the first node beyond the depth limit, in the order of the text."""
+def _too_deep(root: ast.Node) -> bool:
+    """Whether an expression has a node beyond the depth limit."""
     stack: list[tuple[ast.Node, int]] = [(root, 1)]
     while stack:
         node, depth = stack.pop()
         if depth > MAX_DEPTH:
-            return node
-        stack.extend((child, depth + 1) for child in reversed(list(ast.children(node))))
-    return None
+            return True
+        stack.extend((child, depth + 1) for child in ast.children(node))
+    return False

@@ -55,10 +55,7 @@ def out(variant: Variant, q: Tensor, k: Tensor, v: Tensor | None, **call: object
     return result
 
 
-_KEYWORDS = frozenset(
-    "scale q_offset kv_offset kv_lens seed return_lse return_max rounding kv_indices kv_block "
-    "rows dtype".split()
-)
+_KEYWORDS = reference.__kwdefaults__.keys()
 
 
 def run(

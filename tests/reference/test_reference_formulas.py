@@ -55,7 +55,7 @@ def test_sink_as_gpt_oss_does_it():
 
 
 def test_huge_and_absent_sinks():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     variant = body("weights = softmax(score, sink=sink[h])", header="t(sink: float[HQ])")
     plain = by_hand(s, every(s), v)[0]
     close(out(variant, q, k, v, sink=torch.full((4,), -torch.inf, dtype=torch.float64)), plain)
@@ -64,25 +64,25 @@ def test_huge_and_absent_sinks():
 
 
 def test_softmax_one():
-    q, k, v, i, j, s, values = setup()
+    q, k, v, _i, _j, s, values = setup()
     variant = body("weights = softmax(score, sink=0.0)")
     close(out(variant, q, k, v), s.exp() / (1 + s.exp().sum(-1, keepdim=True)) @ values)
 
 
 def test_factors_and_row_sum():
-    q, k, v, i, j, s, values = setup()
+    q, k, v, _i, _j, s, values = setup()
     variant = body("weights = softmax(score) * sigmoid(score)", "out = acc / row_sum")
     w = s.softmax(-1) * s.sigmoid()
     close(out(variant, q, k, v), w @ values / w.sum(-1, keepdim=True))
 
 
 def test_row_sum_of_a_softmax_is_one():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     close(out(body("out = acc * row_sum"), q, k, v), by_hand(s, every(s), v)[0])
 
 
 def test_out_reads_lse():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     want, lse = by_hand(s, every(s), v)
     close(out(body("out = acc * sigmoid(lse)"), q, k, v), want * lse.sigmoid().unsqueeze(-1))
 
@@ -139,7 +139,7 @@ def test_relative_table_solves_its_size():
 
 
 def test_scale_of_the_spec():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     tau = heads(0.5, 0.005, 1.0, 2.0)
     variant = body(
         "q = l2_norm(q)", "k = l2_norm(k)", "scale = 1.0 / max(tau[h], 0.01)",
@@ -191,7 +191,7 @@ def test_document_mask():
 
 
 def test_mask_by_packed_bits():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     words = torch.tensor([[1, 0b110, -1, 0b101010101, 2**8, 3]] * 2)
     variant = body("mask = bit(words[b, q_row], kv_col)", header="t(words: int[B, Q])")
     mask = (words[:, None, :, None] >> torch.arange(9)) & 1 == 1
@@ -199,13 +199,13 @@ def test_mask_by_packed_bits():
 
 
 def test_mask_that_reads_the_score():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, j, s, _ = setup()
     variant = body("mask = kv_idx < 1 or score > 0.1")
     close(out(variant, q, k, v), by_hand(s, (j < 1) | (s > 0.1), v)[0])
 
 
 def test_bool_tensors():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     keep = torch.rand(2, 4, 6, 9) < 0.6
     keep[..., 0] = True
     variant = body("mask = keep[b, h, q_row, kv_col]", header="t(keep: bool[B, HQ, Q, KV])")
@@ -213,7 +213,7 @@ def test_bool_tensors():
 
 
 def test_optional_tensor():
-    q, k, v, i, j, s, _ = setup()
+    q, k, v, _i, _j, s, _ = setup()
     variant = body(
         "score = score if bias == none else score + bias[h]", header="t(bias: float[HQ] = none)"
     )

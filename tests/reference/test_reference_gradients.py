@@ -1,4 +1,4 @@
-"""Gradients by finite differences in float64: q, k, v, tensors, 0-d parameters, the call's scale."""
+"""Gradients by finite differences in float64: q, k, v, tensors, 0-d parameters, the scale."""
 
 import pytest
 import torch
@@ -62,7 +62,10 @@ CASES = {
         {"gamma": torch.tensor([0.9, 0.6], dtype=torch.float64, requires_grad=True)},
     ),
     "factor and row_sum": (
-        body("weights = softmax(score) * sigmoid(a * score)", "out = acc / row_sum", header="t(a: float)"),
+        body(
+            "weights = softmax(score) * sigmoid(a * score)", "out = acc / row_sum",
+            header="t(a: float)",
+        ),
         {"a": number(0.8)},
     ),
     "qk norm and rope": (
@@ -74,7 +77,10 @@ CASES = {
         {"wq": tensor(D), "wk": tensor(D, seed=2)},
     ),
     "rope with frequencies": (
-        body("q = rope(q, q_idx, freqs=f)", "k = rope(k, kv_idx, freqs=f)", header="t(f: float[D // 2])"),
+        body(
+            "q = rope(q, q_idx, freqs=f)", "k = rope(k, kv_idx, freqs=f)",
+            header="t(f: float[D // 2])",
+        ),
         {"f": tensor(D // 2)},
     ),
     "cosine": (

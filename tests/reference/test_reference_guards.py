@@ -141,3 +141,10 @@ def test_long_conjunctions_need_no_deep_stack():
     params = {f"a{n}": n + 2 for n in range(60)}
     got = out(body(f"mask = {mask}", header=f"t({names})"), q, k, v, **params)
     assert torch.equal(got, out(body("mask = kv_idx < 2"), q, k, v))
+
+
+def test_nested_guards():
+    q, k, v = draw(b=1, q=2, kv=70, grad=True)
+    steps = [f"score = tanh(score) if kv_idx + {n} < 69 else 0.0" for n in reversed(range(60))]
+    got = out(body(*steps), q, k, v)
+    assert torch.autograd.grad(got.sum(), (q,))[0].isfinite().all()

@@ -22,7 +22,7 @@ def test_default_offset_puts_the_last_row_at_the_last_column():
 def test_offsets_shift_positions():
     q, k, v = draw()
     i, j = positions(5, 7, q_offset=4)
-    scores = raw_scores(q, k) + 0.1 * i * (j + 3)
+    scores = raw_scores(q, k) + 0.1 * (i * (j + 3)).double()
     want = by_hand(scores, (j + 3 <= i) & (i - j - 3 < 4), v)[0]
     close(out(BIASED, q, k, v, q_offset=4, kv_offset=3), want)
 
@@ -113,7 +113,7 @@ def test_chosen_blocks_keep_logical_positions():
     indices = torch.tensor([0, 2, -1]).expand(2, 2, 5, 3)
     i, j = positions(5, 7)
     mask = ((j // 3 == 0) | (j // 3 == 2)) & (j <= i)
-    want = by_hand(raw_scores(q, k) + 0.1 * j, mask.expand(2, 4, 5, 7), v)[0]
+    want = by_hand(raw_scores(q, k) + 0.1 * j.double(), mask.expand(2, 4, 5, 7), v)[0]
     variant = body("score = score + 0.1 * kv_idx", "mask = causal")
     close(out(variant, q, k, v, kv_indices=indices, kv_block=3), want)
 

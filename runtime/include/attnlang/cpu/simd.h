@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -57,10 +58,12 @@ template <class T, Scalar S>
   else return static_cast<T>(x);
 }
 
+template <int... i>
+constexpr I lane_numbers(std::integer_sequence<int, i...>) {
+  return I{i...};
+}
 [[gnu::always_inline]] inline I iota_i() {
-  I r;
-  for (int i = 0; i < kLanes; ++i) r[i] = i;
-  return r;
+  return lane_numbers(std::make_integer_sequence<int, kLanes>());
 }
 
 template <Vector V, class T>

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -37,7 +36,6 @@ struct Kernel {
   KernelKey key;
   KernelFunction run;
   CountFunction count_tiles;
-  std::unique_ptr<int32_t[]> param_dtypes;  // what `key` points to
   const Kernel* next;
 };
 
@@ -47,13 +45,12 @@ class KernelTable {
   void add(const KernelKey& key, KernelFunction run, CountFunction count_tiles) {
     const std::lock_guard<std::mutex> guard(adding_);
     if (find(key) != nullptr) return;
-    auto dtypes = std::make_unique<int32_t[]>(key.count);
+    // Never freed: threads may run kernels until the process ends.
+    auto* dtypes = new int32_t[key.count];
     for (int32_t i = 0; i < key.count; ++i) dtypes[i] = key.param_dtypes[i];
     KernelKey own = key;
-    own.param_dtypes = dtypes.get();
-    // Never freed: threads may run kernels until the process ends.
-    head_.store(new Kernel{own, run, count_tiles, std::move(dtypes), head_.load()},
-                std::memory_order_release);
+    own.param_dtypes = dtypes;
+    head_.store(new Kernel{own, run, count_tiles, head_.load()}, std::memory_order_release);
   }
 
   const Kernel* find(const KernelKey& key) const {

@@ -1,0 +1,154 @@
+"""`attnlang explain`: what a variant computes, which tiles of it, and a picture of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnlang.cli import console
+from attnlang.cli.errors import InputError
+from attnlang.cli.files import choose
+from attnlang.cli.options import File, Include, Name, Set
+
+if TYPE_CHECKING:
+    from attnlang.cli.grid import Grid
+    from attnlang.cli.inputs import Call
+    from attnlang.ir.nodes import Variant
+
+TILE = 64
+_DEFAULT_LENGTH = 4096
+# Elements that are looked at for the counts and the picture: some seconds.
+_MAX_ELEMENTS = 1 << 28
+
+
+def explain(
+    file: File,
+    name: Name = None,
+    q_len: Annotated[int, typer.Option(min=1, help="Queries.")] = _DEFAULT_LENGTH,
+    kv_len: Annotated[int | None, typer.Option(min=1, help="Keys; by default as queries.")] = None,
+    set_: Set = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Where to draw the mask's tiles, as PNG, SVG or PDF.")
+    ] = None,
+    include: Include = None,
+) -> int:
+    """Say what a variant computes and which tiles of its mask are visited; draw them."""
+    variant = choose(file, name, include or ()).variant
+    keys = q_len if kv_len is None else kv_len
+    if q_len * keys > _MAX_ELEMENTS:
+        raise InputError(f"--q-len times --kv-len may be {_MAX_ELEMENTS:,} at most here")
+    if plot is not None and not plot.parent.is_dir():
+        raise InputError(f"--plot: no such folder: {plot.parent}")
+    with console.activity("loading torch") as activity:
+        from attnlang.cli.grid import tile_grid
+
+        activity.now("making inputs")
+        call = _call(variant, q_len, keys, tuple(set_ or ()))
+        grid = None
+        if not _reads_score(variant):
+            activity.now("looking at the mask")
+            grid = tile_grid(variant, call, TILE)
+        if plot is not None and grid is not None:
+            from attnlang.cli.picture import draw
+
+            activity.now("drawing")
+            draw(plot, grid, _title(variant, call), _text(variant, "mask"))
+    console.result(_explanation(variant, call, grid))
+    if plot is not None:
+        told = "the mask reads scores: it has no picture" if grid is None else f"drawn in {plot}"
+        console.message(told)
+    return 0
+
+
+def _call(variant: Variant, q_len: int, kv_len: int, settings: tuple[str, ...]) -> Call:
+    import torch
+
+    from attnlang.cli.inputs import invent
+    from attnlang.cli.scalars import Request, fit_shape
+    from attnlang.cli.settings import parse_settings
+    from attnlang.ops.arguments import Shape
+
+    parsed = parse_settings(variant, settings)
+    shape = fit_shape(variant, Shape(1, 4, 4, q_len, kv_len, 64, 64), parsed)
+    return invent(variant, Request(shape, torch.float32, 0, parsed))
+
+
+def _reads_score(variant: Variant) -> bool:
+    from attnlang.ir.nodes import Dot, Raw, Vector
+    from attnlang.ir.traverse import walk
+
+    return any(isinstance(e, Raw | Dot | Vector) for e in walk(variant.mask))
+
+
+def _title(variant: Variant, call: Call) -> str:
+    values = ", ".join(f"{n} = {v:g}" for n, v in call.scalars.items())
+    return f"{variant.name}({values})" if values else variant.name
+
+
+def _text(variant: Variant, name: str) -> str:
+    from attnlang.ir.printer import print_expr
+
+    return print_expr(getattr(variant, name))
+
+
+def _explanation(variant: Variant, call: Call, grid: Grid | None) -> str:
+    weights = variant.weights
+    facts = [("variant", _title(variant, call))]
+    if variant.doc:
+        facts.append(("", variant.doc))
+    facts += [(n, _text(variant, n)) for n in ("scale", "score", "mask")]
+    facts.append(("weights", _weights(variant)))
+    facts.append(("out", _text(variant, "out")))
+    if weights.softmax is None:
+        facts.append(("", "no softmax: there is no lse, and a row's weights need not sum to 1"))
+    facts += _tiles(grid)
+    facts.append(("kernels", _kernels(variant, call)))
+    return "\n".join(f"{label:<8} {text}" for label, text in facts)
+
+
+def _weights(variant: Variant) -> str:
+    from attnlang.ir.printer import print_expr
+
+    weights = variant.weights
+    parts = []
+    if weights.softmax is not None:
+        sink = f", sink={print_expr(weights.sink)}" if weights.sink is not None else ""
+        parts.append(f"softmax({print_expr(weights.softmax)}{sink})")
+    if weights.factor is not None:
+        parts.append(print_expr(weights.factor))
+    if weights.dropout is not None:
+        parts.append(f"dropout({print_expr(weights.dropout)})")
+    return " * ".join(parts)
+
+
+def _tiles(grid: Grid | None) -> list[tuple[str, str]]:
+    if grid is None:
+        return [("tiles", "not known before the scores are: the mask reads them")]
+    from attnlang.cli.grid import Verdict
+
+    def share(verdict: Verdict) -> str:
+        return f"{grid.count(verdict):,} ({100 * grid.share(verdict):.1f}%)"
+
+    lengths = f"Q {grid.q_len:,} x KV {grid.kv_len:,} in tiles of {grid.tile} x {grid.tile}"
+    return [
+        ("tiles", f"{grid.verdicts.size:,} of a request and head: {lengths}"),
+        ("full", f"{share(Verdict.FULL)}, computed without the mask"),
+        ("partial", f"{share(Verdict.PARTIAL)}, computed with it"),
+        ("empty", f"{share(Verdict.EMPTY)}, skipped"),
+    ]
+
+
+def _kernels(variant: Variant, call: Call) -> str:
+    """Say whether the CPU kernels run it, and if not, why."""
+    from attnlang.compiler import lower
+    from attnlang.ops.specialised import const_values, given_tensors
+    from attnlang.plan.support import unsupported
+
+    values = dict(call.params)
+    consts = dict(const_values(variant, values))
+    refused = unsupported(lower(variant, consts, given_tensors(variant, values)))
+    if not refused:
+        return "cpu"
+    return "; ".join(dict.fromkeys(d.headline for d in refused))

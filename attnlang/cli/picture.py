@@ -1,0 +1,81 @@
+"""The picture of a mask: from its tiles to a PNG, queries downwards and keys to the right."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from attnlang.cli.errors import InputError
+from attnlang.cli.grid import Grid, Verdict
+
+_COLORS = {Verdict.FULL: "#20639b", Verdict.PARTIAL: "#f6a945", Verdict.EMPTY: "#f3f3f0"}
+_MEANINGS = {
+    Verdict.FULL: "full: no mask arithmetic",
+    Verdict.PARTIAL: "partial: each element asked",
+    Verdict.EMPTY: "empty: skipped",
+}
+# With more tiles a side their borders would hide them.
+_MAX_LINES = 160
+_DPI = 150
+
+
+def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
+    """Draw the tiles of a mask into a file; its suffix says in which format."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import ListedColormap
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+        from matplotlib.ticker import MultipleLocator, StrMethodFormatter
+    except ImportError:
+        raise InputError("--plot needs matplotlib: pip install 'attnlang[plot]'") from None
+    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(
+        grid.verdicts,
+        cmap=ListedColormap([_COLORS[v] for v in Verdict]),
+        vmin=0,
+        vmax=len(Verdict) - 1,
+        extent=(0, grid.verdicts.shape[1] * grid.tile, grid.verdicts.shape[0] * grid.tile, 0),
+        interpolation="nearest",
+        aspect="equal" if grid.q_len == grid.kv_len else "auto",
+    )
+    axes.set_xlim(0, grid.kv_len)
+    axes.set_ylim(grid.q_len, 0)
+    if max(grid.verdicts.shape) <= _MAX_LINES:
+        axes.set_xticks(range(0, grid.kv_len, grid.tile), minor=True)
+        axes.set_yticks(range(0, grid.q_len, grid.tile), minor=True)
+        axes.grid(which="minor", color="white", linewidth=30 / (100 + 3 * max(grid.verdicts.shape)))
+        axes.tick_params(which="minor", length=0)
+    for axis, length in ((axes.xaxis, grid.kv_len), (axes.yaxis, grid.q_len)):
+        axis.set_major_locator(MultipleLocator(_tick_step(length)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("key column")
+    axes.set_ylabel("query row")
+    axes.set_title(f"{title}\n{textwrap.shorten(mask, 110, placeholder=' ...')}", fontsize=10)
+    handles = [
+        Patch(
+            facecolor=_COLORS[v],
+            edgecolor="#999999",
+            label=f"{_MEANINGS[v]}\n{grid.count(v):,} tiles ({100 * grid.share(v):.1f}%)",
+        )
+        for v in (Verdict.FULL, Verdict.PARTIAL, Verdict.EMPTY)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        title=f"tiles of {grid.tile} x {grid.tile}",
+        alignment="left",
+        labelspacing=1.0,
+    )
+    try:
+        figure.savefig(path, dpi=_DPI)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plot: cannot write {path}: {error}") from None
+
+
+def _tick_step(length: int) -> int:
+    """Return a power of two that divides an axis into four to eight parts."""
+    return max(1, 1 << max(0, (length - 1).bit_length() - 3))

@@ -1,0 +1,80 @@
+// The entry points of a CPU kernel unit: checks the call, chooses the skeleton, runs its items.
+#pragma once
+
+#include <exception>
+
+#include "kernels/cpu_decode.h"
+#include "kernels/cpu_forward.h"
+#include "kernels/cpu_problem.h"
+#include "kernels/cpu_schedule.h"
+#include "kernels/cpu_tiles.h"
+#include "kernels/cpu_variant.h"
+
+namespace attnlang::cpu {
+
+template <class Variant, class Element, int kD, int kDV>
+constexpr bool check_instance() {
+  static_assert(std::is_same_v<Element, float> || std::is_same_v<Element, Bf16> ||
+                    std::is_same_v<Element, Half>,
+                "CPU kernels take float, Bf16 and Half");
+  static_assert(1 <= kD && kD <= 576, "head dimensions from 1 to 576");
+  static_assert(1 <= kDV && kDV <= 576, "value dimensions from 1 to 576");
+  return check_variant<Variant>();
+}
+
+// 0, or -1 and a message in `error` (kErrorSize).
+template <class Variant, class Element, int kD, int kDV>
+int run(const Call& call, char* error) {
+  static_assert(check_instance<Variant, Element, kD, kDV>());
+  error[0] = '\0';
+  if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
+  const Problem<Element> problem(call);
+  if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
+  try {
+    const typename Variant::Params params = Variant::params(call);
+    const bool uneven = Variant::kMask || call.kv_lens.data != nullptr;
+    if (problem.queries <= kDecodeQueries) {
+      const Decode<Variant, Element, kD, kDV> decode(problem, params);
+      return run_items(decode, problem.keys, kDecodeKeys, uneven, error);
+    }
+    const Forward<Variant, Element, kD, kDV> forward(problem, params);
+    return run_items(forward, problem.keys, kKeyTile, uneven, error);
+  } catch (const std::exception& exception) {
+    return detail::fail(error, "%s", exception.what());
+  }
+}
+
+// How many tiles of 64 queries x 64 keys a call visits.
+template <class Variant, class Element, int kD, int kDV>
+int count_tiles(const Call& call, TileCounts* counts, char* error) {
+  static_assert(check_instance<Variant, Element, kD, kDV>());
+  error[0] = '\0';
+  *counts = {.full = 0, .partial = 0, .empty = 0, .query_tile = kQueryTile, .key_tile = kKeyTile};
+  if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
+  const Problem<Element> problem(call);
+  const typename Variant::Params params = Variant::params(call);
+  const int64_t key_tiles = (problem.keys + kKeyTile - 1) / kKeyTile;
+  for (int64_t b = 0; b < problem.batch; ++b) {
+    for (int64_t h = 0; h < problem.heads; ++h) {
+      const auto request = problem.template request<Variant>(params, b, h);
+      for (int64_t q0 = 0; q0 < problem.queries; q0 += kQueryTile) {
+        const int64_t q1 = std::min<int64_t>(q0 + kQueryTile, problem.queries);
+        const auto verdict_of = [&](int64_t k0, int64_t k1) {
+          return tile_verdict<Variant>(request, q0, q1, k0, k1);
+        };
+        int64_t visited = 0;
+        divide_tiles(0, problem.kv_len(b), kKeyTile, verdict_of,
+                     [&](int64_t k0, int64_t k1, Verdict v) {
+                       if (is_empty(v)) return;
+                       const int64_t tiles = (k1 - k0 + kKeyTile - 1) / kKeyTile;
+                       (is_full(v) ? counts->full : counts->partial) += tiles;
+                       visited += tiles;
+                     });
+        counts->empty += key_tiles - visited;
+      }
+    }
+  }
+  return 0;
+}
+
+}  // namespace attnlang::cpu

@@ -1,0 +1,305 @@
+// Attention of a few query rows with keys in the lanes: decoding.
+//
+// A work item is (request, key/value head, up to kDecodeRows rows, part of the keys); its rows are
+// all queries of all heads of the group, so that K and V are read once. States as in `Forward`.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "attnlang/cpu/gemm.h"
+#include "attnlang/cpu/gemv.h"
+#include "kernels/cpu_problem.h"
+#include "kernels/cpu_tiles.h"
+#include "kernels/cpu_variant.h"
+
+namespace attnlang::cpu {
+
+constexpr int kDecodeRows = 16;
+constexpr int kDecodeKeys = 64;
+constexpr int kDecodeQueries = kPanel / 4;  // more fill a panel of `Forward` well enough
+static_assert(kDecodeKeys <= kMaxKeyTile && kDecodeKeys % kLanes == 0);
+
+template <int kDV>
+struct DecodeState {
+  alignas(64) float acc[kDecodeRows * padded(kDV)];
+  float max[kDecodeRows];
+  float sum[kDecodeRows];
+
+  void clear(int rows) {
+    std::fill_n(acc, rows * padded(kDV), 0.0f);
+    std::fill_n(max, kDecodeRows, -kInfinity);
+    std::fill_n(sum, kDecodeRows, 0.0f);
+  }
+};
+
+template <class Variant, class Element, int kD, int kDV>
+class Decode {
+ public:
+  using Params = typename Variant::Params;
+  using Request = typename Variant::Request;
+  using State = DecodeState<kDV>;
+
+  struct Scratch {
+    State state;
+    alignas(64) float queries[kDecodeRows * padded(kD)];
+    alignas(64) float scores[kDecodeRows * kDecodeKeys];
+    alignas(64) int32_t hidden[kDecodeRows * kDecodeKeys];
+    Element k[kDecodeKeys * kD];
+    Element v[kDecodeKeys * kDV];
+    Element zeros[kDV];
+    const Element* k_rows[kDecodeKeys];
+    const Element* v_rows[kDecodeKeys];
+  };
+
+  // Rows [row0, row0 + rows) of the group's heads x queries.
+  struct Item {
+    int64_t b, h_kv, row0;
+    int rows;
+  };
+
+  Decode(const Problem<Element>& problem, const Params& params)
+      : problem_(problem), params_(params) {}
+
+  int64_t group_rows() const { return problem_.group() * problem_.queries; }
+  int64_t chunks() const { return (group_rows() + kDecodeRows - 1) / kDecodeRows; }
+  int64_t items() const { return problem_.batch * problem_.kv_heads * chunks(); }
+
+  Item item(int64_t index) const {
+    const int64_t head = index / chunks(), row0 = index % chunks() * kDecodeRows;
+    return {.b = head / problem_.kv_heads,
+            .h_kv = head % problem_.kv_heads,
+            .row0 = row0,
+            .rows = static_cast<int>(std::min<int64_t>(kDecodeRows, group_rows() - row0))};
+  }
+
+  int64_t cost(const Item& item) const { return problem_.kv_len(item.b); }
+
+  // The state of an item over keys [k0, k1), k0 a multiple of kDecodeKeys.
+  void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
+    std::optional<Request> requests[kDecodeRows];
+    for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
+    load_queries(item, scratch);
+    state.clear(item.rows);
+    std::fill_n(scratch.zeros, kDV, Element{});
+    const auto kv = problem_.kv(item.b, item.h_kv);
+    const auto verdict_of = [&](int64_t a, int64_t b) {
+      Verdict all = row_verdict(item, *requests[0], 0, a, b);
+      for (int r = 1; r < item.rows && !is_unknown(all); ++r) {
+        all = join(all, row_verdict(item, *requests[r], r, a, b));
+      }
+      return all;
+    };
+    k1 = std::min(k1, problem_.kv_len(item.b));
+    visit_tiles(k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
+      if (masked) run_block<true>(item, requests, kv, k, n, scratch, state);
+      else run_block<false>(item, requests, kv, k, n, scratch, state);
+    });
+  }
+
+  // Joins the state of later keys into that of earlier ones.
+  static void merge(State& state, const State& later, const Item& item) {
+    for (int r = 0; r < item.rows; ++r) {
+      float a = 1, b = 1;
+      if constexpr (Variant::kSoftmax) {
+        const float top = std::max(state.max[r], later.max[r]);
+        a = scale(state.max[r], top);
+        b = scale(later.max[r], top);
+        state.max[r] = top;
+      }
+      state.sum[r] = state.sum[r] * a + later.sum[r] * b;
+      for (int e = r * padded(kDV); e < (r + 1) * padded(kDV); e += kLanes) {
+        store(state.acc + e, load_f(state.acc + e) * a + load_f(later.acc + e) * b);
+      }
+    }
+  }
+
+  // Applies the sink, normalises and writes the rows and their lse.
+  void finish(const Item& item, State& state) const {
+    for (int r = 0; r < item.rows; ++r) {
+      float* acc = state.acc + r * padded(kDV);
+      float lse = -kInfinity;
+      if constexpr (Variant::kSoftmax) {
+        const F factor = splat_f(normaliser(item, state, r, &lse));
+        for (int e = 0; e < padded(kDV); e += kLanes) store(acc + e, load_f(acc + e) * factor);
+      }
+      const int64_t h = head(item, r), i = query(item, r);
+      float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
+      float* out = problem_.lse(item.b, h, i);
+      if (out != nullptr) *out = lse;
+    }
+  }
+
+ private:
+  using Requests = std::optional<Request>[kDecodeRows];
+
+  int64_t head(const Item& item, int r) const {
+    return item.h_kv * problem_.group() + (item.row0 + r) / problem_.queries;
+  }
+  int64_t query(const Item& item, int r) const { return (item.row0 + r) % problem_.queries; }
+  Request request(const Item& item, int r) const {
+    return problem_.template request<Variant>(params_, item.b, head(item, r));
+  }
+  typename Variant::Row row(const Item& item, const Request& request, int r) const {
+    return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
+  }
+  Verdict row_verdict(const Item& item, const Request& request, int r, int64_t k0,
+                      int64_t k1) const {
+    const int64_t i = query(item, r);
+    return tile_verdict<Variant>(request, i, i + 1, k0, k1);
+  }
+
+  static float finite_reference(float top) { return top == -kInfinity ? 0.0f : top; }
+  // 2^(from - to) for from <= to.
+  static float scale(float from, float to) {
+    return exp2_below_one(splat_f(from - finite_reference(to)))[0];
+  }
+
+  void load_queries(const Item& item, Scratch& scratch) const {
+    for (int r = 0; r < item.rows; ++r) {
+      float* to = scratch.queries + r * padded(kD);
+      row_to_float(to, problem_.q_row(item.b, head(item, r), query(item, r)),
+                   problem_.call.q.stride[3], kD);
+      std::fill(to + kD, to + padded(kD), 0.0f);
+    }
+  }
+
+  template <int kWidth>
+  static const Element* contiguous(const Element* source, int64_t inner, Element* scratch) {
+    if (inner == 1) return source;
+    for (int d = 0; d < kWidth; ++d) scratch[d] = source[d * inner];
+    return scratch;
+  }
+
+  template <bool kMasked>
+  void run_block(const Item& item, const Requests& requests, const StridedKv<Element>& kv,
+                 int64_t k0, int n, Scratch& scratch, State& state) const {
+    for (int j = 0; j < n; ++j) {
+      scratch.k_rows[j] = contiguous<kD>(kv.k_row(k0 + j), kv.k_inner, scratch.k + j * kD);
+    }
+    const int whole = padded(n);
+    for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
+    for (int j = 0; j < whole; j += kLanes) {
+      dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j,
+                   kDecodeKeys);
+    }
+    for (int r = 0; r < item.rows; ++r) {
+      weigh_row<kMasked>(item, *requests[r], r, k0, n, scratch, state);
+    }
+    constexpr bool kHides = kMasked && Variant::kColumnMask;
+    for (int j = 0; j < n; ++j) {
+      const bool skip = kHides && hidden_from_all(scratch, item.rows, j);
+      scratch.v_rows[j] =
+          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(k0 + j), kv.v_inner, scratch.v + j * kDV);
+    }
+    for (int j = n; j < kDecodeKeys; ++j) scratch.v_rows[j] = scratch.zeros;
+    for (int j = 0; j < n; j += kValueKeys) {
+      if (kHides && hidden_from_some(scratch, item.rows, j)) {
+        accumulate_visible(scratch, item.rows, j, state);
+      } else {
+        accumulate_values<kDV>(scratch.scores + j, kDecodeKeys, item.rows, scratch.v_rows + j,
+                               state.acc);
+      }
+    }
+  }
+
+  static bool hidden_from_all(const Scratch& scratch, int rows, int j) {
+    bool all = true;
+    for (int r = 0; r < rows; ++r) all &= scratch.hidden[r * kDecodeKeys + j] != 0;
+    return all;
+  }
+
+  // Whether among keys j .. j + kValueKeys - 1 one is hidden from a row and not from another.
+  static bool hidden_from_some(const Scratch& scratch, int rows, int j) {
+    bool differ = false;
+    for (int i = j; i < j + kValueKeys; ++i) {
+      for (int r = 1; r < rows; ++r) {
+        differ |= scratch.hidden[r * kDecodeKeys + i] != scratch.hidden[i];
+      }
+    }
+    return differ;
+  }
+
+  // Row by row, with zeros for what is hidden from it.
+  static void accumulate_visible(const Scratch& scratch, int rows, int j, State& state) {
+    for (int r = 0; r < rows; ++r) {
+      const Element* values[kValueKeys];
+      for (int i = 0; i < kValueKeys; ++i) {
+        const bool skip = scratch.hidden[r * kDecodeKeys + j + i] != 0;
+        values[i] = skip ? scratch.zeros : scratch.v_rows[j + i];
+      }
+      accumulate_values<kDV>(scratch.scores + r * kDecodeKeys + j, kDecodeKeys, 1, values,
+                             state.acc + r * padded(kDV));
+    }
+  }
+
+  // One row's dots to weights, 0 where masked and past the end; its state but acc's sums.
+  template <bool kMasked>
+  void weigh_row(const Item& item, const Request& request, int r, int64_t k0, int n,
+                 Scratch& scratch, State& state) const {
+    constexpr float kMaskedScore = Variant::kSoftmax ? -kInfinity : 0.0f;
+    const typename Variant::Row row = this->row(item, request, r);
+    float* scores = scratch.scores + r * kDecodeKeys;
+    F top = splat_f(-kInfinity), sum{};
+    for (int j = 0; j < n; j += kLanes) {
+      const I columns = splat_i(static_cast<int32_t>(k0) + j) + iota_i();
+      const typename Variant::Column column = Variant::column(request, columns);
+      const F dot = load_f(scores + j);
+      F score;
+      if constexpr (Variant::kSoftmax) score = Variant::score(request, row, column, dot);
+      else score = Variant::weight(request, row, column, dot);
+      M keep = iota_i() + j < n;
+      if constexpr (kMasked && Variant::kMask) keep &= Variant::keep(request, row, column, dot);
+      score = select(keep, score, splat_f(kMaskedScore));
+      if constexpr (kMasked && Variant::kColumnMask) {
+        cpu::store(scratch.hidden + r * kDecodeKeys + j, ~Variant::column_keep(request, column));
+      }
+      store(scores + j, score);
+      top = max_or_second(score, top);
+      sum += score;
+    }
+    if constexpr (Variant::kSoftmax) sum = exponentiate(r, n, top, scores, state);
+    state.sum[r] += cpu::sum(sum);
+    for (int j = padded(n); j < kDecodeKeys; ++j) scores[j] = 0.0f;
+  }
+
+  // Scores to weights relative to the new maximum, to which the row's sums are brought.
+  static F exponentiate(int r, int n, F top, float* scores, State& state) {
+    const float old = state.max[r], maximum = std::max(old, largest(top));
+    const F base = splat_f(finite_reference(maximum));
+    if (maximum != old) {
+      const float factor = scale(old, maximum);
+      float* acc = state.acc + r * padded(kDV);
+      for (int e = 0; e < padded(kDV); e += kLanes) store(acc + e, load_f(acc + e) * factor);
+      state.sum[r] *= factor;
+      state.max[r] = maximum;
+    }
+    F sum{};
+    for (int j = 0; j < n; j += kLanes) {
+      const F weight = exp2_below_one(load_f(scores + j) - base);
+      store(scores + j, weight);
+      sum += weight;
+    }
+    return sum;
+  }
+
+  // What acc is multiplied by; 0 for an empty row. The lse knows no sink.
+  float normaliser(const Item& item, const State& state, int r, float* lse) const {
+    const float top = state.max[r], sum = state.sum[r];
+    if (sum == 0) return 0;
+    *lse = kLn2 * (top + log2(sum));
+    if constexpr (Variant::kSink) {
+      const Request request = this->request(item, r);
+      const float sink = Variant::sink(request, row(item, request, r))[0];
+      const float base = finite_reference(max(top, sink));
+      const float factor = exp2(top - base);
+      return factor / (sum * factor + exp2(sink - base));
+    }
+    return 1 / sum;
+  }
+
+  const Problem<Element>& problem_;
+  const Params& params_;
+};
+
+}  // namespace attnlang::cpu

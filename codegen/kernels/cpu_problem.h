@@ -1,0 +1,148 @@
+// A call as kernels see it: typed shapes, one request's lengths and offsets, the KV view.
+#pragma once
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+
+#include "attnlang/host/call.h"
+#include "attnlang/host/tensor_view.h"
+
+namespace attnlang::cpu {
+
+constexpr int64_t kPositionLimit = int64_t{1} << 30;
+
+// The keys and values of one (request, head): logical column j at k_row(j), v_row(j).
+template <class Element>
+struct StridedKv {
+  const Element* k;
+  const Element* v;
+  int64_t k_stride, k_inner, v_stride, v_inner;
+
+  const Element* k_row(int64_t j) const { return k + j * k_stride; }
+  const Element* v_row(int64_t j) const { return v + j * v_stride; }
+};
+
+template <class Element>
+struct Problem {
+  const Call& call;
+  int64_t batch, heads, kv_heads, queries, keys;
+
+  explicit Problem(const Call& c)
+      : call(c),
+        batch(c.q.size[0]),
+        heads(c.q.size[1]),
+        kv_heads(c.k.size[1]),
+        queries(c.q.size[2]),
+        keys(c.k.size[2]) {}
+
+  int64_t group() const { return heads / kv_heads; }
+  int64_t kv_len(int64_t b) const { return std::clamp<int64_t>(call.kv_lens[b], 0, keys); }
+  int64_t q_offset(int64_t b) const {
+    return call.default_q_offset ? call.kv_offset[b] + kv_len(b) - queries : call.q_offset[b];
+  }
+
+  StridedKv<Element> kv(int64_t b, int64_t h_kv) const {
+    const Tensor &k = call.k, &v = call.v;
+    const auto* k_data = static_cast<const Element*>(k.data);
+    const auto* v_data = static_cast<const Element*>(v.data);
+    return {.k = k_data + b * k.stride[0] + h_kv * k.stride[1],
+            .v = v_data + b * v.stride[0] + h_kv * v.stride[1],
+            .k_stride = k.stride[2],
+            .k_inner = k.stride[3],
+            .v_stride = v.stride[2],
+            .v_inner = v.stride[3]};
+  }
+
+  const Element* q_row(int64_t b, int64_t h, int64_t i) const {
+    const Tensor& q = call.q;
+    return static_cast<const Element*>(q.data) + b * q.stride[0] + h * q.stride[1] +
+           i * q.stride[2];
+  }
+  Element* out_row(int64_t b, int64_t h, int64_t i) const {
+    const Tensor& out = call.out;
+    return static_cast<Element*>(out.data) + b * out.stride[0] + h * out.stride[1] +
+           i * out.stride[2];
+  }
+  // Null where the call wants none.
+  float* lse(int64_t b, int64_t h, int64_t i) const {
+    const Tensor& lse = call.lse;
+    if (lse.data == nullptr) return nullptr;
+    return static_cast<float*>(lse.data) + b * lse.stride[0] + h * lse.stride[1] +
+           i * lse.stride[2];
+  }
+
+  template <class Variant>
+  typename Variant::Request request(const typename Variant::Params& params, int64_t b,
+                                    int64_t h) const {
+    return Variant::request(params, b, h, h / group(), queries, kv_len(b), q_offset(b),
+                            call.kv_offset[b]);
+  }
+};
+
+namespace detail {
+
+template <class... Args>
+int fail(char* error, const char* format, Args... args) {
+  std::snprintf(error, kErrorSize, format, args...);
+  return -1;
+}
+
+inline bool same_shape(const Tensor& t, int64_t a, int64_t b, int64_t c) {
+  return t.size[0] == a && t.size[1] == b && t.size[2] == c;
+}
+
+inline bool is_position(int64_t x) { return -kPositionLimit <= x && x <= kPositionLimit; }
+
+}  // namespace detail
+
+// 0, or -1 and a message where no kernel can run the call.
+template <class Element, int kD, int kDV>
+int check_call(const Call& call, char* error) {
+  using detail::fail;
+  if (call.version != kCallVersion) {
+    return fail(error, "the kernel was built for calls of version %d, got %d", kCallVersion,
+                call.version);
+  }
+  const Tensor *tensors[] = {&call.q, &call.k, &call.v, &call.out};
+  const char* names[] = {"q", "k", "v", "out"};
+  const int widths[] = {kD, kD, kDV, kDV};
+  for (int i = 0; i < 4; ++i) {
+    const Tensor& t = *tensors[i];
+    if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
+    if (t.dtype != dtype_of<Element>()) return fail(error, "%s is not of the kernel's dtype", names[i]);
+    if (t.size[3] != widths[i]) {
+      return fail(error, "%s has a last dimension of %" PRId64 ", the kernel was built for %d",
+                  names[i], t.size[3], widths[i]);
+    }
+  }
+  const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
+  const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
+  if (call.k.size[0] != batch || !detail::same_shape(call.v, batch, kv_heads, keys)) {
+    return fail(error, "q, k and v do not agree on batch, key/value heads or keys");
+  }
+  if (!detail::same_shape(call.out, batch, heads, queries)) {
+    return fail(error, "out does not have the batch, heads and queries of q");
+  }
+  if (heads != 0 && (kv_heads == 0 || heads % kv_heads != 0)) {
+    return fail(error, "%" PRId64 " query heads are no multiple of %" PRId64 " key/value heads",
+                heads, kv_heads);
+  }
+  if (call.lse.data != nullptr &&
+      (call.lse.rank != 3 || call.lse.dtype != DType::f32 ||
+       !detail::same_shape(call.lse, batch, heads, queries))) {
+    return fail(error, "lse is not float32 [B, HQ, Q]");
+  }
+  if (queries > kPositionLimit || keys > kPositionLimit) {
+    return fail(error, "lengths above 2^30: %" PRId64 " queries, %" PRId64 " keys", queries, keys);
+  }
+  for (int64_t b = 0; b < batch; ++b) {
+    if (!detail::is_position(call.kv_offset[b]) ||
+        (!call.default_q_offset && !detail::is_position(call.q_offset[b]))) {
+      return fail(error, "request %" PRId64 ": positions beyond 2^30", b);
+    }
+  }
+  return 0;
+}
+
+}  // namespace attnlang::cpu

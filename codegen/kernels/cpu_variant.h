@@ -1,0 +1,100 @@
+// What a CPU kernel asks of the functor that it is instantiated with (docs/cpu-variant.md).
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include "attnlang/cpu/gather.h"
+#include "attnlang/cpu/integer_math.h"
+#include "attnlang/cpu/math.h"
+#include "attnlang/cpu/simd.h"
+#include "attnlang/host/call.h"
+#include "attnlang/host/float_interval.h"
+#include "attnlang/host/interval_load.h"
+
+namespace attnlang::cpu {
+
+template <class V>
+concept HasFlags = requires {
+  { V::kSoftmax } -> std::convertible_to<bool>;
+  { V::kMask } -> std::convertible_to<bool>;
+  { V::kColumnMask } -> std::convertible_to<bool>;
+  { V::kSink } -> std::convertible_to<bool>;
+};
+
+template <class V>
+concept HasRequest = requires(const Call& call, const typename V::Params& p, int64_t i) {
+  { V::params(call) } -> std::same_as<typename V::Params>;
+  { V::request(p, i, i, i, i, i, i, i) } -> std::same_as<typename V::Request>;
+};
+
+template <class V>
+concept HasRow = requires(const typename V::Request& r, I rows) {
+  { V::row(r, rows) } -> std::same_as<typename V::Row>;
+};
+
+template <class V>
+concept HasColumn = requires(const typename V::Request& r, I columns, typename V::ColumnTile& tile,
+                             const typename V::Column& column) {
+  { V::column(r, columns) } -> std::same_as<typename V::Column>;
+  V::store(tile, 0, column);
+  { V::broadcast(tile, 0) } -> std::same_as<typename V::Column>;
+};
+
+template <class V>
+concept HasScore =
+    !V::kSoftmax || requires(const typename V::Request& r, const typename V::Row& row,
+                             const typename V::Column& column, F dot) {
+      { V::score(r, row, column, dot) } -> std::same_as<F>;
+    };
+
+template <class V>
+concept HasWeight =
+    V::kSoftmax || requires(const typename V::Request& r, const typename V::Row& row,
+                            const typename V::Column& column, F dot) {
+      { V::weight(r, row, column, dot) } -> std::same_as<F>;
+    };
+
+template <class V>
+concept HasMask = !V::kMask || requires(const typename V::Request& r, const typename V::Row& row,
+                                        const typename V::Column& column, F dot, int64_t i) {
+  { V::keep(r, row, column, dot) } -> std::same_as<M>;
+  { V::tile(r, i, i, i, i) } -> std::same_as<Verdict>;
+};
+
+template <class V>
+concept HasColumnMask =
+    !V::kColumnMask || requires(const typename V::Request& r, const typename V::Column& column) {
+      { V::column_keep(r, column) } -> std::same_as<M>;
+    };
+
+template <class V>
+concept HasSink = !V::kSink || requires(const typename V::Request& r, const typename V::Row& row) {
+  { V::sink(r, row) } -> std::same_as<F>;
+};
+
+template <class V>
+constexpr bool check_variant() {
+  static_assert(HasFlags<V>, "a Variant says kSoftmax, kMask, kColumnMask and kSink");
+  static_assert(HasRequest<V>, "a Variant has params(Call) and request(Params, b, h, ...)");
+  static_assert(HasRow<V>, "a Variant has row(Request, I) -> Row");
+  static_assert(HasColumn<V>, "a Variant has column(Request, I), store and broadcast of a tile");
+  static_assert(HasScore<V>, "a Variant with kSoftmax has score -> F");
+  static_assert(HasWeight<V>, "a Variant without kSoftmax has weight -> F");
+  static_assert(HasMask<V>, "a Variant with kMask has keep -> M and tile -> Verdict");
+  static_assert(HasColumnMask<V>, "a Variant with kColumnMask has column_keep -> M");
+  static_assert(HasSink<V>, "a Variant with kSink has sink(Request, Row) -> F");
+  static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");
+  static_assert(!V::kSink || V::kSoftmax, "a sink belongs to a softmax");
+  return true;
+}
+
+// The verdict of a range of tiles; without a mask everything is kept.
+template <class V>
+Verdict tile_verdict(const typename V::Request& request, int64_t q0, int64_t q1, int64_t k0,
+                     int64_t k1) {
+  if constexpr (V::kMask) return V::tile(request, q0, q1, k0, k1);
+  else return Verdict::full;
+}
+
+}  // namespace attnlang::cpu

@@ -1,0 +1,92 @@
+// The two products of a few rows with a block of keys, with head dimensions in the lanes.
+//
+// Rows of K and V are read front to back, once, for all query rows; elements are widened in
+// registers. The last lanes of a row that is no whole number of vectors never read past its end.
+#pragma once
+
+#include "attnlang/cpu/element.h"
+#include "attnlang/cpu/reduce.h"
+
+namespace attnlang::cpu {
+
+// A row length rounded up to whole vectors.
+constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+namespace detail {
+
+template <int kWidth, class Element>
+[[gnu::always_inline]] inline F load_chunk(const Element* row, int chunk) {
+  constexpr int kRest = kWidth % kLanes;
+  if (kRest != 0 && chunk == kWidth / kLanes) {
+    return load_first_elements(row + kWidth - kRest, kRest);
+  }
+  return load_elements(row + chunk * kLanes);
+}
+
+// dots[r * stride + j] = queries[r] . keys[j] for kRows rows and kLanes keys.
+template <int kRows, int kWidth, class Element>
+inline void dot_rows(const float* queries, const Element* const* keys, float* dots,
+                     int64_t stride) {
+  constexpr int kPadded = padded(kWidth);
+  F partial[kRows][kLanes];
+  for (int j = 0; j < kLanes; ++j) {
+    const Element* key = keys[j];
+    F sum[kRows] = {};
+#pragma GCC unroll 4
+    for (int c = 0; c < kPadded / kLanes; ++c) {
+      const F x = load_chunk<kWidth>(key, c);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r] += x * load_f(queries + r * kPadded + c * kLanes);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) partial[r][j] = sum[r];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) store(dots + r * stride, sum_each(partial[r]));
+}
+
+}  // namespace detail
+
+// dots[r * stride + j] = queries[r] . keys[j] for j < kLanes; queries: [rows][padded(kWidth)].
+template <int kWidth, class Element>
+void dot_keys(const float* queries, int rows, const Element* const* keys, float* dots,
+              int64_t stride) {
+  constexpr int kPadded = padded(kWidth);
+  int r = 0;
+  for (; r + 8 <= rows; r += 8) {
+    detail::dot_rows<8, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
+  }
+  for (; r + 4 <= rows; r += 4) {
+    detail::dot_rows<4, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
+  }
+  for (; r < rows; ++r) {
+    detail::dot_rows<1, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
+  }
+}
+
+constexpr int kValueKeys = 8;  // values of 8 keys in registers, an accumulator or two, a weight
+
+// acc[r] += sum over j < kValueKeys of weights[r * stride + j] * values[j]; acc: [rows][padded].
+template <int kWidth, class Element>
+void accumulate_values(const float* weights, int64_t stride, int rows,
+                       const Element* const* values, float* acc) {
+  constexpr int kPadded = padded(kWidth);
+  for (int c = 0; c < kPadded / kLanes; ++c) {
+    F x[kValueKeys];
+#pragma GCC unroll 8
+    for (int j = 0; j < kValueKeys; ++j) x[j] = detail::load_chunk<kWidth>(values[j], c);
+    for (int r = 0; r < rows; ++r) {
+      const float* weight = weights + r * stride;
+      float* at = acc + r * kPadded + c * kLanes;
+      F even = load_f(at), odd{};
+#pragma GCC unroll 8
+      for (int j = 0; j < kValueKeys; j += 2) {
+        even += weight[j] * x[j];
+        odd += weight[j + 1] * x[j + 1];
+      }
+      store(at, even + odd);
+    }
+  }
+}
+
+}  // namespace attnlang::cpu

@@ -1,0 +1,60 @@
+// A loop over independent items on OpenMP's threads, and memory for them.
+//
+// A child of fork() inherits libgomp's pool without its threads and would wait for them for ever:
+// there, loops run serially. Every item's result must not depend on which thread runs it.
+#pragma once
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+namespace attnlang::cpu {
+
+namespace detail {
+
+inline bool is_forked_child = false;
+inline const bool kForkIsWatched =
+    pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; }) == 0;
+
+}  // namespace detail
+
+// How many threads a loop over `items` can use.
+inline int thread_count(int64_t items) {
+  if (detail::is_forked_child || items <= 1) return 1;
+  return omp_get_max_threads();
+}
+
+// body(item, thread) for each item, in dynamic order; `threads` from thread_count.
+template <class Body>
+void parallel_for(int64_t items, int threads, const Body& body) {
+  if (threads <= 1) {
+    for (int64_t i = 0; i < items; ++i) body(i, 0);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int64_t i = 0; i < items; ++i) body(i, omp_get_thread_num());
+}
+
+// Uninitialised memory for `count` values, aligned to a cache line or more; null when there is none.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(size_t count)
+      : data_(static_cast<T*>(::operator new(count * sizeof(T), kAlignment, std::nothrow))) {}
+  ~Buffer() { ::operator delete(data_, kAlignment); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  explicit operator bool() const { return data_ != nullptr; }
+  T& operator[](size_t i) { return data_[i]; }
+  T* data() { return data_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{alignof(T) > 64 ? alignof(T) : 64};
+  T* data_;
+};
+
+}  // namespace attnlang::cpu

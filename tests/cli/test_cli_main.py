@@ -1,0 +1,103 @@
+"""The command line as a whole: its list of commands, and whose fault is which exit code."""
+
+import pytest
+
+from attnlang.cli import check, main
+
+COMMANDS = ["check", "show", "explain", "run", "verify", "help", "doctor", "cache"]
+
+
+def test_help_lists_the_commands(cli):
+    done = cli("--help")
+    assert done.code == 0
+    names = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    assert [n for n in names if n in COMMANDS] == COMMANDS
+    assert "\x1b" not in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(cli, command):
+    done = cli(command, "--help")
+    assert done.code == 0
+    assert command in done.out
+
+
+def test_the_version(cli):
+    assert cli("--version").out.startswith("attnlang 0.")
+
+
+@pytest.mark.parametrize(
+    "args", [["no-such"], ["check"], ["check", "--format", "xml", "x"], ["run", "--nope"]]
+)
+def test_a_wrong_command_line_is_wrong_input(cli, args):
+    done = cli(*args)
+    assert (done.code, done.out) == (1, "")
+    assert done.err
+
+
+def break_it(monkeypatch, error):
+    def fail(_paths):
+        raise error
+
+    monkeypatch.setattr(check, "spec_files", fail)
+
+
+def test_a_fault_of_ours_is_short_and_asks_for_a_report(cli, monkeypatch):
+    monkeypatch.delenv("ATTNLANG_VERBOSE", raising=False)
+    break_it(monkeypatch, KeyError("lost"))
+    done = cli("check", "x")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[0] == "error: attnlang failed: KeyError: 'lost'"
+    assert "please report it" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_fault_of_ours_with_its_traceback(cli, monkeypatch):
+    monkeypatch.setenv("ATTNLANG_VERBOSE", "1")
+    break_it(monkeypatch, KeyError("lost"))
+    done = cli("check", "x")
+    assert done.code == 2
+    assert "Traceback" in done.err
+
+
+def test_an_interrupt(cli, monkeypatch):
+    break_it(monkeypatch, KeyboardInterrupt())
+    assert cli("check", "x").code == 130
+
+
+def test_a_wrong_environment_is_wrong_input(cli, monkeypatch):
+    monkeypatch.setenv("ATTNLANG_JOBS", "many")
+    done = cli("cache")
+    assert done.code in (0, 1)  # the cache may not read it; a fault of ours it never is
+    from attnlang.options import OptionError
+
+    break_it(monkeypatch, OptionError("ATTNLANG_JOBS", "a number from 1", "many"))
+    done = cli("check", "x")
+    assert done.code == 1
+    assert done.err == "error: ATTNLANG_JOBS: expected a number from 1, found 'many'\n"
+
+
+def test_a_call_that_the_spec_refuses_is_wrong_input(cli, monkeypatch):
+    from attnlang.ops.errors import CallError
+
+    break_it(monkeypatch, CallError("cap", "a float", "nothing"))
+    done = cli("check", "x")
+    assert done.code == 1
+    assert done.err == "error: `cap`: expected a float, found nothing\n"
+
+
+def test_a_toolchain_that_fails_is_not_the_input(cli, monkeypatch):
+    from attnlang.jit.errors import BuildError
+
+    break_it(monkeypatch, BuildError("no compiler"))
+    done = cli("check", "x")
+    assert done.code == 2
+    assert "no compiler" in done.err
+    assert "attnlang doctor" in done.err
+
+
+def test_the_entry_point_exits(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["attnlang", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 0

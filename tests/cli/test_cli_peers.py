@@ -1,0 +1,117 @@
+"""What a variant is compared with in speed computes the same; masks written out are the masks."""
+
+import numpy as np
+import pytest
+import torch
+
+from attnlang.cli import peers
+from attnlang.cli.grid import Verdict, tile_grid
+from attnlang.cli.inputs import invent
+from attnlang.cli.masks import dense_mask
+from attnlang.cli.scalars import Request
+from attnlang.cli.settings import Settings
+from attnlang.cli.shapes import parse_shape
+from attnlang.reference import reference
+
+NONE = Settings({}, {}, {})
+
+
+def call_of(variant, shape):
+    return invent(variant, Request(parse_shape(shape), torch.float32, 0, NONE))
+
+
+@pytest.fixture
+def sdpa(monkeypatch):
+    """What SDPA was called with, and what it returned."""
+    calls = []
+    original = peers.scaled_dot_product_attention
+
+    def watched(*args, **kwargs):
+        out = original(*args, **kwargs)
+        calls.append((kwargs, out))
+        return out
+
+    monkeypatch.setattr(peers, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr("attnlang.cli.measure._ENOUGH_SECONDS", 0.0)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "how"),
+    [
+        ("attention a:", "1,4,2,20,30,16", set()),
+        ("attention a:\n mask = causal", "2,2,2,30,30,16", {"is_causal"}),
+        ("attention a:\n mask = causal", "1,2,1,10,30,16", {"attn_mask"}),
+        ("attention a(n: int[B]):\n mask = kv_idx < n[b]", "3,2,2,9,11,16", {"attn_mask"}),
+        (
+            "attention a(doc: int[B, KV]):\n mask = causal and same_document(doc)",
+            "2,2,2,30,30,16",
+            {"attn_mask"},
+        ),
+        (
+            "attention a(t: bool[HQ, KV]):\n mask = t[h, kv_col] or kv_idx == 0",
+            "1,4,2,9,11,16",
+            {"attn_mask"},
+        ),
+    ],
+)
+def test_sdpa_computes_the_same(variant, sdpa, text, shape, how):
+    spec = variant(text)
+    call = call_of(spec, shape)
+    peer, eager = peers.compare_speed(spec, call)
+    assert peer.seconds > 0
+    assert eager.seconds > 0
+    kwargs, out = sdpa[0]
+    assert set(kwargs) - {"enable_gqa"} == how
+    exact = reference(spec, call.q, call.k, call.v, params=call.params)
+    torch.testing.assert_close(out, exact, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "attention a:\n score = soft_cap(score, 5.0)",
+        "attention a:\n weights = sigmoid(score)",
+        "attention a(s: float[HQ]):\n weights = softmax(score, sink=s[h])",
+        "attention a:\n scale = 0.5",
+    ],
+)
+def test_what_sdpa_cannot_express_is_said(variant, sdpa, text):
+    spec = variant(text)
+    peer, eager = peers.compare_speed(spec, call_of(spec, "1,2,2,9,11,16"))
+    assert peer.seconds is None
+    assert "cannot express" in peer.note
+    assert eager.seconds > 0
+    assert not sdpa
+
+
+def test_a_dense_mask_that_is_too_large_is_not_made(variant):
+    spec = variant("attention a:\n mask = causal")
+    assert dense_mask(spec, call_of(spec, "1,2,2,100,100,16"), 100 * 100 - 1) is None
+
+
+def test_a_dense_mask_in_blocks_is_the_same(variant, monkeypatch):
+    spec = variant("attention a(n: int = 7):\n mask = sliding_window(n)")
+    call = call_of(spec, "1,2,2,40,50,16")
+    whole = dense_mask(spec, call, 1 << 20)
+    monkeypatch.setattr("attnlang.cli.masks._BLOCK_ELEMENTS", 130)
+    assert torch.equal(dense_mask(spec, call, 1 << 20), whole)
+    assert whole.shape == (1, 1, 40, 50)
+    distance = torch.arange(40)[:, None] + 10 - torch.arange(50)
+    assert torch.equal(whole[0, 0], (distance >= 0) & (distance < 7))
+
+
+@pytest.mark.parametrize("shape", ["1,2,2,64,64,16", "1,2,2,70,45,16", "1,2,2,1,100,16"])
+def test_the_grid_is_what_the_elements_say(variant, shape):
+    spec = variant("attention a(n: int = 23):\n mask = sliding_window(n)")
+    call = call_of(spec, shape)
+    mask = dense_mask(spec, call, 1 << 20)[0, 0].numpy()
+    grid = tile_grid(spec, call, 16)
+    for i, j in np.ndindex(*grid.verdicts.shape):
+        tile = mask[16 * i : 16 * i + 16, 16 * j : 16 * j + 16]
+        if grid.verdicts[i, j] == Verdict.FULL:
+            assert tile.all()
+        elif grid.verdicts[i, j] == Verdict.EMPTY:
+            assert not tile.any()
+    assert grid.count(Verdict.PARTIAL) < grid.verdicts.size or grid.verdicts.size < 8
+    assert sum(grid.share(v) for v in Verdict) == pytest.approx(1)

@@ -1,0 +1,163 @@
+"""Every operator and function of the language in a kernel, at every level, against the reference.
+
+Each spec sums several expressions, so that few kernels cover all of the printer. Values are kept
+where the expressions are well conditioned.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import Sizes, assert_accurate, make_qkv
+
+import attnlang
+
+SIZES = Sizes(2, 4, 2, 45, 70, 24, 16)
+
+SCORES = {
+    "float_functions": """
+        score = score + abs(score) + sqrt(abs(score)) + rsqrt(1 + score * score) + exp(-abs(score))
+                + exp2(-abs(score)) + log(1 + abs(score)) + log2(2 + abs(score)) + log1p(abs(score))
+    """,
+    "smooth_functions": """
+        score = sin(score) + cos(score) + tanh(score) + sigmoid(score) + softplus(score)
+                + gelu(score) + silu(score) + erf(score) + relu(score)
+    """,
+    "ties_and_clamps": """
+        score = min(score, 0.5, 0.25 + score) + max(score, -0.5, 0.1) + clamp(score, -1, 1)
+    """,
+    "steps_of_positions": """
+        score = score + 0.01 * (floor(q_idx / 3) + ceil(kv_idx / 3) + round(q_idx / 2)
+                + sign(q_idx - kv_idx)) + 0.001 * float(int(kv_idx / 7 - 2))
+    """,
+    "powers": """
+        score = score ** 2 * 0.1 + score ** 3 * 0.01 + (1 + abs(score)) ** -1
+                + (1 + abs(score)) ** 0.5 + 0.9 ** (kv_idx - q_idx if kv_idx < q_idx else 0)
+                + (-1.0) ** (q_idx + kv_idx)
+    """,
+    "int_arithmetic": """
+        score = score + 0.01 * float((q_idx * kv_idx) // 7 - (q_idx - kv_idx) % 5
+                + (q_idx - 50) // -3 + (q_idx - 50) % -3 + kv_idx // 0 + kv_idx % 0
+                + abs(q_idx - kv_idx) + min(q_idx, kv_idx, 9) + max(q_idx, kv_idx)
+                + clamp(kv_idx - q_idx, -4, 4) + sign(q_idx - kv_idx) - (-kv_idx) + (kv_idx % 3) ** 2)
+    """,
+    "wide_ints": """
+        score = score + float((q_idx * 1000003 + kv_idx * 7919) * 104729 % 97) / 97
+                + float((kv_idx * 65537) ** 2 % 13) / 13
+    """,
+    "selects": """
+        score = (score if q_idx % 2 == 0 and not kv_idx % 3 == 1 else -score)
+                + (0.5 if (q_idx < 9) == (kv_idx < 9) else 0.0)
+                + (0.25 if (q_idx < 5) != (kv_idx < 20) else 0.125) + float(q_idx < kv_idx)
+                + (1.0 if h == 1 or b == 1 else 2.0)
+    """,
+    "levels": """
+        score = score * log(float(q_idx + 2)) + sin(float(kv_idx)) * h + cos(h + 0.5) * b
+                + h_kv * 0.1 + (HQ + HKV + D + DV + B) * 0.001 + Q / KV + part
+    """,
+    "scale_of_a_head": "scale = 0.5 / sqrt(D) * (1 + h) score = score - 0.25 * score ** 2",
+}
+
+MASKS = {
+    "several": "not (q_idx % 4 == 3) or kv_idx < 3",
+    "of_score": "score > -0.5 or kv_idx == q_idx",
+    "floats": "kv_idx * 0.37 < q_idx * 0.41 + 1.5",
+    "bits": "bit(kv_idx * 2654435761, 3) or kv_idx == 0",
+    "never": "kv_idx < 0",
+    "by_head": "kv_idx <= q_idx + h * 3 - b",
+    "nested": "kv_idx <= q_idx if q_idx // 8 % 2 == 0 else abs(q_idx - kv_idx) < 6",
+    "chain": "0 <= q_idx - kv_idx < 9 < KV",
+    "true_row": "q_idx > 30",
+    "column": "kv_idx % 2 == 0",
+    "power": "(kv_idx - q_idx) ** 2 <= 100",
+}
+
+
+def _run(body: str, header: str = "", **call: object) -> None:
+    variant = attnlang.loads(f"attention under_test{header}:\n{body}")
+    g = torch.Generator().manual_seed(5)
+    q, k, v = make_qkv(SIZES, torch.float32, g)
+    assert_accurate(variant, q, k, v, **call)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores(name: str) -> None:
+    _run(SCORES[name])
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks(name: str) -> None:
+    _run(f"mask = {MASKS[name]}")
+
+
+def test_elementwise_weights() -> None:
+    _run("weights = relu(score) ** 2 / KV + sigmoid(score) * 0.1 mask = causal")
+
+
+def test_parameters_of_every_kind() -> None:
+    header = "(a: float, n: int, flag: bool, const c: int = 3, const on: bool = true)"
+    body = """
+        score = (a * score if flag else score) + 0.01 * float((q_idx + n) % c)
+        mask = kv_idx <= q_idx + n and on
+    """
+    _run(body, header, a=0.5, n=4, flag=True)
+    _run(body, header, a=0.5, n=-(2**40), flag=False, c=7)
+    _run(body, header, a=torch.tensor(0.75), n=torch.tensor(2), flag=torch.tensor(True))
+
+
+INT_DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
+FLOAT_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def test_tensors_of_every_kind_and_shape() -> None:
+    header = """(s: float[], u: float[HQ], r: float[B, HQ, Q], c: float[HKV, KV],
+                f: float[Q, KV], e: float[B, 1, Q, KV], t: float[2 * R + 1], seg: int[B, KV],
+                keep: bool[Q, KV])"""
+    body = """
+        score = score * u[h] + r[b, h, q_row] + c[h_kv, kv_col] + f[q_row, kv_col]
+                + e[b, 0, q_row, kv_col] + t[clamp(kv_idx - q_idx, -R, R) + R]
+                + t[kv_idx * 1000] + 0.1 * seg[b, kv_col]
+        mask = keep[q_row, kv_col]
+    """
+    header = header.replace("s: float[], ", "")
+    s, g = SIZES, torch.Generator().manual_seed(3)
+    tensors = {
+        "u": torch.rand(s.hq, generator=g),
+        "r": torch.randn(s.b, s.q, s.hq, generator=g).transpose(1, 2),
+        "c": torch.randn(s.hkv, 1, generator=g).expand(s.hkv, s.kv),
+        "f": torch.randn(s.q, 2 * s.kv, generator=g)[:, ::2],
+        "e": torch.randn(s.b, 1, s.q, s.kv, generator=g).to(torch.bfloat16),
+        "t": torch.randn(11, generator=g, dtype=torch.float64),
+        "seg": torch.randint(0, 4, (s.b, s.kv), generator=g, dtype=torch.uint8),
+        "keep": torch.rand(s.q, s.kv, generator=g) < 0.7,
+    }
+    variant = attnlang.loads(f"attention under_test{header}:\n{body}")
+    q, k, v = make_qkv(s, torch.float32, g)
+    clamped = dict(tensors)
+    with pytest.raises(IndexError):  # the reference says what kernels clamp
+        variant.reference(q, k, v, **clamped)
+    body = body.replace("t[kv_idx * 1000]", "t[min(kv_idx, 2 * R)]")
+    _run(body, header, **tensors)
+
+
+@pytest.mark.parametrize("dtype", INT_DTYPES)
+def test_int_tensors(dtype: torch.dtype) -> None:
+    doc = (torch.arange(SIZES.kv) // 13).to(dtype).expand(SIZES.b, SIZES.kv)
+    _run(
+        "mask = doc[b, q_idx] == doc[b, kv_idx] and kv_idx <= q_idx",
+        "(doc: int[B, KV])",
+        doc=doc,
+    )
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_float_tensors(dtype: torch.dtype) -> None:
+    bias = torch.randn(SIZES.hq, SIZES.q, SIZES.kv).to(dtype)
+    _run("score = score + bias[h, q_row, kv_col]", "(bias: float[HQ, Q, KV])", bias=bias)
+
+
+def test_an_optional_tensor_given_or_not() -> None:
+    header = "(bias: float[HQ, KV] = none)"
+    body = "score = score + (bias[h, kv_col] if bias != none else 0.0)"
+    _run(body, header)
+    _run(body, header, bias=torch.randn(SIZES.hq, SIZES.kv))
