@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import attnlang
+from attnlang.options import VARIABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.attn"))
 PAGES = sorted(
@@ -142,3 +145,26 @@ def test_ci_runs_what_the_readme_says() -> None:
     runs = re.findall(r"^(?:timeout \S+ )?make ([a-z-]+)", script, re.MULTILINE)
     assert runs == ["setup", "check", "test", "test-slow"]
     assert "make test " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_manual_lists_every_option() -> None:
+    rows = [f"| `{v.name}` | {v.meaning} | {v.default} |" for v in VARIABLES]
+    manual = (ROOT / "docs/build.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in manual
+    assert set(re.findall(r"ATTNLANG_\w+", manual)) == {v.name for v in VARIABLES}
+
+
+def test_only_options_reads_attnlang_variables() -> None:
+    reads = re.compile(r"(environ(\.get)?|getenv)\s*[\[(]\s*[\"']ATTNLANG_")
+    readers = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "attnlang").rglob("*.py")
+        if reads.search(path.read_text(encoding="utf-8"))
+    ]
+    assert readers == ["attnlang/options.py"]
+
+
+def test_the_version_is_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert attnlang.__version__ == project["version"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from attnlang.cli.grid import Grid
     from attnlang.cli.inputs import Call
     from attnlang.ir.nodes import Variant
+    from attnlang.passes import Lowered
 
 TILE = 64
 _DEFAULT_LENGTH = 4096
-# Elements that are looked at for the counts and the picture: some seconds.
-_MAX_ELEMENTS = 1 << 28
+# Tiles that are judged at once.
+_MAX_TILES = 1 << 22
 
 
 def explain(
@@ -34,28 +35,30 @@ def explain(
     ] = None,
     include: Include = None,
 ) -> int:
-    """Say what a variant computes and which tiles of its mask are visited; draw them."""
+    """Say what a variant computes; count and draw its tiles."""
     variant = choose(file, name, include or ()).variant
     keys = q_len if kv_len is None else kv_len
-    if q_len * keys > _MAX_ELEMENTS:
-        raise InputError(f"--q-len times --kv-len may be {_MAX_ELEMENTS:,} at most here")
+    if q_len * keys > _MAX_TILES * TILE * TILE:
+        raise InputError(f"--q-len, --kv-len: at most {_MAX_TILES:,} tiles of {TILE} x {TILE}")
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot: no such folder: {plot.parent}")
     with console.activity("loading torch") as activity:
         from attnlang.cli.grid import tile_grid
+        from attnlang.cli.masks import mask_env
 
         activity.now("making inputs")
         call = _call(variant, q_len, keys, tuple(set_ or ()))
+        activity.now("looking at the mask")
+        lowered = _lowered(variant, call)
         grid = None
         if not _reads_score(variant):
-            activity.now("looking at the mask")
-            grid = tile_grid(variant, call, TILE)
+            grid = tile_grid(lowered.mask, mask_env(variant, call, 0, 0), TILE)
         if plot is not None and grid is not None:
             from attnlang.cli.picture import draw
 
             activity.now("drawing")
             draw(plot, grid, _title(variant, call), _text(variant, "mask"))
-    console.result(_explanation(variant, call, grid))
+    console.result(_explanation(variant, call, lowered, grid))
     if plot is not None:
         told = "the mask reads scores: it has no picture" if grid is None else f"drawn in {plot}"
         console.message(told)
@@ -73,6 +76,14 @@ def _call(variant: Variant, q_len: int, kv_len: int, settings: tuple[str, ...]) 
     parsed = parse_settings(variant, settings)
     shape = fit_shape(variant, Shape(1, 4, 4, q_len, kv_len, 64, 64), parsed)
     return invent(variant, Request(shape, torch.float32, 0, parsed))
+
+
+def _lowered(variant: Variant, call: Call) -> Lowered:
+    from attnlang.compiler import lower
+    from attnlang.ops.specialised import const_values, given_tensors
+
+    values = dict(call.params)
+    return lower(variant, dict(const_values(variant, values)), given_tensors(variant, values))
 
 
 def _reads_score(variant: Variant) -> bool:
@@ -93,7 +104,7 @@ def _text(variant: Variant, name: str) -> str:
     return print_expr(getattr(variant, name))
 
 
-def _explanation(variant: Variant, call: Call, grid: Grid | None) -> str:
+def _explanation(variant: Variant, call: Call, lowered: Lowered, grid: Grid | None) -> str:
     weights = variant.weights
     facts = [("variant", _title(variant, call))]
     if variant.doc:
@@ -104,7 +115,7 @@ def _explanation(variant: Variant, call: Call, grid: Grid | None) -> str:
     if weights.softmax is None:
         facts.append(("", "no softmax: there is no lse, and a row's weights need not sum to 1"))
     facts += _tiles(grid)
-    facts.append(("kernels", _kernels(variant, call)))
+    facts.append(("kernels", _kernels(lowered)))
     return "\n".join(f"{label:<8} {text}" for label, text in facts)
 
 
@@ -140,15 +151,9 @@ def _tiles(grid: Grid | None) -> list[tuple[str, str]]:
     ]
 
 
-def _kernels(variant: Variant, call: Call) -> str:
+def _kernels(lowered: Lowered) -> str:
     """Say whether the CPU kernels run it, and if not, why."""
-    from attnlang.compiler import lower
-    from attnlang.ops.specialised import const_values, given_tensors
     from attnlang.plan.support import unsupported
 
-    values = dict(call.params)
-    consts = dict(const_values(variant, values))
-    refused = unsupported(lower(variant, consts, given_tensors(variant, values)))
-    if not refused:
-        return "cpu"
-    return "; ".join(dict.fromkeys(d.headline for d in refused))
+    refused = unsupported(lowered)
+    return "; ".join(dict.fromkeys(d.headline for d in refused)) if refused else "cpu"

@@ -8,47 +8,41 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
-import click
 import typer
 
+from attnlang import __version__
 from attnlang.cli import cache, check, console, doctor, explain, help, run, show, verify
 from attnlang.cli.errors import InputError
 from attnlang.diagnostics import SpecError
 from attnlang.options import OptionError, options
 
+# What typer raises for a wrong command line. Newer versions have it in a click of their own, so it
+# has no public name that holds for all.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
 FINE, WRONG_INPUT, WRONG_ATTNLANG, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(
-    name="attnlang",
-    help="Attention variants written as mathematics, compiled to fused torch ops.",
-    epilog="Exit codes: 0 fine, 1 the input is wrong, 2 attnlang is.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("check")(check.check)
-app.command("show")(show.show)
-app.command("explain")(explain.explain)
-app.command("run")(run.run)
-app.command("verify")(verify.verify)
-app.command("help")(help.help_)
-app.command("doctor")(doctor.doctor)
-app.command("cache")(cache.cache)
+_COMMANDS: Mapping[str, Callable[..., int]] = {
+    "check": check.check,
+    "show": show.show,
+    "explain": explain.explain,
+    "run": run.run,
+    "verify": verify.verify,
+    "help": help.help_,
+    "doctor": doctor.doctor,
+    "cache": cache.cache,
+}
 
 
 def _print_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        console.result(f"attnlang {version('attnlang')}")
+        console.result(f"attnlang {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -60,12 +54,30 @@ def _root(
     pass
 
 
+def _app(args: Sequence[str]) -> typer.Typer:
+    """Return the command line: with one command where it is named first, for that is quicker."""
+    app = typer.Typer(
+        name="attnlang",
+        help="Attention variants written as mathematics, compiled to fused torch ops.",
+        epilog="Exit codes: 0 fine, 1 the input is wrong, 2 attnlang is.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    for name, command in _COMMANDS.items():
+        if name in args[:1] or not {*args[:1]} & {*_COMMANDS}:
+            app.command(name)(command)
+    return app
+
+
 def run_command(args: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        code = app(args=list(args), prog_name="attnlang", standalone_mode=False)
-    except click.UsageError as error:
-        error.show(sys.stderr)
+        code = _app(args)(args=list(args), prog_name="attnlang", standalone_mode=False)
+    except _CommandLineError as error:
+        error.show()  # type: ignore[attr-defined]
         return WRONG_INPUT
     except (InputError, OptionError) as error:
         console.labelled("error", str(error))
@@ -73,7 +85,7 @@ def run_command(args: Sequence[str]) -> int:
     except SpecError as error:
         console.message(str(error))
         return WRONG_INPUT
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.message("interrupted")
         return INTERRUPTED
     except BrokenPipeError:

@@ -10,8 +10,8 @@ from attnlang.cli.grid import Grid, Verdict
 
 _COLORS = {Verdict.FULL: "#20639b", Verdict.PARTIAL: "#f6a945", Verdict.EMPTY: "#f3f3f0"}
 _MEANINGS = {
-    Verdict.FULL: "full: no mask arithmetic",
-    Verdict.PARTIAL: "partial: each element asked",
+    Verdict.FULL: "full: computed without the mask",
+    Verdict.PARTIAL: "partial: computed with it",
     Verdict.EMPTY: "empty: skipped",
 }
 # With more tiles a side their borders would hide them.
@@ -34,7 +34,7 @@ def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
     axes = figure.add_subplot()
     axes.imshow(
         grid.verdicts,
-        cmap=ListedColormap([_COLORS[v] for v in Verdict]),
+        cmap=ListedColormap([_COLORS[v] for v in sorted(Verdict)]),
         vmin=0,
         vmax=len(Verdict) - 1,
         extent=(0, grid.verdicts.shape[1] * grid.tile, grid.verdicts.shape[0] * grid.tile, 0),

@@ -40,7 +40,7 @@ def run(
     ] = None,
     include: Include = None,
 ) -> int:
-    """Compile a variant for this machine, run it, check it against the reference, and report."""
+    """Compile a variant, run it, check it, and report."""
     variant = choose(file, name, include or ()).variant
     if input_ is not None and (shape is not None or dtype is not None):
         raise InputError("--input brings its own shape and dtype: leave --shape and --dtype out")

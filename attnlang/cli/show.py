@@ -53,7 +53,7 @@ def show(
     ] = None,
     include: Include = None,
 ) -> int:
-    """Print a stage of the compiler: ast, ir, simplified, plan or source."""
+    """Print what a spec is at a stage of the compiler."""
     if stage is Stage.AST and name is None:
         from attnlang.syntax.ast_printer import print_ast
 

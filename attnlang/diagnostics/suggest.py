@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
+_LONGEST = 60
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate most like `name`, or None if none is close.
@@ -12,6 +14,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     Case and `_` count little: `Tanh`, `kvidx` find `tanh`, `kv_idx`. Ties go to the first in
     alphabetical order, so that a message never depends on the order of a set.
     """
+    if len(name) > _LONGEST:
+        return None
     best: tuple[float, str] | None = None
     plain = _plain(name)
     for candidate in sorted(set(candidates)):
@@ -38,5 +42,7 @@ def _likeness(a: str, b: str) -> float:
     if sorted(a) == sorted(b) and len(a) > 2:
         return 0.9
     if min(len(a), len(b)) < 3:
+        return 0.0
+    if abs(len(a) - len(b)) > max(len(a), len(b)) // 2:
         return 0.0
     return SequenceMatcher(None, a, b, autojunk=False).ratio()

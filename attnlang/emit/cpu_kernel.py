@@ -25,6 +25,8 @@ from attnlang.symbolic.variability import Level
 RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
 
 _UNIT_NAME = "kernel.cpp"
+# Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
+_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv")
 _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
 _ELEMENT = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "int32_t"}
@@ -104,7 +106,8 @@ class KernelContext:
 def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
     text = _number_lines(render("cpu_kernel.cpp.j2", _Emitter(plan).context()))
-    return Sources(name, Target.CPU, (Unit(_UNIT_NAME, text),), (RUN, COUNT_TILES))
+    unit = Unit(_UNIT_NAME, text)
+    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES), _FLAGS)
 
 
 def _number_lines(text: str) -> str:

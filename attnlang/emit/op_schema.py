@@ -7,19 +7,23 @@ wrapper all follow it. The order:
                               return_lse
 
 The run-time parameters keep their declared order. torch takes no required positional argument after
-one with a default, so from the first such on they are keyword-only. The 0-d tensor that may stand
-for a number is keyword-only too, named `<parameter>_t`, with more underscores where a parameter has
-that name. Const parameters are no arguments: their values are part of the op's name.
+one with a default, so from the first such on they are keyword-only. A default that torch's grammar
+cannot write (inf) is left out: the argument is required. The 0-d tensor that may stand for a number
+is keyword-only too, named `<parameter>_t`, with more underscores where a parameter has that name.
+Const parameters are no arguments: their values are part of the op's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Vector, VectorName
 from attnlang.ir.traverse import walk
+
+_RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
 
 class Role(StrEnum):
@@ -68,6 +72,7 @@ class OpSchema:
     name: str
     arguments: tuple[Argument, ...]
     keyword_from: int
+    names: Mapping[str, str]  # of a parameter: its argument; another name where torch reserves it
     companions: Mapping[str, str]  # of a number: the argument that takes it as a 0-d tensor
 
     @property
@@ -103,19 +108,20 @@ def takes_v(variant: Variant) -> bool:
 
 def make_schema(variant: Variant, name: str) -> OpSchema:
     """Arrange the arguments of a variant's op."""
-    params = tuple(_param_arguments(variant))
+    names = _argument_names(variant)
+    params = tuple(_param_arguments(variant, names))
     first_keyword = _first_keyword(params)
     vectors = [Argument("q", "Tensor", Role.Q), Argument("k", "Tensor", Role.K)]
     if takes_v(variant):
         vectors.append(Argument("v", "Tensor", Role.V))
-    companions = _companion_names(variant)
+    companions = _companion_names(variant, names)
     arguments = (
         *vectors,
         *params,
-        *(_companion(p, companions[p.name]) for p in params if p.name in companions),
+        *_companions(params, {names.get(n, n): c for n, c in companions.items()}),
         *_call_arguments(companions),
     )
-    return OpSchema(name, arguments, len(vectors) + first_keyword, companions)
+    return OpSchema(name, arguments, len(vectors) + first_keyword, names, companions)
 
 
 def _first_keyword(params: tuple[Argument, ...]) -> int:
@@ -128,17 +134,30 @@ def _first_keyword(params: tuple[Argument, ...]) -> int:
     return len(params)
 
 
-def _param_arguments(variant: Variant) -> Iterator[Argument]:
+def _argument_names(variant: Variant) -> dict[str, str]:
+    """Name the arguments as their parameters, but for the words that torch's grammar reserves."""
+    params = [p.name for p in runtime_params(variant)]
+    names: dict[str, str] = {}
+    for param in params:
+        name = param
+        while name in _RESERVED or (name != param and name in params):
+            name += "_"
+        names[param] = name
+    return names
+
+
+def _param_arguments(variant: Variant, names: Mapping[str, str]) -> Iterator[Argument]:
     scalars = tensors = 0
     for param in runtime_params(variant):
+        name = names[param.name]
         match param:
-            case TensorParam(name=name, optional=True):
+            case TensorParam(optional=True):
                 yield Argument(name, "Tensor?", Role.OPTIONAL_TENSOR, "None", tensors)
                 tensors += 1
-            case TensorParam(name=name):
+            case TensorParam():
                 yield Argument(name, "Tensor", Role.TENSOR, None, tensors)
                 tensors += 1
-            case ScalarParam(name=name, kind=kind, default=default):
+            case ScalarParam(kind=kind, default=default):
                 text = None if default is None else _default(kind, default)
                 yield Argument(name, *_SCALAR[kind], text, scalars)
                 scalars += 1
@@ -151,33 +170,39 @@ _SCALAR = {
 }
 
 
-def _default(kind: Kind, value: bool | int | float) -> str:
+def _default(kind: Kind, value: bool | int | float) -> str | None:
     match kind:
         case Kind.FLOAT:
-            return repr(float(value))
+            return repr(float(value)) if _has_literal(float(value)) else None
         case Kind.INT:
             return str(int(value))
         case Kind.BOOL:
             return str(bool(value))
 
 
-def _companion(argument: Argument, name: str) -> Argument:
-    role = Role.REAL_TENSOR if argument.role == Role.REAL else Role.INTEGER_TENSOR
-    return Argument(name, "Tensor?", role, "None", argument.index)
+def _has_literal(value: float) -> bool:
+    """Whether torch's grammar reads the number: it knows neither inf nor denormals."""
+    return value == 0 or sys.float_info.min <= abs(value) <= sys.float_info.max
 
 
-def _companion_names(variant: Variant) -> dict[str, str]:
-    params = runtime_params(variant)
-    numbers = [p.name for p in params if isinstance(p, ScalarParam)]
-    taken = {p.name for p in params}
-    names: dict[str, str] = {}
+def _companions(params: Iterable[Argument], names: Mapping[str, str]) -> Iterator[Argument]:
+    for argument in params:
+        if argument.name in names:
+            role = Role.REAL_TENSOR if argument.role == Role.REAL else Role.INTEGER_TENSOR
+            yield Argument(names[argument.name], "Tensor?", role, "None", argument.index)
+
+
+def _companion_names(variant: Variant, names: Mapping[str, str]) -> dict[str, str]:
+    numbers = [p.name for p in runtime_params(variant) if isinstance(p, ScalarParam)]
+    taken = set(names.values())
+    companions: dict[str, str] = {}
     for number in (*numbers, "scale", "q_offset", "kv_offset"):
         name = f"{number}_t"
         while name in taken:
             name += "_"
         taken.add(name)
-        names[number] = name
-    return names
+        companions[number] = name
+    return companions
 
 
 def _call_arguments(companions: Mapping[str, str]) -> tuple[Argument, ...]:

@@ -21,10 +21,12 @@ def include_closure(texts: Iterable[str], roots: Sequence[Path]) -> tuple[tuple[
     A name is relative to its root, so that a key does not depend on where attnlang is installed.
     """
     found: dict[tuple[str, str], None] = {}
-    todo = [(name, None) for text in texts for name in _INCLUDE.findall(text)]
     seen: set[tuple[str, Path | None]] = set()
+    todo: list[tuple[str, Path | None]] = []
+    for text in texts:
+        todo.extend((name, None) for name in _INCLUDE.findall(text))
     while todo:
-        request: tuple[str, Path | None] = todo.pop()
+        request = todo.pop()
         if request in seen:
             continue
         seen.add(request)

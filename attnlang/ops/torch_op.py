@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
+from attnlang.emit.cpu_kernel import COUNT_TILES, RUN
 from attnlang.emit.op_schema import OpSchema, Role, make_schema
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.plan.plan import KernelKey
 
 NAMESPACE = "attnlang"
-RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
 
 BuildKernel = Callable[[KernelKey], Path]
 Check = Callable[[Mapping[str, object]], None]
@@ -122,6 +122,8 @@ class TorchOp:
             if op_name not in _registered:
                 if not is_registered(op_name):
                     load(op_library)
+                if not is_registered(op_name):
+                    raise RuntimeError(f"torch refused to register {NAMESPACE}::{op_name}")
                 op = TorchOp(make_schema(variant, op_name), build_kernel, check)
                 op._register_fakes()
                 op._api.set_builder(op._builder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnlang.ir.nodes import QK, CallScale, Const, Coord, Expr, Scalar, Size
+from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children
 from attnlang.passes.lowered import Lowered
 from attnlang.symbolic.variability import Level, Variabilities
@@ -18,8 +19,6 @@ _LEAVES = Const | Coord | Size | Scalar | CallScale | QK
 
 def describe(lowered: Lowered) -> str:
     """Return the text; it ends with a line break."""
-    from attnlang.ir.printer import print_expr
-
     before, after = lowered.operations
     lines = [f"variant {lowered.variant.name}"]
     lines += [f"  {name} = {print_expr(expr)}" for name, expr in lowered.roots]

@@ -64,7 +64,18 @@ def _split_mask(state: Lowered, _: Build) -> Lowered:
 
 def _tidy(state: Lowered, _: Build) -> Lowered:
     run = Simplifier()  # one for all, so that what they share stays shared
-    tidied = replace(state, **{name: run.simplify(expr) for name, expr in state.roots})
+
+    def tidy(expr: Expr | None) -> Expr | None:
+        return None if expr is None else run.simplify(expr)
+
+    tidied = replace(
+        state,
+        exponent=tidy(state.exponent),
+        sink=tidy(state.sink),
+        weight=tidy(state.weight),
+        mask=run.simplify(state.mask),
+        column_mask=tidy(state.column_mask),
+    )
     count = count_operations(expr for _, expr in tidied.roots)
     report = (*state.report, *run.fired)
     return replace(tidied, report=report, operations=(state.operations[0], count))

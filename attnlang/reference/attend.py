@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import QK, Expr, Kind, Raw, VectorName
+from attnlang.ir.nodes import QK, Expr, Raw, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.reference.domain import Axis, Domain, box, keys_of, rows_of
 from attnlang.reference.evaluate import new_scope
@@ -167,19 +167,22 @@ def _visible(inputs: Inputs, scope: Scope, expr: Expr, mask: Tensor, fill: float
 def _weights(inputs: Inputs, chunk: Provided, mask: Tensor) -> _Weighted:
     spec = inputs.variant.weights
     scope = new_scope(inputs, chunk, chunk.box, width=inputs.sizes["D"])
-    weights, inverse, lse, scores = inputs.constant(1.0, Kind.FLOAT), None, None, None
+    inverse, lse, scores = None, None, None
     if spec.softmax is not None:
         scores = _visible(inputs, scope, spec.softmax, mask, -_INF)
         masked_out = (scores == -_INF) & mask
-        if bool(masked_out.any()):  # a score of -inf is a masked element: not evaluated at all
+        if bool(masked_out.any()):  # a score of -inf is a masked element: it has no gradient
             mask = mask & ~masked_out
-            scope = new_scope(inputs, chunk, chunk.box, width=inputs.sizes["D"])
-            scores = _visible(inputs, scope, spec.softmax, mask, -_INF)
+            if inputs.differentiable:
+                scope = new_scope(inputs, chunk, chunk.box, width=inputs.sizes["D"])
+                scores = _visible(inputs, scope, spec.softmax, mask, -_INF)
         sink = None
         if spec.sink is not None:
             rows = new_scope(inputs, chunk, rows_of(chunk.box), width=inputs.sizes["D"])
             sink = rows.masked(spec.sink, mask.any(3, keepdim=True), -_INF)
         weights, inverse, lse = normalise(scores, sink)
+    else:
+        weights = mask.to(inputs.dtype)
     if spec.factor is not None:
         weights = weights * _visible(inputs, scope, spec.factor, mask, 0.0)
     if spec.dropout is not None:

@@ -114,4 +114,6 @@ def _convert(low: Lowering, node: ast.Call, scope: Scope) -> Plain:
     kind = ir.Kind(node.function.id)
     if x.kind == kind:
         return x.expr
-    return low.session.make(ir.Cast(x.expr, ops.vectored(kind, x.expr), span=node.span), scope.calls)
+    return low.session.make(
+        ir.Cast(x.expr, ops.vectored(kind, x.expr), span=node.span), scope.calls
+    )

@@ -4,6 +4,8 @@ A use with the same arguments gives the same value, so that nested defs cost lin
 often they name one another.
 """
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -33,7 +35,6 @@ class WrongDefUse(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         if self.args is None:
             return f"the def `{self.name}` is used without parentheses"
         count = f"{len(self.args)} argument{'' if len(self.args) == 1 else 's'}"
@@ -42,14 +43,12 @@ class WrongDefUse(SemaDiagnostic):
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """Where it is defined."""
         if self.declared.source is not self.span.source:
             return ()
         return (Label(self.declared, "defined here"),)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.args is None:
             return f"write `{self.name}`"
         return f"write `{self.name}({', '.join(self.args)})`"

@@ -3,12 +3,15 @@
 What its arguments are is only known where it is used, so kinds are checked there.
 """
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnlang.diagnostics.base import Diagnostic
+from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.modules import DefInfo, Module
 from attnlang.sema.names import (
     CONSTANTS,
@@ -21,7 +24,6 @@ from attnlang.sema.names import (
     builtin,
 )
 from attnlang.sema.report import Reporter, SemaDiagnostic
-from attnlang.sema.suggest import nearest
 from attnlang.sema.unknown import NotAFunction, NotInDef, UnknownName
 from attnlang.syntax import ast
 
@@ -36,17 +38,14 @@ class RecursiveDef(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"the def `{self.name}` is defined by itself"
 
     @property
     def label(self) -> str:
-        """The words under its name."""
         return "" if len(self.path) <= 2 else " -> ".join(f"`{p}`" for p in self.path)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("a def is put in place of its name, so it cannot need itself",)
 
 

@@ -1,5 +1,7 @@
 """What can be wrong with an import."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,17 +19,14 @@ class ImportNotFound(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f'cannot find `"{self.path}"`'
 
     @property
     def label(self) -> str:
-        """The words under the path."""
         return self.reason
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("a path is looked up from the importing file's folder, then from each `--include`",)
 
 
@@ -41,22 +40,18 @@ class ImportOutside(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f'`"{self.path}"` cannot be imported'
 
     @property
     def label(self) -> str:
-        """The words under the path."""
         return self.reason
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("an import reads `.attn` files below the importing file's folder, and no others",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "a folder elsewhere is opened with `--include DIR`, in Python with `include=`"
 
 
@@ -70,17 +65,14 @@ class ImportCycle(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f'importing `"{self.path}"` leads back to this file'
 
     @property
     def label(self) -> str:
-        """The words under the path."""
         return " -> ".join(f"`{n}`" for n in self.names)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "move what both files need into a third one"
 
 
@@ -96,17 +88,14 @@ class NotImportable(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f'cannot import `{self.name}` from `"{self.path}"`'
 
     @property
     def label(self) -> str:
-        """The words under the name."""
         return self.reason
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return f"a similar name exists: `{self.similar}`" if self.similar else None
 
 
@@ -120,12 +109,10 @@ class ImportUnreadable(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f'cannot read `"{self.path}"`'
 
     @property
     def label(self) -> str:
-        """The words under the path."""
         return self.reason
 
 
@@ -138,10 +125,8 @@ class ImportsTooMany(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"more than {self.limit} files are imported"
 
     @property
     def label(self) -> str:
-        """The words under the path."""
         return "this one is not read"

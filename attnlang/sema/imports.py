@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.def_names import check_defs
 from attnlang.sema.import_errors import (
     ImportCycle,
@@ -22,7 +23,6 @@ from attnlang.sema.import_errors import (
 from attnlang.sema.modules import Module, prelude
 from attnlang.sema.names import reserved
 from attnlang.sema.report import Reporter
-from attnlang.sema.suggest import nearest
 from attnlang.sources import Source
 from attnlang.syntax import ast
 from attnlang.syntax.parser import ParseResult, parse
@@ -89,9 +89,21 @@ def _bad_path(path: str) -> str | None:
         return "only `.attn` files can be imported"
     if path.startswith(("/", "~")) or "\\" in path or ":" in parts[0]:
         return "the path must be relative, with `/` between folders"
+    if _climbs(parts):
+        return "it leads out of the folder"
     if any(not c.isprintable() for c in path):
         return "the path holds a control character"
     return None
+
+
+def _climbs(parts: list[str]) -> bool:
+    """Whether a path leaves its folder on its way."""
+    depth = 0
+    for part in parts:
+        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
+        if depth < 0:
+            return True
+    return False
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from attnlang.diagnostics.suggest import nearest
 from attnlang.ir import nodes as ir
 from attnlang.ir.traverse import children
 from attnlang.sema import operators as ops
@@ -22,7 +23,6 @@ from attnlang.sema.readable import check_readable
 from attnlang.sema.reads import lower_index
 from attnlang.sema.scope import Scope
 from attnlang.sema.session import Session
-from attnlang.sema.suggest import nearest
 from attnlang.sema.type_errors import NeedsScalar, NeedsVector
 from attnlang.sema.unknown import NotAFunction, UnknownName
 from attnlang.sema.values import (
@@ -254,7 +254,8 @@ class Lowering:
             return POISON
         if any(isinstance(v, NoTensor) for v in values):
             return self._is_none(node, values, scope)
-        plain = [self.as_plain(v, x.span, scope) for v, x in zip(values, node.operands, strict=True)]
+        pairs = zip(values, node.operands, strict=True)
+        plain = [self.as_plain(v, x.span, scope) for v, x in pairs]
         result: Plain | None = None
         for i, op in enumerate(node.ops):
             left, right = plain[i], plain[i + 1]
@@ -335,5 +336,3 @@ class Lowering:
     def keep(self, args: Mapping[str, Value]) -> None:
         """Keep the arguments of a memoised expansion alive, so that their ids stay theirs."""
         self._kept.append(args)
-
-

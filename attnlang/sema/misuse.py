@@ -1,5 +1,7 @@
 """Mistakes with tensors, `none` and weights: values that are no numbers."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,12 +21,10 @@ class TensorNotRead(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`{self.name}` is a tensor, and a number is needed here"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         indices = "an index" if self.rank == 1 else f"{self.rank} indices"
         return f"read an element with {indices}, as in `{self.name}[...]`"
 
@@ -38,17 +38,14 @@ class NoneMisused(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return "only a tensor can be `none`" if self.other else "`none` is not a value"
 
     @property
     def label(self) -> str:
-        """The words under it."""
         return "this is no tensor's name" if self.other else ""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("an optional tensor is asked for with `t == none` or `t != none`",)
 
 
@@ -62,19 +59,16 @@ class MaybeAbsent(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         if self.name == self.tensor:
             return f"`{self.name}` is read where it may be `none`"
         return f"the size `{self.name}` is read where `{self.tensor}` may be `none`"
 
     @property
     def label(self) -> str:
-        """The words under the read."""
         return "" if self.name == self.tensor else f"only `{self.tensor}` binds it"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return f"read it under a guard: `... if {self.tensor} != none else ...`"
 
 
@@ -86,17 +80,14 @@ class WeightMisused(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return "`softmax` and `dropout` can only be multiplied, in `weights`"
 
     @property
     def label(self) -> str:
-        """The words under it."""
         return "this holds one of them"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return (
             "weights are `softmax(e)` times factors, or an expression of the score without softmax",
         )
@@ -112,12 +103,10 @@ class WeightsElsewhere(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`{self.function}` belongs in `weights`, not in {self.place}"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "write `weights = ...`; without it the weights are `softmax(score)`"
 
 
@@ -131,20 +120,16 @@ class TwiceInWeights(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"the weights hold `{self.function}` twice"
 
     @property
     def label(self) -> str:
-        """The words under the second."""
         return "the second"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """The first."""
         return (Label(self.before, "the first"),)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("an unassigned `weights` is `softmax(score)` already",)

@@ -4,6 +4,8 @@ Maps a parsed file to a `Module`. Invariant: a def that is not in `broken` names
 and is not recursive, so putting it in place of its name always ends.
 """
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -30,17 +32,14 @@ class ReservedName(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.role} cannot be named `{self.name}`"
 
     @property
     def label(self) -> str:
-        """The words under the name."""
         return f"`{self.name}` is {self.reason}"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return self.advice or f"another name, such as `{self.name.lower()}_value`, is free"
 
 
@@ -54,22 +53,18 @@ class DuplicateName(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"the name `{self.name}` is used twice"
 
     @property
     def label(self) -> str:
-        """The words under the second."""
         return "the second use"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """The first."""
         return (Label(self.before, "the first use"),)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("imports, defs, attentions, parameters and locals share one namespace",)
 
 
@@ -167,5 +162,7 @@ def prelude() -> Module:
             module.add_def(item, reporter)
     check_defs(module, reporter)
     if result.diagnostics or reporter.diagnostics:
-        raise AssertionError(f"the prelude is wrong: {(*result.diagnostics, *reporter.diagnostics)}")
+        raise AssertionError(
+            f"the prelude is wrong: {(*result.diagnostics, *reporter.diagnostics)}"
+        )
     return module

@@ -37,7 +37,9 @@ _COLUMN_WORDS = "`b`, `h_kv`, `kv_idx`, `kv_col`, `d`"
 DIM: Final = Place("a dimension", frozenset({CONST}), "sizes and `const` parameters")
 DEFAULT: Final = Place("a default", frozenset(), "numbers, and defs and functions of them")
 REQUIRE: Final = Place(
-    "`require`", frozenset({PARAMETER, CONST}), "sizes, numbers among the parameters, and `t == none`"
+    "`require`",
+    frozenset({PARAMETER, CONST}),
+    "sizes, scalar parameters and `t == none`",
 )
 SCALE: Final = Place("`scale`", _HEAD, "`b`, `h`, sizes and parameters")
 DROPOUT: Final = Place("`dropout`", _HEAD, "`b`, `h`, sizes and parameters")

@@ -21,21 +21,20 @@ _WORDS: Final = {
 }
 
 
-def check_readable(
-    session: Session, name: str, value: Value, span: Span, scope: Scope
-) -> Value:
+def check_readable(session: Session, name: str, value: Value, span: Span, scope: Scope) -> Value:
     """Return a value that was read by `name`, or POISON where its place forbids it."""
     place = scope.place
     if isinstance(value, WeightForm) and place not in (places.WEIGHTS, places.LOCAL):
         error = NotReadableHere(name, place.title, place.words, span=span)
         session.report(error, scope.calls)
         return POISON
-    if not isinstance(value, ir.Expr):
+    part = value.factor if isinstance(value, WeightForm) else value
+    if not isinstance(part, ir.Expr):
         return value
-    forbidden = session.sources(value) - place.sources
+    forbidden = session.sources(part) - place.sources
     if not forbidden:
         return value
-    source, leaf = next((s, x) for s, x in session.leaves(value) if s in forbidden)
+    source, leaf = next((s, x) for s, x in session.leaves(part) if s in forbidden)
     what = _WORDS.get(source) or f"`{source}`" + (f", {builtin(source)}" if builtin(source) else "")
     origin = leaf.span if leaf.span != span else None
     error = NotReadableHere(name, place.title, place.words, what, origin, span=span)

@@ -1,5 +1,7 @@
 """Brackets: `t[i, j]` reads a tensor, `x[0:512]` takes a part of a vector."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -32,12 +34,10 @@ class NotIndexable(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"only tensors and vectors have elements, found {self.found}"
 
     @property
     def label(self) -> str:
-        """The words under it."""
         return "nothing can be read from this"
 
 
@@ -53,14 +53,12 @@ class WrongRank(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         dims = "dimension" if self.rank == 1 else "dimensions"
         indices = "index" if self.found == 1 else "indices"
         return f"`{self.name}` has {self.rank} {dims}, found {self.found} {indices}"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """Where it is declared."""
         return (Label(self.declared, "declared here"),)
 
 
@@ -73,14 +71,12 @@ class SliceOfTensor(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         if self.vector:
             return "a vector is not read by an index, but cut: `x[0:64]`"
         return "a tensor is read by an index, not by a slice"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.vector:
             return "`dot(x, y)` makes a scalar of a vector"
         return "`t[..., d]` reads a vector along the head dimension"
@@ -97,27 +93,22 @@ class PositionOnRows(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"the axis `Q` of `{self.tensor}` is read with the position `q_idx`"
 
     @property
     def label(self) -> str:
-        """The words under the index."""
         return "`q_row` is the index of the row"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """Where the tensor is declared."""
         return (Label(self.declared, "declared here"),)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("with keys before the first query, as in decoding, the two differ",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "read it with `q_row`, or declare the axis `KV` if it spans the whole sequence"
 
 

@@ -1,4 +1,4 @@
-"""What an expression sees from where it stands: frozen, so that a branch cannot leak into another."""
+"""What an expression sees from where it stands; frozen, so that no branch leaks into another."""
 
 from __future__ import annotations
 

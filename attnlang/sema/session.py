@@ -5,6 +5,8 @@ constant time. Invariant: no expression that comes out is deeper than MAX_DEPTH 
 a tree, larger than MAX_NODES; whatever the spec, the work is bounded by MAX_STEPS.
 """
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -38,22 +40,18 @@ class ExpansionTooLarge(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"this grows to more than {self.limit:,} operations when its parts are written out"
 
     @property
     def label(self) -> str:
-        """The words under the place."""
         return "too large from here on"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("defs and locals are put in place of their names before anything is compiled",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "pass a large table of values as a tensor parameter"
 
 
@@ -66,17 +64,14 @@ class ExpansionTooDeep(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"this nests more than {self.limit} operations deep when its parts are written out"
 
     @property
     def label(self) -> str:
-        """The words under the place."""
         return "too deep from here on"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "balance long sums with parentheses, or use fewer defs inside one another"
 
 
@@ -88,12 +83,10 @@ class IntOutOfRange(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return "this constant does not fit in a 64-bit int"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "compute it in floating point: write one of the numbers with a decimal point"
 
 

@@ -1,14 +1,16 @@
 """Binds a call's arguments to a function's parameters, by place or by keyword."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.report import SemaDiagnostic
 from attnlang.sema.scope import Scope
-from attnlang.sema.suggest import nearest
 from attnlang.syntax import ast
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ class WrongArgumentCount(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         least, most = len(self.signature.needed), len(self.signature.optional)
         if self.signature.many:
             wanted = f"{least} or more arguments"
@@ -51,7 +52,6 @@ class WrongArgumentCount(SemaDiagnostic):
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return f"write `{self.signature.shown}`"
 
 
@@ -67,14 +67,12 @@ class WrongKeyword(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         if self.twice:
             return f"the argument `{self.keyword}` of `{self.name}` is given twice"
         return f"`{self.name}` has no keyword `{self.keyword}`"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those it has."""
         if self.twice:
             return ()
         if not self.known:
@@ -83,7 +81,6 @@ class WrongKeyword(SemaDiagnostic):
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         similar = None if self.twice else nearest(self.keyword, self.known)
         return f"a similar name exists: `{similar}`" if similar else None
 

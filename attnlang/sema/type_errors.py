@@ -1,5 +1,7 @@
 """Mistakes of kind and shape: a bool where a number is needed, a vector where a scalar is."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -20,22 +22,18 @@ class NeedsScalar(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} must be a scalar, found a vector over `d`"
 
     @property
     def label(self) -> str:
-        """The words under the vector."""
         return "this varies along the head dimension"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """The expression that is a vector because of it."""
         return (Label(self.whole, "so this does too"),) if self.whole else ()
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         parts = {"q": "query", "k": "key", "v": "value"}
         if self.vector in parts and self.what in ("`score`", "`mask`", "`weights`"):
             product = "the sum" if self.vector == "v" else "the dot product"
@@ -56,12 +54,10 @@ class NeedsVector(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} must be a vector over `d`, found {self.found}"
 
     @property
     def label(self) -> str:
-        """The words under the scalar."""
         return "this is one value for the whole head dimension"
 
 
@@ -74,17 +70,14 @@ class NeedsNumber(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} needs numbers, found a bool"
 
     @property
     def label(self) -> str:
-        """The words under the bool."""
         return "this is true or false"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "`float(x)` and `int(x)` make 1 of `true` and 0 of `false`"
 
 
@@ -99,12 +92,10 @@ class WrongResult(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`{self.name}` must be {self.needs}, found {self.found}"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.name == "mask":
             return "compare it with a number: a column is kept where the mask is `true`"
         if self.found == "a bool":
@@ -122,12 +113,10 @@ class NeedsBool(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} needs a bool, found {self.found}"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "compare it: `x != 0`"
 
 
@@ -143,17 +132,14 @@ class CannotCompare(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`{self.op}` cannot compare {self.left} with {self.right}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("two numbers compare in every way, two bools with `==` and `!=`",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return None if self.left == self.right else "`int(x)` makes a number of a bool"
 
 
@@ -168,17 +154,14 @@ class BranchesDiffer(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`if` gives {self.then} or {self.otherwise}, it must give one kind"
 
     @property
     def label(self) -> str:
-        """The words under the second value."""
         return f"this is {self.otherwise}"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """The first value."""
         return (Label(self.then_span, f"this is {self.then}"),)
 
 
@@ -193,12 +176,10 @@ class WrongKind(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} must be {self.needs}, found {self.found}"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.needs == "an int" and self.found == "a float":
             return "`int(x)` cuts off what follows the point; `//` divides ints"
         if self.needs == "an int" and self.found == "a bool":
@@ -216,10 +197,8 @@ class NotConstant(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} must be known when the kernel is built"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return (f"it may be made of {self.words}",)

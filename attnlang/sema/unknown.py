@@ -1,5 +1,7 @@
 """Names that mean nothing, or nothing here."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,26 +23,24 @@ class UnknownName(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         kind = "function" if self.is_call else "name"
         return f"unknown {kind} `{self.name}`"
 
     @property
     def label(self) -> str:
-        """The words under the name."""
         return "not assigned yet" if self.later else "nothing has this name here"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """Where it is assigned later."""
         return (Label(self.later, "it is assigned here"),) if self.later else ()
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.later:
             return "statements run in order: move the assignment before its first use"
-        return f"a similar name exists: `{self.similar}`" if self.similar else _FOREIGN.get(self.name)
+        return (
+            f"a similar name exists: `{self.similar}`" if self.similar else _FOREIGN.get(self.name)
+        )
 
 
 _FOREIGN = {
@@ -71,27 +71,22 @@ class NotReadableHere(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"`{self.name}` cannot be read in {self.place}"
 
     @property
     def label(self) -> str:
-        """The words under the name."""
         return f"it is made of {self.what}" if self.what and self.origin else ""
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """Where the forbidden part comes from."""
         return (Label(self.origin, f"this is {self.what}"),) if self.origin else ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return (f"{self.place} may be made of {self.words}",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.name == "h" and self.place in ("`k`", "`v`"):
             return "a key/value head serves several query heads; its index is `h_kv`"
         if self.name == "h_kv":
@@ -109,22 +104,18 @@ class NotInDef(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"a def cannot read `{self.name}`"
 
     @property
     def label(self) -> str:
-        """The words under the name."""
         return f"`{self.name}` is {self.what}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The rule."""
         return ("a def sees its arguments, coordinates, sizes and other defs",)
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return "make it an argument, and pass it where the def is used"
 
 
@@ -140,12 +131,10 @@ class NotAFunction(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         if self.called:
             return f"`{self.name}` is {self.what}, it takes no arguments"
         return f"`{self.name}` is {self.what}, it needs its arguments"
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         return self.advice

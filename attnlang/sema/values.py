@@ -1,10 +1,10 @@
 """What an expression can mean while it is analysed.
 
-    Value = ir.Expr            a scalar or a vector
-          | TensorRef          a tensor by its name, as an argument of a def
-          | NoTensor           `none`
-          | WeightForm         a weight that holds a softmax or a dropout
-          | Poison             an error that has been reported; silences what follows
+Value = ir.Expr            a scalar or a vector
+| TensorRef          a tensor by its name, as an argument of a def
+| NoTensor           `none`
+| WeightForm         a weight that holds a softmax or a dropout
+| Poison             an error that has been reported; silences what follows
 """
 
 from __future__ import annotations

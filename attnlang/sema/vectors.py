@@ -1,5 +1,7 @@
 """Functions of vectors: rotation, norms, products, and slices."""
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,7 +13,6 @@ from attnlang.ir import nodes as ir
 from attnlang.ir.traverse import children
 from attnlang.sema import operators as ops
 from attnlang.sema import places
-
 from attnlang.sema.operators import Operand
 from attnlang.sema.report import SemaDiagnostic
 from attnlang.sema.scope import Scope
@@ -37,17 +38,14 @@ class MixedDot(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return "`dot` cannot mix what varies by row with what varies by column"
 
     @property
     def related(self) -> tuple[Label, ...]:
-        """The two."""
         return (Label(self.left, "this varies by row"), Label(self.right, "this varies by column"))
 
     @property
     def help(self) -> str | None:
-        """What to do."""
         if self.query_key:
             return "`score` is `scale * dot(q, k)` before it is assigned"
         return "put a change to the query in `q = ...` and one to the key in `k = ...`"
@@ -63,7 +61,6 @@ class BadVectorTensor(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return f"{self.what} must be {self.needs}"
 
 
@@ -76,7 +73,6 @@ class BadSlice(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        """What is wrong."""
         return self.reason
 
 
@@ -118,9 +114,7 @@ def _fixed_int(low: Lowering, node: ast.Expr, scope: Scope, what: str) -> ir.Exp
     return x.expr
 
 
-def lower_slice(
-    low: Lowering, x: Operand, node: ast.Slice, span: Span, scope: Scope
-) -> Plain:
+def lower_slice(low: Lowering, x: Operand, node: ast.Slice, span: Span, scope: Scope) -> Plain:
     """Lower `x[start:stop]`."""
     session = low.session
     if x.kind == ir.Kind.BOOL:
@@ -150,7 +144,7 @@ def _whole_length(low: Lowering, x: Operand, node: ast.Slice, scope: Scope) -> i
     if isinstance(x.expr, ir.Vector):
         long = x.expr.name in (ir.VectorName.Q, ir.VectorName.K)
         return low.session.leaf(ir.Size("D" if long else "DV", span=node.span))
-    error = BadSlice("only the slice of `q`, `k`, `v` or `acc` may leave out its end", span=node.span)
+    error = BadSlice("only a slice of `q`, `k`, `v` or `acc` may leave out its end", span=node.span)
     low.session.report(error, scope.calls)
     return None
 
@@ -208,7 +202,7 @@ def _if_given(
 
 def _weight(
     low: Lowering, node: ast.Expr | None, scope: Scope
-) -> tuple[ir.Expr | None | Poison, str | None]:
+) -> tuple[ir.Expr | Poison | None, str | None]:
     """Return the weight of a norm, and the optional tensor that it needs."""
     value = None if node is None else low.value(node, scope)
     if node is None or isinstance(value, NoTensor):
@@ -283,9 +277,7 @@ def _even(low: Lowering, dims: ir.Expr, span: Span, scope: Scope) -> bool:
     return False
 
 
-def _freqs(
-    low: Lowering, node: ast.Expr | None, scope: Scope
-) -> tuple[str, bool] | None | Poison:
+def _freqs(low: Lowering, node: ast.Expr | None, scope: Scope) -> tuple[str, bool] | Poison | None:
     """Return the name of the tensor of frequencies, and whether it may be absent."""
     value = None if node is None else low.value(node, scope)
     if node is None or isinstance(value, NoTensor):

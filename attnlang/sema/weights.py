@@ -48,8 +48,7 @@ def lower_softmax(low: Lowering, node: ast.Call, scope: Scope) -> Value:
     bound = bind(low, node, signature_of("softmax"), scope)
     if bound is None:
         return POISON
-    inner = scope if scope.place == places.LOCAL else scope.at(places.SCORE)
-    argument = _number(low, bound["x"], inner, "the argument of `softmax`")
+    argument = _number(low, bound["x"], scope.at(places.SCORE), "the argument of `softmax`")
     sink = None
     if "sink" in bound:
         sink = _number(low, bound["sink"], scope.at(places.SINK), "`sink`")
@@ -141,8 +140,8 @@ def negate_weights(session: Session, x: WeightForm, span: Span, scope: Scope) ->
     """Return a form times -1."""
     factor = x.factor or session.leaf(ir.Const(1.0, ir.FLOAT, span=span))
     made = session.make(ir.Unary(ir.UnaryOp.NEG, factor, ir.FLOAT, span=span), scope.calls)
-    return POISON if isinstance(made, Poison) else WeightForm(
-        x.softmax, x.sink, made, x.dropout, span
+    return (
+        POISON if isinstance(made, Poison) else WeightForm(x.softmax, x.sink, made, x.dropout, span)
     )
 
 

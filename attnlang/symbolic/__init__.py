@@ -1,1 +1,1 @@
-"""What the compiler finds out about IR expressions: rules, variability, intervals, tile verdicts."""
+"""What the compiler finds out about IR expressions: rules, variability, verdicts on tiles."""

@@ -138,7 +138,7 @@ def arithmetic(op: BinaryOp, a: Array, b: Array, kind: Kind) -> Array:
         case BinaryOp.POW:
             if kind == Kind.FLOAT:
                 return np.power(np.asarray(a, np.float64), np.asarray(b, np.float64))
-            return np.power(a, b)
+            return np.asarray(np.power(a, b))
         case _:
             assert_never(op)
 

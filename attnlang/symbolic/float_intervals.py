@@ -148,10 +148,10 @@ def _divide(a: Floats, b: Floats, nan: BoolArray) -> Floats:
 
 
 def _or_zero(quotient: Floats, b: Floats) -> Floats:
-    """`//` by 0 gives 0."""
-    zero = (b.low <= 0) & (b.high >= 0)
+    """`//` by 0 gives 0; by infinity it gives -1 or 0, by whichever formula."""
+    zero = ((b.low <= 0) & (b.high >= 0)) | _infinite(b)
     return Floats(
-        np.where(zero, np.minimum(quotient.low, 0.0), quotient.low),
+        np.where(zero, np.minimum(quotient.low, -1.0), quotient.low),
         np.where(zero, np.maximum(quotient.high, 0.0), quotient.high),
         quotient.nan,
     )
@@ -243,4 +243,4 @@ def _infinite(a: Floats) -> BoolArray:
 
 
 def _zero_times_inf(a: Floats, b: Floats) -> BoolArray:
-    return (a.low <= 0) & (a.high >= 0) & _infinite(b)
+    return np.asarray((a.low <= 0) & (a.high >= 0) & _infinite(b))

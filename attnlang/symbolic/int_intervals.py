@@ -7,8 +7,8 @@ cannot have wrapped keeps its bounds, what may have wrapped becomes `anything`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,8 @@ def negate(a: Ints) -> Ints:
 def multiply(a: Ints, b: Ints) -> Ints:
     """Bound `a * b`."""
     corners = [(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    sizes = [np.abs(x.astype(np.float64) * y.astype(np.float64)) for x, y in corners]
-    wraps = a.saturated | b.saturated | (_greatest(sizes) >= LIMIT)
+    size = _magnitude(a) * _magnitude(b)
+    wraps = a.saturated | b.saturated | (size >= LIMIT)
     with np.errstate(over="ignore"):
         products = [x * y for x, y in corners]
     return _unless(wraps, _least(products), _greatest(products))
@@ -133,9 +133,8 @@ def power(a: Ints, exponent: int) -> Ints:
         return point(1)
     if exponent > 62:  # of 64 bits, only 0, 1 and -1 have such a power
         return anything()
-    magnitude = np.maximum(np.abs(a.low), np.abs(a.high)).astype(np.float64)
     with np.errstate(over="ignore"):
-        wraps = a.saturated | (magnitude**exponent >= LIMIT)
+        wraps = a.saturated | (_magnitude(a) ** exponent >= LIMIT)
         corners = [a.low**exponent, a.high**exponent]
     low, high = _least(corners), _greatest(corners)
     if exponent % 2 == 0:
@@ -164,9 +163,13 @@ def maximum(a: Ints, b: Ints) -> Ints:
     return Ints(np.maximum(a.low, b.low), np.maximum(a.high, b.high))
 
 
-def _least(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-    return reduce(np.minimum, arrays)
+def _magnitude(a: Ints) -> npt.NDArray[np.float64]:
+    return np.maximum(np.abs(a.low), np.abs(a.high)).astype(np.float64)
 
 
-def _greatest(arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-    return reduce(np.maximum, arrays)
+def _least(arrays: Sequence[IntArray]) -> IntArray:
+    return np.min(np.broadcast_arrays(*arrays), axis=0)
+
+
+def _greatest(arrays: Sequence[IntArray]) -> IntArray:
+    return np.max(np.broadcast_arrays(*arrays), axis=0)

@@ -53,12 +53,14 @@ def _read_floats(tensor: Array, indices: tuple[Ints, ...]) -> Floats:
 
 
 def point(value: bool | int | float) -> Value:
+    """Return the interval of one value."""
     if isinstance(value, bool | np.bool_):
         return bools.point(bool(value))
     return ints.point(int(value)) if isinstance(value, int | np.integer) else floats.point(value)
 
 
 def anything(kind: Kind) -> Value:
+    """Return the interval of all values of a kind."""
     match kind:
         case Kind.BOOL:
             return bools.anything()
@@ -69,6 +71,7 @@ def anything(kind: Kind) -> Value:
 
 
 def unary(op: UnaryOp, x: Value) -> Value:
+    """Bound `-x`, or judge `not x`."""
     match x:
         case Bools():
             return bools.negation(x)
@@ -88,32 +91,32 @@ _INT_BINARY = {
 
 
 def binary(op: BinaryOp, expr: Binary, x: Value, y: Value) -> Value:
-    exponent = value_of(expr.right)
-    whole = (
-        isinstance(exponent, int | float) and exponent == int(exponent)
-        if _finite(exponent)
-        else False
-    )
+    """Bound an arithmetic node, whose operands are given."""
+    exponent = _whole_power(expr) if op == BinaryOp.POW else None
     if isinstance(x, Ints) and isinstance(y, Ints) and expr.type.kind == Kind.INT:
-        if op != BinaryOp.POW:
-            return _INT_BINARY[op](x, y)
-        return ints.power(x, int(exponent)) if whole and exponent >= 0 else ints.anything()
+        if op == BinaryOp.POW:
+            return ints.anything() if exponent is None else ints.power(x, exponent)
+        return _INT_BINARY[op](x, y)
     a, b = cast(x, Kind.FLOAT), cast(y, Kind.FLOAT)
-    assert isinstance(a, Floats) and isinstance(b, Floats)
-    if op == BinaryOp.POW and whole and exponent >= 0:
-        return floats.integer_power(a, int(exponent))
-    return floats.arithmetic(op, a, b)
+    assert isinstance(a, Floats)
+    assert isinstance(b, Floats)
+    return floats.arithmetic(op, a, b) if exponent is None else floats.integer_power(a, exponent)
 
 
-def _finite(value: bool | int | float | None) -> bool:
-    return value is not None and bool(np.isfinite(value))
+def _whole_power(expr: Binary) -> int | None:
+    """Return a constant exponent that is a whole number, 0 or more."""
+    value = value_of(expr.right)
+    if value is None or not np.isfinite(value) or value < 0 or value != int(value):
+        return None
+    return int(value)
 
 
 def compare(op: CompareOp, x: Value, y: Value) -> Bools:
     """Judge a comparison."""
     if isinstance(x, Bools) and isinstance(y, Bools):
         return bools.compare_bools(op, x, y)
-    assert not isinstance(x, Bools) and not isinstance(y, Bools)
+    assert not isinstance(x, Bools)
+    assert not isinstance(y, Bools)
     return bools.compare(op, x, y)
 
 
@@ -146,6 +149,7 @@ def select(condition: Value, then: Value, otherwise: Value) -> Value:
 
 
 def cast(x: Value, kind: Kind) -> Value:
+    """Bound `float(x)` or `int(x)`."""
     match x, kind:
         case (Bools(), Kind.INT | Kind.FLOAT):
             low, high = (~x.false).astype(np.int64), x.true.astype(np.int64)
@@ -173,6 +177,7 @@ def _truncate(x: Floats) -> Ints:
 
 
 def call(function: Function, x: list[Value], kind: Kind) -> Value:
+    """Bound an elementwise function."""
     if function == Function.BIT:
         return _bit(x[0], x[1])
     if all(isinstance(a, Ints) for a in x) and kind == Kind.INT:
@@ -202,7 +207,8 @@ def _int_call(function: Function, x: list[Ints]) -> Value:
 
 def _bit(x: Value, n: Value) -> Bools:
     """Judge `bit(x, n)`: known where both are single values."""
-    assert isinstance(x, Ints) and isinstance(n, Ints)
+    assert isinstance(x, Ints)
+    assert isinstance(n, Ints)
     known = (x.low == x.high) & (n.low == n.high) & ~x.saturated
     found = (x.low >> np.clip(n.low, 0, 63)) & 1 != 0
     return Bools(found | ~known, ~found | ~known)

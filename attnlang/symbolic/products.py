@@ -5,7 +5,7 @@ pushed down through sums, products, quotients, negation and the branches of `Sel
 meets other invariant factors:
 
     log2e * (cap * tanh(scale * qk / cap))   ->  tanh(qk * (scale / cap)) * (cap * log2e)
-    log2e * (scale * qk + slope * (kv - q))  ->  qk * (scale * log2e) + (kv - q) * (slope * log2e)
+    log2e * (scale * qk + m * (kv - q))      ->  qk * (scale * log2e) + (kv - q) * (m * log2e)
 
 Value-preserving to rounding: float products, and sums of terms that hoist to the same loop, are
 reassociated; nothing else moves. A sum is multiplied term by term only where it reads the dot
@@ -125,16 +125,13 @@ class Pusher:
     # Sums
 
     def _sum(self, coefficient: Factors, expr: Expr) -> Expr:
-        span = expr.span
-        terms: list[tuple[BinaryOp, Expr]] = []
-        while isinstance(expr, Binary) and expr.op in _SUMS:
-            terms.append((expr.op, expr.right))
-            expr = expr.left
-        terms.append((BinaryOp.ADD, expr))
-        pushed = [(op, self.push(coefficient, term)) for op, term in reversed(terms)]
-        (_, result), *rest = self._merge(pushed, span)
-        for op, term in rest:
-            result = binary(op, result, term, span)
+        first, *rest = _terms(expr)
+        # What was a product of a sum is a sum now, and its terms come first as they did.
+        pushed = _terms(self.push(coefficient, first[1]))
+        pushed += [(op, self.push(coefficient, term)) for op, term in rest]
+        (_, result), *others = self._merge(pushed, expr.span)
+        for op, term in others:
+            result = binary(op, result, term, expr.span)
         return result
 
     def _merge(self, terms: list[tuple[BinaryOp, Expr]], span: Span) -> list[tuple[BinaryOp, Expr]]:
@@ -250,6 +247,16 @@ class Pusher:
             return tuple(f for lv in levels for f in side if self._levels.level(f) == lv)
 
         return of(factors.above), of(factors.below)
+
+
+def _terms(expr: Expr) -> list[tuple[BinaryOp, Expr]]:
+    """Return the terms along the left spine of a sum, each with its sign."""
+    terms: list[tuple[BinaryOp, Expr]] = []
+    while isinstance(expr, Binary) and expr.op in _SUMS:
+        terms.append((expr.op, expr.right))
+        expr = expr.left
+    terms.append((BinaryOp.ADD, expr))
+    return terms[::-1]
 
 
 def _multiply(factors: Sequence[Expr], span: Span) -> Expr | None:

@@ -6,28 +6,17 @@ bounded; where the rules do not settle, it raises, for that is a bug of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import (
-    Binary,
-    Call,
-    Cast,
-    Compare,
-    Dot,
-    Expr,
-    L2Norm,
-    Load,
-    Logic,
-    RmsNorm,
-    Rope,
-    Select,
-    Unary,
-)
+from attnlang.ir.nodes import Expr
 from attnlang.ir.traverse import map_children, walk
 from attnlang.symbolic.build import Interner
+from attnlang.symbolic.count import count_operations
 from attnlang.symbolic.rules import RULES
 from attnlang.symbolic.rules.rule import Rule
+
+__all__ = ["DoesNotSettleError", "Fired", "Simplifier", "count_operations", "simplify"]
 
 _MAX_STEPS = 64  # at one node, and passes over one expression
 
@@ -88,15 +77,3 @@ class Simplifier:
             else:
                 return node
         raise DoesNotSettleError(f"{_MAX_STEPS} rules at one node, the last {self.fired[-1].rule}")
-
-
-_OPERATIONS = (
-    Unary | Binary | Compare | Logic | Select | Cast | Call | Load | Dot | RmsNorm | L2Norm | Rope
-)
-
-
-def count_operations(exprs: Iterable[Expr]) -> int:
-    """Return the number of operations of some expressions, each shared one counted once."""
-    interner = Interner()
-    roots = [interner.intern(e) for e in exprs]
-    return sum(isinstance(e, _OPERATIONS) for e in walk(*roots))

@@ -46,7 +46,7 @@ def bounds(tensor: Array, indices: tuple[Ints, ...]) -> tuple[Array, Array] | No
 
 
 def _running(pick: np.ufunc, line: Array, start: IntArray, stop: IntArray) -> Array:
-    """Return the extreme of `line[start : stop + 1]`: two overlapping powers of two, from a table."""
+    """Return the extreme of `line[start : stop + 1]`, of two overlapping powers of two."""
     start, stop = np.broadcast_arrays(start, stop)
     rows = [line]
     longest = int((stop - start).max()) + 1

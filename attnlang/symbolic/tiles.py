@@ -102,7 +102,8 @@ class TileEvaluator:
             case Compare(op):
                 return intervals.compare(op, x[0], x[1])
             case Logic(op, _, _):
-                assert isinstance(x[0], Bools) and isinstance(x[1], Bools)
+                assert isinstance(x[0], Bools)
+                assert isinstance(x[1], Bools)
                 join = bools.conjunction if op == LogicOp.AND else bools.disjunction
                 return join(x[0], x[1])
             case Select():

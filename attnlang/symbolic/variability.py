@@ -39,7 +39,7 @@ from attnlang.ir.nodes import (
     Vector,
     VectorName,
 )
-from attnlang.ir.traverse import children, walk
+from attnlang.ir.traverse import children
 
 Variability = frozenset[str]  # of b, h, q, kv, d, raw, acc
 
@@ -114,11 +114,16 @@ class Variabilities:
 
     def of(self, expr: Expr) -> Variability:
         """Return the coordinates that an expression depends on."""
-        if id(expr) not in self._known:
-            for node in walk(expr):
-                if id(node) not in self._known:
-                    below = _NONE.union(*(self._known[id(c)][1] for c in children(node)))
-                    self._known[id(node)] = (node, _own(node, below))
+        stack = [expr]
+        while id(expr) not in self._known:
+            node = stack[-1]
+            missing = [c for c in children(node) if id(c) not in self._known]
+            if missing:
+                stack += missing
+                continue
+            below = _NONE.union(*(self._known[id(c)][1] for c in children(node)))
+            self._known[id(node)] = (node, _own(node, below))
+            stack.pop()
         return self._known[id(expr)][1]
 
     def level(self, expr: Expr) -> Level:

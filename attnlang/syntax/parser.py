@@ -8,6 +8,7 @@ raises and nothing recurses with the text.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +20,7 @@ from lark.exceptions import UnexpectedToken
 
 from attnlang.assets import asset
 from attnlang.diagnostics.base import Diagnostic
+from attnlang.options import OptionError, options
 from attnlang.sources import Source, Span
 from attnlang.syntax import ast
 from attnlang.syntax import diagnostics as d
@@ -175,6 +177,7 @@ class _KeepSlips:
 
 @cache
 def _lark() -> Lark:
+    """Return the parser of the grammar; its tables, a tenth of a second's work, are kept."""
     return Lark(
         asset("grammar", "attn.lark").read_text(encoding="utf-8"),
         parser="lalr",
@@ -184,7 +187,22 @@ def _lark() -> Lark:
         postlex=_KeepSlips(),
         keep_all_tokens=True,
         maybe_placeholders=False,
+        cache=_tables(),
     )
+
+
+def _tables() -> str | bool:
+    """Return the file that lark keeps its tables in, beside the kernels; False if none can be.
+
+    Lark checks a digest of the grammar, its version and Python's, and builds the tables anew where
+    the file is another's or damaged.
+    """
+    try:
+        folder = options().cache_dir
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, OptionError):
+        return False
+    return str(folder / f"grammar-{sys.version_info.major}.{sys.version_info.minor}.tables")
 
 
 def _matches(text: str) -> Iterator[RawToken]:

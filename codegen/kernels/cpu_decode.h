@@ -260,7 +260,10 @@ class Decode {
     }
     if constexpr (Variant::kSoftmax) sum = exponentiate(r, n, top, scores, state);
     state.sum[r] += cpu::sum(sum);
-    for (int j = padded(n); j < kDecodeKeys; ++j) scores[j] = 0.0f;
+    for (int j = padded(n); j < kDecodeKeys; ++j) {
+      scores[j] = 0.0f;
+      scratch.hidden[r * kDecodeKeys + j] = 0;
+    }
   }
 
   // Scores to weights relative to the new maximum, to which the row's sums are brought.

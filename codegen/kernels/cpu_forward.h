@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "attnlang/cpu/parallel.h"
+#include "kernels/avx512bf16_tile.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tile.h"
 #include "kernels/cpu_tiles.h"
@@ -29,6 +30,18 @@ struct ForwardState {
   }
 };
 
+// How an element type is multiplied on this machine.
+template <class Element, int kD, int kDV>
+struct ChooseTile {
+  using Type = FloatTile<Element, kD, kDV>;
+};
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+template <int kD, int kDV>
+struct ChooseTile<Bf16, kD, kDV> {
+  using Type = Bf16Tile<kD, kDV>;
+};
+#endif
+
 template <class Variant, class Element, int kD, int kDV>
 class Forward {
  public:
@@ -37,7 +50,7 @@ class Forward {
   using State = ForwardState<kDV>;
 
   struct Scratch {
-    FloatTile<Element, kD, kDV> tile;
+    typename ChooseTile<Element, kD, kDV>::Type tile;
     State state;
     alignas(64) float scores[kPanels * kScoreRows * kPanel];
     alignas(64) float factor[kQueryTile];

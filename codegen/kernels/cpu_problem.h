@@ -92,7 +92,7 @@ inline bool same_shape(const Tensor& t, int64_t a, int64_t b, int64_t c) {
   return t.size[0] == a && t.size[1] == b && t.size[2] == c;
 }
 
-inline bool is_position(int64_t x) { return -kPositionLimit <= x && x <= kPositionLimit; }
+inline bool is_position(int64_t x) { return -kPositionLimit < x && x < kPositionLimit; }
 
 }  // namespace detail
 
@@ -107,7 +107,8 @@ int check_call(const Call& call, char* error) {
   const Tensor *tensors[] = {&call.q, &call.k, &call.v, &call.out};
   const char* names[] = {"q", "k", "v", "out"};
   const int widths[] = {kD, kD, kDV, kDV};
-  for (int i = 0; i < 4; ++i) {
+  const bool writes = call.out.rank != 0;  // a call that only counts tiles has no out
+  for (int i = 0; i < (writes ? 4 : 3); ++i) {
     const Tensor& t = *tensors[i];
     if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
     if (t.dtype != dtype_of<Element>()) return fail(error, "%s is not of the kernel's dtype", names[i]);
@@ -121,7 +122,7 @@ int check_call(const Call& call, char* error) {
   if (call.k.size[0] != batch || !detail::same_shape(call.v, batch, kv_heads, keys)) {
     return fail(error, "q, k and v do not agree on batch, key/value heads or keys");
   }
-  if (!detail::same_shape(call.out, batch, heads, queries)) {
+  if (writes && !detail::same_shape(call.out, batch, heads, queries)) {
     return fail(error, "out does not have the batch, heads and queries of q");
   }
   if (heads != 0 && (kv_heads == 0 || heads % kv_heads != 0)) {
@@ -137,8 +138,12 @@ int check_call(const Call& call, char* error) {
     return fail(error, "lengths above 2^30: %" PRId64 " queries, %" PRId64 " keys", queries, keys);
   }
   for (int64_t b = 0; b < batch; ++b) {
-    if (!detail::is_position(call.kv_offset[b]) ||
-        (!call.default_q_offset && !detail::is_position(call.q_offset[b]))) {
+    const int64_t kv_offset = call.kv_offset[b];
+    const int64_t length = std::clamp<int64_t>(call.kv_lens[b], 0, keys);
+    const int64_t q_offset =
+        call.default_q_offset ? kv_offset + length - queries : call.q_offset[b];
+    if (!detail::is_position(kv_offset) || !detail::is_position(kv_offset + keys) ||
+        !detail::is_position(q_offset) || !detail::is_position(q_offset + queries)) {
       return fail(error, "request %" PRId64 ": positions beyond 2^30", b);
     }
   }

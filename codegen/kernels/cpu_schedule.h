@@ -6,11 +6,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 #include <vector>
 
 #include "attnlang/cpu/parallel.h"
 #include "attnlang/host/call.h"
+#include "attnlang/host/function_ref.h"
 #include "kernels/cpu_problem.h"
 
 namespace attnlang::cpu {
@@ -35,18 +35,22 @@ struct KeyParts {
 };
 
 // The order in which items are handed out: costly ones first, so that none is left for the end.
-template <class CostOf>
-std::vector<int64_t> longest_first(int64_t items, int threads, const CostOf& cost_of) {
-  std::vector<int64_t> order(items), cost(items);
-  std::iota(order.begin(), order.end(), int64_t{0});
+inline std::vector<int64_t> longest_first(int64_t items, int threads,
+                                          FunctionRef<int64_t(int64_t)> cost_of) {
   constexpr int64_t kChunk = 16;
+  struct Cost {
+    int64_t cost, item;
+    bool operator<(const Cost& b) const { return cost != b.cost ? cost > b.cost : item < b.item; }
+  };
+  std::vector<Cost> costs(items);
   parallel_for((items + kChunk - 1) / kChunk, threads, [&](int64_t chunk, int) {
     for (int64_t i = chunk * kChunk; i < std::min(items, (chunk + 1) * kChunk); ++i) {
-      cost[i] = cost_of(i);
+      costs[i] = {.cost = cost_of(i), .item = i};
     }
   });
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return cost[a] > cost[b]; });
+  std::sort(costs.begin(), costs.end());
+  std::vector<int64_t> order(items);
+  for (int64_t i = 0; i < items; ++i) order[i] = costs[i].item;
   return order;
 }
 

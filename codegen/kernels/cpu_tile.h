@@ -61,13 +61,13 @@ struct FloatTile {
 
   // scores: [panel][kScoreRows][kPanel]; the last row is scratch.
   void dot(int panel, int n, float* scores) const {
-    dot_panel(k_rows, n, kD, q + panel * kD * kPanel, scores);
+    dot_panel<FloatProduct>(k_rows, n, kD, q + panel * kD * kPanel, scores);
   }
 
   // acc: [panel][kDV][kPanel], acc = acc * factor + values^T weights.
   void accumulate(int panels, int n, float* weights, int64_t weights_stride, const float* factor,
                   float* acc) const {
-    accumulate_panels<kDV>(v_rows, n, panels, weights, weights_stride, factor, acc);
+    accumulate_panels<FloatProduct, kDV>(v_rows, n, panels, weights, weights_stride, factor, acc);
   }
 
  private:

@@ -74,5 +74,5 @@ def test_wrong_input(cli, tmp_path):
     path = EXAMPLES / "causal.attn"
     assert cli("explain", path, "--plot", tmp_path / "no" / "a.png").code == 1
     assert cli("explain", path, "--plot", tmp_path / "a.nonsense").code == 1
-    assert cli("explain", path, "--q-len", 1 << 20).code == 1
+    assert cli("explain", path, "--q-len", 1 << 24).code == 1
     assert cli("explain", path, "--set", "cap=1").code == 1

@@ -7,7 +7,7 @@ import torch
 from attnlang.cli import peers
 from attnlang.cli.grid import Verdict, tile_grid
 from attnlang.cli.inputs import invent
-from attnlang.cli.masks import dense_mask
+from attnlang.cli.masks import dense_mask, mask_env
 from attnlang.cli.scalars import Request
 from attnlang.cli.settings import Settings
 from attnlang.cli.shapes import parse_shape
@@ -106,7 +106,7 @@ def test_the_grid_is_what_the_elements_say(variant, shape):
     spec = variant("attention a(n: int = 23):\n mask = sliding_window(n)")
     call = call_of(spec, shape)
     mask = dense_mask(spec, call, 1 << 20)[0, 0].numpy()
-    grid = tile_grid(spec, call, 16)
+    grid = tile_grid(spec.mask, mask_env(spec, call, 0, 0), 16)
     for i, j in np.ndindex(*grid.verdicts.shape):
         tile = mask[16 * i : 16 * i + 16, 16 * j : 16 * j + 16]
         if grid.verdicts[i, j] == Verdict.FULL:

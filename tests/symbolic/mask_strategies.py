@@ -157,5 +157,3 @@ def calls(draw: st.DrawFn) -> MaskEnv:
             "table": rng.random((5, 5)) < draw(st.sampled_from([0.0, 0.5, 1.0])),
         },
     )
-
-

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from ir_terms import (
     CAUSAL,
     FALSE,
-    H,
     KV_COL,
     KV_IDX,
     Q_IDX,
@@ -15,6 +14,7 @@ from ir_terms import (
     RAW,
     TRUE,
     B,
+    H,
     both,
     call,
     compare,
@@ -108,7 +108,19 @@ GLOBAL = either(
         (TRUE, {}),
         (FALSE, {}),
     ],
-    ids="causal window prefix padding document packed chunked blocks longformer full none".split(),
+    ids=[
+        "causal",
+        "window",
+        "prefix",
+        "padding",
+        "document",
+        "packed",
+        "chunked",
+        "blocks",
+        "longformer",
+        "full",
+        "none",
+    ],
 )
 @pytest.mark.parametrize(("q_len", "kv_len"), [(200, 200), (61, 200), (200, 61)])
 def test_the_usual_masks_leave_no_decided_tile_unknown(

@@ -1,6 +1,6 @@
 """The rules of the simplifier, by family, in the order in which they are tried at a node."""
 
-from attnlang.symbolic.rules import arithmetic, constants, functions, logic
+from attnlang.symbolic.rules import arithmetic, comparisons, constants, functions, logic, sums
 from attnlang.symbolic.rules.rule import Rule
 
 # Constants first: every later rule then meets them folded. Comparisons last: they build new sums,
@@ -10,6 +10,8 @@ RULES: tuple[Rule, ...] = (
     *arithmetic.RULES,
     *logic.RULES,
     *functions.RULES,
+    *sums.RULES,
+    *comparisons.RULES,
 )
 
 __all__ = ["RULES", "Rule"]

@@ -36,7 +36,7 @@ def _not(expr: Expr) -> Expr:
 
 @rule("logic-constant")
 def logic_constant(expr: Expr) -> Expr | None:
-    """`true and x` is `x`, `false and x` is `false`; dually for `or`, and from the right."""
+    """Drop `true` from `and`, `false` from `or`; `false and x` is `false`, `true or x` `true`."""
     if not isinstance(expr, Logic):
         return None
     neutral = expr.op == LogicOp.AND
@@ -96,7 +96,7 @@ def not_pushed(expr: Expr) -> Expr | None:
 
 @rule("select-constant")
 def select_constant(expr: Expr) -> Expr | None:
-    """`a if true else b` is `a`; `a if c else a` is `a`."""
+    """Take the branch: `a if true else b` is `a`; `a if c else a` is `a`."""
     match expr:
         case Select(Const(bool(value)), then, otherwise):
             return then if value else otherwise
@@ -107,7 +107,7 @@ def select_constant(expr: Expr) -> Expr | None:
 
 @rule("select-negated")
 def select_negated(expr: Expr) -> Expr | None:
-    """`a if not c else b` is `b if c else a`."""
+    """Swap the branches: `a if not c else b` is `b if c else a`."""
     match expr:
         case Select(Unary(UnaryOp.NOT, c), then, otherwise):
             return replace(expr, condition=c, then=otherwise, otherwise=then)
@@ -116,7 +116,7 @@ def select_negated(expr: Expr) -> Expr | None:
 
 @rule("select-nested")
 def select_nested(expr: Expr) -> Expr | None:
-    """`(a if c else b) if c else d` is `a if c else d`; so in the other branch."""
+    """Drop a repeated condition: `(a if c else b) if c else d` is `a if c else d`."""
     match expr:
         case Select(c, Select(inner, then, _), _) if c == inner:
             return replace(expr, then=then)

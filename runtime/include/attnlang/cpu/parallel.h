@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <new>
 
+#include "attnlang/host/function_ref.h"
+
 namespace attnlang::cpu {
 
 namespace detail {
@@ -28,8 +30,7 @@ inline int thread_count(int64_t items) {
 }
 
 // body(item, thread) for each item, in dynamic order; `threads` from thread_count.
-template <class Body>
-void parallel_for(int64_t items, int threads, const Body& body) {
+inline void parallel_for(int64_t items, int threads, FunctionRef<void(int64_t, int)> body) {
   if (threads <= 1) {
     for (int64_t i = 0; i < items; ++i) body(i, 0);
     return;

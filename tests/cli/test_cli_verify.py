@@ -1,0 +1,61 @@
+"""`attnlang verify`: right kernels pass, a wrong one is found and can be brought back."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attnlang.ops.variant import Variant
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def test_right_kernels_pass(cli):
+    done = cli("verify", EXAMPLES / "gemma2_local.attn", EXAMPLES / "causal.attn", "--cases", 4)
+    assert done.code == 0
+    rows = [line.split() for line in done.out.splitlines()]
+    assert rows[0] == ["variant", "calls", "worst"]
+    assert [row[:2] for row in rows[1:]] == [["gemma2_local", "4"], ["causal", "4"]]
+    assert all(0 < int(row[2].rstrip("%")) <= 100 for row in rows[1:])
+
+
+def test_a_wrong_kernel_is_found_and_brought_back(cli, monkeypatch):
+    original = Variant.__call__
+
+    def wrong(self, q, k, v, **kwargs):
+        result = original(self, q, k, v, **kwargs)
+        if q.shape[2] > 1:  # right for single queries only
+            result[0][..., -1, :] += 0.1
+        return result
+
+    monkeypatch.setattr(Variant, "__call__", wrong)
+    done = cli("verify", EXAMPLES / "full.attn", "--cases", 6)
+    assert done.code == 2
+    assert "WRONG" in done.out
+    again = re.findall(r"^  attnlang (verify .*)$", done.err, re.MULTILINE)
+    assert again
+    assert len(again) < 6
+    repeated = cli(*again[0].split())
+    assert repeated.code == 2
+    assert again[0] in repeated.err
+    monkeypatch.undo()
+    assert cli(*again[0].split()).code == 0
+
+
+def test_what_no_kernel_runs_is_not_a_failure(cli, spec):
+    done = cli("verify", spec("attention a:\n q = l2_norm(q)\n"))
+    assert done.code == 0
+    assert "not run: " in done.out
+
+
+def test_wrong_input(cli, spec, tmp_path):
+    assert cli("verify", spec("attention a:\n score = nowhere\n")).code == 1
+    assert cli("verify", EXAMPLES / "full.attn", "--variant", "other").code == 1
+    assert cli("verify", tmp_path).code == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.attn")), ids=lambda p: p.stem)
+def test_the_gallery(cli, path):
+    done = cli("verify", path, "--cases", 16, "--seed", 1)
+    assert done.code == 0, done.err
