@@ -49,7 +49,7 @@ def check_source(
     """Parse and analyse a source; imports no torch. `folder` is where its imports are looked up."""
     parsed = parse(source)
     resolver = ImportResolver(folder, tuple(include))
-    analysis = analyse(parsed.file, resolve=resolver)
+    analysis = analyse(parsed.file, resolve=resolver, broken=parsed.broken)
     diagnostics = (*parsed.diagnostics, *analysis.diagnostics)
     return CheckResult(parsed.file, analysis.variants, diagnostics)
 

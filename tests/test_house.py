@@ -104,7 +104,7 @@ def test_nothing_is_left_for_later() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in project_files()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1)
         if markers.search(line)
     ]
     assert not found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from enum import StrEnum
-from typing import Annotated
-
-import typer
 
 from attnlang.cli import console
 
@@ -17,13 +15,22 @@ class Action(StrEnum):
     CLEAR = "clear"
 
 
-def cache(
-    action: Annotated[Action, typer.Argument(help="Tell about it, or empty it.")] = Action.INFO,
-) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=[a.value for a in Action],
+        default=Action.INFO.value,
+        help="tell about it (the default), or empty it",
+    )
+
+
+def cache(args: Namespace) -> int:
     """Show the cache of built kernels, or empty it."""
     from attnlang.jit import cache as built
 
-    match action:
+    match Action(args.action):
         case Action.INFO:
             console.result(str(built.info()))
         case Action.CLEAR:

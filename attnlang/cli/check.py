@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnlang.cli import console
 from attnlang.cli.files import check_file, spec_files
+from attnlang.cli.options import add_choice, add_files
 from attnlang.diagnostics import Severity
 
 if TYPE_CHECKING:
@@ -24,21 +23,19 @@ class Format(StrEnum):
     GITHUB = "github"
 
 
-def check(
-    files: Annotated[list[Path], typer.Argument(help="Specs, or folders of them.")],
-    format_: Annotated[
-        Format, typer.Option("--format", help="How to write the diagnostics.")
-    ] = Format.TEXT,
-    include: Annotated[
-        list[Path] | None, typer.Option(help="A further folder that imports may read.")
-    ] = None,
-) -> int:
-    """Check specs: every error and warning, with its place. Imports no torch."""
-    paths = spec_files(files)
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_files(parser)
+    add_choice(parser, "--format", Format, Format.TEXT, "how to write the diagnostics")
+
+
+def check(args: Namespace) -> int:
+    """Check specs: every error and warning, with its place."""
+    paths = spec_files(args.files)
     found: list[Diagnostic] = []
     for path in paths:
-        found.extend(check_file(path, include or ()).diagnostics)
-    text = _write(found, format_)
+        found.extend(check_file(path, args.include).diagnostics)
+    text = _write(found, Format(args.format))
     if text:
         console.result(text)
     console.message(_summary(len(paths), found))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
-from attnlang.cli.options import File, Include, Name, Set
+from attnlang.cli.options import add_file_and_name, add_set, positive
 
 if TYPE_CHECKING:
     from attnlang.cli.grid import Grid
@@ -24,21 +23,32 @@ _DEFAULT_LENGTH = 4096
 _MAX_TILES = 1 << 22
 
 
-def explain(
-    file: File,
-    name: Name = None,
-    q_len: Annotated[int, typer.Option(min=1, help="Queries.")] = _DEFAULT_LENGTH,
-    kv_len: Annotated[int | None, typer.Option(min=1, help="Keys; by default as queries.")] = None,
-    set_: Set = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Where to draw the mask's tiles, as PNG, SVG or PDF.")
-    ] = None,
-    include: Include = None,
-) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file_and_name(parser)
+    parser.add_argument(
+        "--q-len",
+        type=positive,
+        default=_DEFAULT_LENGTH,
+        metavar="N",
+        help=f"queries (default: {_DEFAULT_LENGTH})",
+    )
+    parser.add_argument(
+        "--kv-len", type=positive, metavar="N", help="keys (default: as many as queries)"
+    )
+    add_set(parser)
+    parser.add_argument(
+        "--plot", type=Path, metavar="OUT", help="draw the mask's tiles as PNG, SVG or PDF"
+    )
+
+
+def explain(args: Namespace) -> int:
     """Say what a variant computes; count and draw its tiles."""
-    variant = choose(file, name, include or ()).variant
-    keys = q_len if kv_len is None else kv_len
-    if q_len * keys > _MAX_TILES * TILE * TILE:
+    variant = choose(args.file, args.name, args.include).variant
+    q_len: int = args.q_len
+    kv_len: int = args.kv_len or q_len
+    plot: Path | None = args.plot
+    if q_len * kv_len > _MAX_TILES * TILE * TILE:
         raise InputError(f"--q-len, --kv-len: at most {_MAX_TILES:,} tiles of {TILE} x {TILE}")
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot: no such folder: {plot.parent}")
@@ -47,7 +57,7 @@ def explain(
         from attnlang.cli.masks import mask_env
 
         activity.now("making inputs")
-        call = _call(variant, q_len, keys, tuple(set_ or ()))
+        call = _call(variant, q_len, kv_len, args.set)
         activity.now("looking at the mask")
         lowered = _lowered(variant, call)
         grid = None
@@ -65,7 +75,7 @@ def explain(
     return 0
 
 
-def _call(variant: Variant, q_len: int, kv_len: int, settings: tuple[str, ...]) -> Call:
+def _call(variant: Variant, q_len: int, kv_len: int, settings: list[str]) -> Call:
     import torch
 
     from attnlang.cli.inputs import invent

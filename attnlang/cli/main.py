@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
-
-import typer
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
 
 from attnlang import __version__
 from attnlang.cli import cache, check, console, doctor, explain, help, run, show, verify
@@ -19,73 +19,71 @@ from attnlang.cli.errors import InputError
 from attnlang.diagnostics import SpecError
 from attnlang.options import OptionError, options
 
-# What typer raises for a wrong command line. Newer versions have it in a click of their own, so it
-# has no public name that holds for all.
-_CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
-
 FINE, WRONG_INPUT, WRONG_ATTNLANG, INTERRUPTED = 0, 1, 2, 130
 
-_COMMANDS: Mapping[str, Callable[..., int]] = {
-    "check": check.check,
-    "show": show.show,
-    "explain": explain.explain,
-    "run": run.run,
-    "verify": verify.verify,
-    "help": help.help_,
-    "doctor": doctor.doctor,
-    "cache": cache.cache,
-}
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: how its arguments are declared, and what it does with them."""
+
+    name: str
+    declare: Callable[[ArgumentParser], None]
+    execute: Callable[[Namespace], int]
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return (self.execute.__doc__ or "").rstrip(".")
 
 
-def _print_version(value: bool) -> None:
-    if value:
-        console.result(f"attnlang {__version__}")
-        raise typer.Exit
+COMMANDS = (
+    Command("check", check.add_arguments, check.check),
+    Command("show", show.add_arguments, show.show),
+    Command("explain", explain.add_arguments, explain.explain),
+    Command("run", run.add_arguments, run.run),
+    Command("verify", verify.add_arguments, verify.verify),
+    Command("help", help.add_arguments, help.help_),
+    Command("doctor", doctor.add_arguments, doctor.doctor),
+    Command("cache", cache.add_arguments, cache.cache),
+)
 
 
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    pass
+class _Parser(ArgumentParser):
+    """A parser for which a wrong command line is wrong input, not a fault of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\n{self.format_usage().rstrip()}")
 
 
-def _app(args: Sequence[str]) -> typer.Typer:
-    """Return the command line: with one command where it is named first, for that is quicker."""
-    app = typer.Typer(
-        name="attnlang",
-        help="Attention variants written as mathematics, compiled to fused torch ops.",
-        epilog="Exit codes: 0 fine, 1 the input is wrong, 2 attnlang is.",
-        add_completion=False,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+def _parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="attnlang",
+        description="Attention variants written as mathematics, compiled to fused torch ops.",
+        epilog="exit codes: 0 fine, 1 the input is wrong, 2 attnlang is",
+        allow_abbrev=False,
     )
-    app.callback()(_root)
-    for name, command in _COMMANDS.items():
-        if name in args[:1] or not {*args[:1]} & {*_COMMANDS}:
-            app.command(name)(command)
-    return app
+    parser.add_argument("--version", action="version", version=f"attnlang {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name, help=command.summary, description=command.summary, allow_abbrev=False
+        )
+        command.declare(sub)
+        sub.set_defaults(execute=command.execute)
+    return parser
 
 
 def run_command(args: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        code = _app(args)(args=list(args), prog_name="attnlang", standalone_mode=False)
-    except _CommandLineError as error:
-        error.show()  # type: ignore[attr-defined]
-        return WRONG_INPUT
+        return _execute(args)
     except (InputError, OptionError) as error:
         console.labelled("error", str(error))
         return WRONG_INPUT
     except SpecError as error:
         console.message(str(error))
         return WRONG_INPUT
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         console.message("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
@@ -94,7 +92,19 @@ def run_command(args: Sequence[str]) -> int:
         return FINE
     except Exception as error:
         return _other(error)
-    return code if isinstance(code, int) else FINE
+
+
+def _execute(args: Sequence[str]) -> int:
+    if not args:
+        console.message(_parser().format_help())
+        return WRONG_INPUT
+    try:
+        parsed = _parser().parse_args(args)
+    except SystemExit:  # --help and --version have printed what was asked for
+        return FINE
+    code: int = parsed.execute(parsed)
+    sys.stdout.flush()
+    return code
 
 
 def _other(error: Exception) -> int:

@@ -32,7 +32,7 @@ def mask_env(variant: Variant, call: Call, b: int, h: int) -> MaskEnv:
         kv_len=s.kv,
         q_offset=s.kv - s.q,
         kv_offset=0,
-        sizes=_sizes(variant, call),
+        sizes=call_sizes(variant, call),
         scalars=call.scalars,
         tensors={n: _array(t) for n, t in call.params.items() if isinstance(t, Tensor)},
     )
@@ -43,7 +43,8 @@ def _array(tensor: Tensor) -> Any:  # noqa: ANN401
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _sizes(variant: Variant, call: Call) -> dict[str, int]:
+def call_sizes(variant: Variant, call: Call) -> dict[str, int]:
+    """Return every size of a call, those that tensors bind too."""
     sizes = call.shape.sizes()
     for bound in variant.sizes:
         tensor = call.params[bound.tensor]

@@ -1,25 +1,14 @@
-"""Options that several commands have: their types, and texts to values."""
+"""Arguments and options that several commands have: their declarations, and texts to values."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-File = Annotated[Path, typer.Argument(help="A spec.")]
-Name = Annotated[str | None, typer.Argument(help="The variant; needed where the file has several.")]
-Include = Annotated[
-    list[Path] | None, typer.Option("--include", help="A further folder that imports may read.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or a size that a tensor binds."),
-]
 
 
 class DType(StrEnum):
@@ -39,3 +28,63 @@ def torch_dtype(dtype: DType) -> torch.dtype:
         DType.BF16: torch.bfloat16,
         DType.F16: torch.float16,
     }[dtype]
+
+
+def add_files(parser: ArgumentParser) -> None:
+    """Declare `FILE...`, and what imports may read."""
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a spec, or a folder of them"
+    )
+    add_include(parser)
+
+
+def add_file_and_name(parser: ArgumentParser) -> None:
+    """Declare `FILE [NAME]`, and what imports may read."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a spec")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the variant, where the file has several"
+    )
+    add_include(parser)
+
+
+def add_include(parser: ArgumentParser) -> None:
+    """Declare `--include`, which may be given several times."""
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="a further folder that imports may read",
+    )
+
+
+def add_set(parser: ArgumentParser) -> None:
+    """Declare `--set`, which may be given several times."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter, or a size that a tensor binds",
+    )
+
+
+def add_choice(
+    parser: ArgumentParser, name: str, choices: type[StrEnum], default: StrEnum, help: str
+) -> None:
+    """Declare an option with a few values; argparse gives the text, the command the member."""
+    parser.add_argument(
+        name,
+        choices=[c.value for c in choices],
+        default=default.value,
+        help=f"{help} (default: {default.value})",
+    )
+
+
+def positive(text: str) -> int:
+    """Read a number from 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value

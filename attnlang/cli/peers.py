@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnlang.cli.eager import eager, is_plain
 from attnlang.cli.inputs import Call
 from attnlang.cli.masks import dense_mask
 from attnlang.cli.measure import measure
@@ -27,10 +28,7 @@ from attnlang.ir.nodes import (
     Expr,
     Raw,
     Variant,
-    Vector,
-    VectorName,
 )
-from attnlang.reference import reference
 
 # What a dense mask may take; SDPA itself turns it into as many floats.
 _MAX_MASK_ELEMENTS = 1 << 29
@@ -73,31 +71,26 @@ def _timed(name: str, work: Callable[[], Tensor], note: str) -> Peer:
 
 
 def _eager(variant: Variant, call: Call) -> Peer:
-    """Time the reference in float32 on some rows: every row costs it the same."""
+    """Time eager torch on some rows in the middle: every row costs it the same."""
+    name = "eager torch"
+    if not is_plain(variant) or variant.weights.dropout is not None:
+        return Peer(name, None, "not written for this variant")
     s = call.shape
-    a_row = max(1, s.b * s.hq * s.kv)
-    count = min(s.q, max(1, _MAX_EAGER_ELEMENTS // a_row))
+    count = min(s.q, max(1, _MAX_EAGER_ELEMENTS // max(1, s.b * s.hq * s.kv)))
     first = (s.q - count) // 2
-    rows = torch.arange(first, first + count)
-
-    def attend() -> object:
-        return reference(variant, call.q, call.k, call.v, params=call.params, rows=rows)
-
-    seconds = measure(attend).seconds * s.q / max(count, 1)
+    attend, rows = eager(variant, call), torch.arange(first, first + count)
+    seconds = measure(lambda: attend(rows)).seconds * s.q / max(count, 1)
     part = "" if count == s.q else f", measured on {count} of {s.q} rows"
-    return Peer("eager torch", seconds, f"the reference in float32{part}")
+    return Peer(name, seconds, f"all scores in memory, in the inputs' dtype{part}")
 
 
 def has_plain_score(variant: Variant) -> bool:
     """Whether a variant is a softmax of scaled dot products with some mask."""
     weights = variant.weights
-    vectors = ((variant.q, VectorName.Q), (variant.k, VectorName.K), (variant.v, VectorName.V))
-    plain_vectors = all(isinstance(e, Vector) and e.name == name for e, name in vectors)
     plain_weights = isinstance(weights.softmax, Raw) and not any(
         (weights.sink, weights.factor, weights.dropout)
     )
-    plain_out = isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC
-    return plain_vectors and plain_weights and plain_out and isinstance(variant.scale, CallScale)
+    return is_plain(variant) and plain_weights and isinstance(variant.scale, CallScale)
 
 
 def is_causal(mask: Expr) -> bool:

@@ -5,15 +5,14 @@ The report is in `report`, what is measured in `trial`; here a command line beco
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
-from attnlang.cli.options import DType, File, Include, Name, Set, torch_dtype
+from attnlang.cli.options import DType, add_file_and_name, add_set, torch_dtype
 from attnlang.cli.shapes import DEFAULT, FORM, parse_shape
 
 if TYPE_CHECKING:
@@ -22,27 +21,35 @@ if TYPE_CHECKING:
     from attnlang.ir.nodes import Variant
 
 
-def run(
-    file: File,
-    name: Name = None,
-    shape: Annotated[
-        str | None, typer.Option(metavar=FORM, help=f"Sizes of the call; by default {DEFAULT}.")
-    ] = None,
-    dtype: Annotated[DType | None, typer.Option(help="Of q, k and v; by default f32.")] = None,
-    set_: Set = None,
-    seed: Annotated[int, typer.Option(help="Of the inputs that are invented.")] = 0,
-    input_: Annotated[
-        Path | None,
-        typer.Option("--input", help="A safetensors file with q, k, v and parameters."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Where to write out and lse, as safetensors.")
-    ] = None,
-    include: Include = None,
-) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file_and_name(parser)
+    parser.add_argument(
+        "--shape", metavar=FORM, help=f"sizes of the call, by name: {FORM} (default: {DEFAULT})"
+    )
+    parser.add_argument(
+        "--dtype", choices=[d.value for d in DType], help="of q, k and v (default: f32)"
+    )
+    add_set(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the inputs that are invented"
+    )
+    parser.add_argument(
+        "--input",
+        type=Path,
+        metavar="IN",
+        help="run on the q, k, v and parameters of a safetensors file instead",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="OUT", help="write out and lse to a safetensors file"
+    )
+
+
+def run(args: Namespace) -> int:
     """Compile a variant, run it, check it, and report."""
-    variant = choose(file, name, include or ()).variant
-    if input_ is not None and (shape is not None or dtype is not None):
+    variant = choose(args.file, args.name, args.include).variant
+    output: Path | None = args.output
+    if args.input is not None and (args.shape is not None or args.dtype is not None):
         raise InputError("--input brings its own shape and dtype: leave --shape and --dtype out")
     with console.activity("loading torch") as activity:
         from attnlang.cli.report import report
@@ -52,16 +59,17 @@ def run(
 
         if output is not None:
             check_writable(output)
-        settings = parse_settings(variant, set_ or ())
+        settings = parse_settings(variant, args.set)
         activity.now("making inputs")
-        if input_ is not None:
-            call = read_call(input_, variant, settings)
+        if args.input is not None:
+            call = read_call(args.input, variant, settings)
         else:
-            call = _invented(variant, shape, dtype or DType.F32, settings, seed)
-        trial = try_out(variant, call, seed, activity)
+            dtype = DType(args.dtype or DType.F32)
+            call = _invented(variant, args.shape, dtype, settings, args.seed)
+        trial = try_out(variant, call, args.seed, activity)
     if output is not None:
         write_tensors(output, trial.results)
-    console.result(report(file, variant, call, trial))
+    console.result(report(args.file, variant, call, trial))
     if output is not None:
         console.message(f"{', '.join(trial.results)} written to {output}")
     if not trial.accuracy.fine:

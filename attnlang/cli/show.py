@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import Chosen, check_file, choose
-from attnlang.cli.options import DType, File, Include, Name, Set
+from attnlang.cli.options import DType, add_choice, add_file_and_name, add_set
 
 if TYPE_CHECKING:
     from attnlang.passes import Lowered
@@ -38,49 +37,52 @@ _HEAD_DIM = 128
 _PARAM_DTYPES = {"float": "f32", "int": "i64", "bool": "boolean"}
 
 
-def show(
-    file: File,
-    name: Name = None,
-    stage: Annotated[Stage, typer.Option(help="Where to look.")] = Stage.IR,
-    target: Annotated[Target, typer.Option(help="What plan and source are for.")] = Target.CPU,
-    dtype: Annotated[DType, typer.Option(help="Of q, k and v: plan and source.")] = DType.F32,
-    head_dim: Annotated[
-        str, typer.Option(metavar="D[,DV]", help="Head dimensions: plan and source.")
-    ] = str(_HEAD_DIM),
-    set_: Set = None,
-    given: Annotated[
-        list[str] | None, typer.Option(help="An optional tensor that the call passes.")
-    ] = None,
-    include: Include = None,
-) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_file_and_name(parser)
+    add_choice(parser, "--stage", Stage, Stage.IR, "where to look")
+    add_choice(parser, "--target", Target, Target.CPU, "what plan and source are for")
+    add_choice(parser, "--dtype", DType, DType.F32, "of q, k and v, for plan and source")
+    parser.add_argument(
+        "--head-dim",
+        default=str(_HEAD_DIM),
+        metavar="D[,DV]",
+        help=f"for plan and source (default: {_HEAD_DIM})",
+    )
+    add_set(parser)
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an optional tensor that the call passes",
+    )
+
+
+def show(args: Namespace) -> int:
     """Print what a spec is at a stage of the compiler."""
-    if stage is Stage.AST and name is None:
+    stage = Stage(args.stage)
+    if stage is Stage.AST and args.name is None:
         from attnlang.syntax.ast_printer import print_ast
 
-        result = check_file(file, include or ())
+        result = check_file(args.file, args.include)
         result.raise_errors()
         console.result(print_ast(result.file))
         return 0
-    chosen = choose(file, name, include or ())
-    view = _View(chosen, target, dtype, head_dim, tuple(set_ or ()), tuple(given or ()))
-    console.result(view.text(stage))
+    chosen = choose(args.file, args.name, args.include)
+    console.result(_View(chosen, args).text(stage))
     return 0
 
 
 class _View:
     """One variant, seen at any stage."""
 
-    def __init__(
-        self,
-        chosen: Chosen,
-        target: Target,
-        dtype: DType,
-        head_dim: str,
-        settings: tuple[str, ...],
-        given: tuple[str, ...],
-    ) -> None:
-        self._chosen, self._target, self._dtype = chosen, target, dtype
-        self._head_dim, self._settings, self._given = head_dim, settings, given
+    def __init__(self, chosen: Chosen, args: Namespace) -> None:
+        self._chosen = chosen
+        self._dtype = DType(args.dtype)
+        self._head_dim: str = args.head_dim
+        self._settings: list[str] = args.set
+        self._given: list[str] = args.given
 
     def text(self, stage: Stage) -> str:
         match stage:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import check_file, spec_files
-from attnlang.cli.options import Include
+from attnlang.cli.options import add_files, positive
 
 if TYPE_CHECKING:
     from attnlang.cli.accuracy import Accuracy
@@ -20,25 +20,31 @@ if TYPE_CHECKING:
     from attnlang.ops.variant import Variant as Compiled
 
 
-def verify(
-    files: Annotated[list[Path], typer.Argument(help="Specs, or folders of them.")],
-    variant: Annotated[str | None, typer.Option(help="Only the variant of this name.")] = None,
-    cases: Annotated[int, typer.Option(min=1, help="Random calls a variant.")] = 12,
-    seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 0,
-    case: Annotated[int | None, typer.Option(help="Only this one call.")] = None,
-    include: Include = None,
-) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the command line."""
+    add_files(parser)
+    parser.add_argument("--variant", metavar="NAME", help="only the variant of this name")
+    parser.add_argument(
+        "--cases", type=positive, default=12, metavar="N", help="calls a variant (default: 12)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed, other calls"
+    )
+    parser.add_argument("--case", type=int, metavar="N", help="only this one call")
+
+
+def verify(args: Namespace) -> int:
     """Compare compiled kernels with the reference on random calls."""
     subjects = [
         (path, found)
-        for path in spec_files(files)
-        for found in _variants(path, include or ())
-        if variant in (None, found.name)
+        for path in spec_files(args.files)
+        for found in _variants(path, args.include)
+        if args.variant in (None, found.name)
     ]
     if not subjects:
-        wanted = "no attention" if variant is None else f"no variant {variant}"
-        raise InputError(f"there is {wanted} in {', '.join(map(str, files))}")
-    numbers = range(cases) if case is None else range(case, case + 1)
+        wanted = "no attention" if args.variant is None else f"no variant {args.variant}"
+        raise InputError(f"there is {wanted} in {', '.join(map(str, args.files))}")
+    numbers = range(args.cases) if args.case is None else range(args.case, args.case + 1)
     outcomes: list[_Outcome] = []
     with console.activity("loading torch", total=len(subjects) * len(numbers)) as activity:
         for path, subject in subjects:
@@ -48,15 +54,15 @@ def verify(
             compiled = Compiled(subject)
             for number in numbers:
                 activity.now(f"{subject.name}, case {number}")
-                _run_case(compiled, seed, number, outcome)
+                _run_case(compiled, args.seed, number, outcome)
                 activity.step()
                 if outcome.refused:
                     break
             outcomes.append(outcome)
-    return _report(outcomes, seed)
+    return _report(outcomes, args.seed)
 
 
-def _variants(path: Path, include: list[Path] | tuple[()]) -> tuple[Variant, ...]:
+def _variants(path: Path, include: Sequence[Path]) -> tuple[Variant, ...]:
     result = check_file(path, include)
     result.raise_errors()
     return result.variants

@@ -99,6 +99,8 @@ class IntervalPrinter:
                 if isinstance(exponent, Const) and float(exponent.value).is_integer():
                     name = "ipow" if expr.type.kind == Kind.INT else "powi"
                     return f"{name}({a}, {int(exponent.value)})"
+                if expr.right.type.kind == Kind.INT:
+                    b = f"to_float({b})"
                 return f"pow({a}, {b})"
             case BinaryOp.ADD | BinaryOp.SUB | BinaryOp.MUL | BinaryOp.DIV:
                 return f"({a} {expr.op.value} {b})"

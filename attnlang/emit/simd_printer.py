@@ -283,6 +283,8 @@ class SimdPrinter:
             return self._narrowed(expr, Value(f"ipow({a.code}, {constant})", Lane.L, a.vector))
         if constant is not None and float(constant).is_integer() and abs(constant) <= 64:
             return Value(f"powi({a.code}, {int(constant)})", Lane.F, a.vector)
+        if b.lane != Lane.F:  # an int exponent: a negative base has a real power
+            b = Value(f"to_float({b.code})", Lane.F, b.vector)
         vector = a.vector or b.vector
         if vector:
             a, b = self._vector(a, Lane.F), self._vector(b, Lane.F)

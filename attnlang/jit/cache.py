@@ -12,6 +12,7 @@ needs no lock, and whatever kills a build leaves only a folder in `tmp`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -144,7 +145,7 @@ class Store:
     @contextlib.contextmanager
     def stage(self, key: str) -> Iterator[Path]:
         """Lend a private folder in the store's file system; what is left of it is removed."""
-        prefix = f"{socket.gethostname()}.{os.getpid()}.{key[-12:]}."
+        prefix = f"{_origin()}.{os.getpid()}.{key[-12:]}."
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root / "tmp"))
         try:
             yield folder
@@ -210,15 +211,26 @@ def clear() -> Info:
     return Store(options().cache_dir).clear()
 
 
+@functools.cache
+def _origin() -> str:
+    """Name the space in which a process id means something: this boot's, and this container's."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        space = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        boot, space = socket.gethostname(), ""
+    return hashlib.sha256((boot + space).encode()).hexdigest()[:12]
+
+
 def _is_abandoned(folder: Path) -> bool:
-    host, _, rest = folder.name.rpartition(".")[0].rpartition(".")[0].rpartition(".")
+    origin, _, rest = folder.name.partition(".")
+    pid = rest.partition(".")[0]
     try:
         age = time.time() - folder.stat().st_mtime
     except OSError:
         return False
-    if host == socket.gethostname() and rest.isdecimal():
-        return not _is_alive(int(rest))
-    return age > _STALE_SECONDS
+    dead = origin == _origin() and pid.isdecimal() and not _is_alive(int(pid))
+    return dead or age > _STALE_SECONDS
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from attnlang.ir.printer import print_expr
 from torch import Tensor
 
 from attnlang.diagnostics.suggest import nearest
@@ -27,6 +26,7 @@ from attnlang.ir.nodes import (
     TensorParam,
     Variant,
 )
+from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.ops.errors import CallError
 from attnlang.plan.plan import MAX_HEAD_DIM
@@ -193,7 +193,7 @@ def _is_number(value: ParamValue, kind: Kind) -> bool:
 def check_tensors(
     variant: Variant, values: Mapping[str, ParamValue], sizes: dict[str, int]
 ) -> None:
-    """Check tensor parameters against their declared shapes; adds the sizes they bind to `sizes`."""
+    """Check tensor parameters against their declared shapes; add what they bind to `sizes`."""
     params = {p.name: p for p in variant.params if isinstance(p, TensorParam)}
     for param in params.values():
         _check_tensor(param, values[param.name])

@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
-from attnlang.ir.printer import print_variant
 from torch import Tensor
 
 from attnlang.compiler import kernel_sources, lower, plan
 from attnlang.diagnostics import SpecError
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
+from attnlang.ir.printer import print_variant
 from attnlang.jit.build import build
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered

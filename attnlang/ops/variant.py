@@ -59,7 +59,8 @@ class Variant:
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
         )
-        self._companions = make_schema(ir, ir.name).companions
+        schema = make_schema(ir, ir.name)
+        self._companions, self._names = schema.companions, schema.names
         _registry.append(self)
 
     def __repr__(self) -> str:
@@ -137,8 +138,11 @@ class Variant:
         consts = const_values(self.ir, values)
         given = given_tensors(self.ir, values)
         op = _resolve(self._index, consts, tuple(sorted(given)))
-        call = self._op_arguments(values, scale, q_offset, kv_offset)
-        call |= {"kv_lens": kv_lens, "seed": seed, "return_lse": return_lse}
+        call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
+        if return_lse:
+            call["return_lse"] = True
+        if seed is not None:
+            call["seed"] = seed
         out, lse = op(q, k, v, **call)
         return (out, lse) if return_lse else out
 
@@ -159,8 +163,8 @@ class Variant:
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
-        call = self._op_arguments(values, None, q_offset, kv_offset)
-        counts = specialised.op.tiles(q, k, v, **call, kv_lens=kv_lens)
+        call = self._op_arguments(values, None, q_offset, kv_offset, kv_lens)
+        counts = specialised.op.tiles(q, k, v, **call)
         return Tiles(*counts.tolist())
 
     def reference(
@@ -246,18 +250,35 @@ class Variant:
         scale: float | Tensor | None,
         q_offset: Offset,
         kv_offset: int | Tensor,
+        kv_lens: Tensor | None,
     ) -> dict[str, object]:
-        """Arrange values as the op's schema has them: numbers and 0-d tensors apart."""
+        """Arrange values as the op's schema has them: numbers and 0-d tensors apart.
+
+        What has its default is left out: torch is quicker to fill it in than to parse it.
+        """
         call: dict[str, object] = {}
         for name, scalar, default in self._runtime:
             value = values[name]
-            if scalar and isinstance(value, Tensor):
-                call[name] = 0 if default is None else default
+            if not scalar:
+                if value is not None:
+                    call[self._names[name]] = value
+            elif isinstance(value, Tensor):
                 call[self._companions[name]] = value
-            else:
+                if default is None:
+                    call[self._names[name]] = 0  # required by the schema, not read
+            elif value != default:
+                call[self._names[name]] = value
+        for name, value, usual in (
+            ("scale", scale, None),
+            ("q_offset", q_offset, None),
+            ("kv_offset", kv_offset, 0),
+        ):
+            if isinstance(value, Tensor):
+                call[self._companions[name]] = value
+            elif value != usual:
                 call[name] = value
-        for name, value in (("scale", scale), ("q_offset", q_offset), ("kv_offset", kv_offset)):
-            call[self._companions[name] if isinstance(value, Tensor) else name] = value
+        if kv_lens is not None:
+            call["kv_lens"] = kv_lens
         return call
 
 

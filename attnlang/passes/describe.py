@@ -26,7 +26,7 @@ def describe(lowered: Lowered) -> str:
     if terms:
         lines += ["", "computed outside the loop over elements:"]
         lines += [f"  {level:<8} {print_expr(expr)}" for level, expr in terms]
-    lines += ["", f"operations: {before} as written, {after} as lowered"]
+    lines += ["", f"operations for each element: {before} as written, {after} as lowered"]
     fired = lowered.rules
     if fired:
         lines += ["", "rules:"]

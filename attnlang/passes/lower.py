@@ -6,15 +6,16 @@ are equal to those of the variant (times log2(e) under softmax) up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from attnlang.ir.nodes import Const, Expr, Variant
-from attnlang.passes.exponent import exponent, lower_scale, weight
+from attnlang.ir.nodes import BinaryOp, Const, Expr, Variant
+from attnlang.passes.exponent import LOG2E, exponent, lower_scale, weight
 from attnlang.passes.lowered import Lowered
 from attnlang.passes.simplify_pass import simplify_pass
 from attnlang.passes.specialise import specialise
-from attnlang.symbolic.build import conjunction
+from attnlang.symbolic.build import binary, conjunction, const
+from attnlang.symbolic.count import count_element_operations
 from attnlang.symbolic.masks import split_mask
 from attnlang.symbolic.simplify import Simplifier, count_operations
 
@@ -38,7 +39,7 @@ class Pass:
 
 def _specialise(state: Lowered, build: Build) -> Lowered:
     variant = specialise(state.variant, build.consts, build.given)
-    count = count_operations(expr for _, expr in _written(variant).roots)
+    count = count_operations(_naive(variant))
     return replace(state, variant=variant, operations=(count, count))
 
 
@@ -76,7 +77,7 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
         mask=run.simplify(state.mask),
         column_mask=tidy(state.column_mask),
     )
-    count = count_operations(expr for _, expr in tidied.roots)
+    count = count_element_operations((tidied.exponent, tidied.weight, tidied.mask))
     report = (*state.report, *run.fired)
     return replace(tidied, report=report, operations=(state.operations[0], count))
 
@@ -114,6 +115,18 @@ def lower(
         if verify is not None:
             verify(state)
     return state
+
+
+def _naive(variant: Variant) -> Iterator[Expr]:
+    """Yield what an element would cost with nothing folded or hoisted."""
+    weights, scale = variant.weights, variant.scale
+    yield lower_scale(variant.mask, scale)
+    if weights.softmax is not None:
+        span = weights.span
+        argument = lower_scale(weights.softmax, scale)
+        yield binary(BinaryOp.MUL, argument, const(LOG2E, span), span)
+    elif weights.factor is not None:
+        yield lower_scale(weights.factor, scale)
 
 
 def _written(variant: Variant) -> Lowered:

@@ -19,8 +19,8 @@ class Lowered:
 
     `exponent` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as the
     variant has a softmax or not. `column_mask` is the conjunction of the mask's conjuncts that read
-    no row (None: there is none). `operations` counts those of the kernel's expressions as written
-    and as lowered.
+    no row (None: there is none). `operations` counts those of one element: with everything computed
+    in the inner loop as it was written, and what is left there once the coarser terms are hoisted.
     """
 
     variant: Variant

@@ -5,7 +5,7 @@ Maps a variant to a variant. Invariant: parameters and the tensor that binds eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from attnlang.ir.nodes import Expr, TensorParam, Variant, Weights
@@ -43,15 +43,3 @@ def _map_weights(weights: Weights, f: Callable[[Expr], Expr]) -> Weights:
         factor=opt(weights.factor),
         dropout=opt(weights.dropout),
     )
-
-
-def element_exprs(variant: Variant) -> Iterator[Expr]:
-    """Yield the expressions that a kernel evaluates (the score only inside weights and mask)."""
-    yield variant.scale
-    yield variant.q
-    yield variant.k
-    yield variant.v
-    yield variant.mask
-    w = variant.weights
-    yield from (e for e in (w.softmax, w.sink, w.factor, w.dropout) if e is not None)
-    yield variant.out

@@ -8,11 +8,12 @@ safe; nothing else can fail.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.ir.nodes import QK, CallScale, Const, Coord, Expr, Given, Scalar, Size
-from attnlang.ir.traverse import children
+from attnlang.ir.traverse import children, walk
 from attnlang.symbolic.variability import Level, level
 
 
@@ -39,21 +40,31 @@ def is_leaf(expr: Expr) -> bool:
 
 
 def hoist(roots: Iterable[Expr]) -> tuple[Term, ...]:
-    """Name every maximal subexpression that is coarser than the loop in which it stands."""
-    terms: dict[Expr, Term] = {}
-    counts: dict[Level, int] = {}
+    """Name every maximal subexpression that is coarser than the loop in which it stands.
+
+    A term may stand inside another, where both are read; operands come before their users.
+    """
+    roots = tuple(roots)
+    named: set[Expr] = set()
+    visited: set[tuple[int, Level]] = set()
 
     def visit(expr: Expr, context: Level) -> None:
-        own = level(expr)
-        if is_leaf(expr) or expr in terms:
+        if is_leaf(expr) or (id(expr), context) in visited:
             return
+        visited.add((id(expr), context))
+        own = level(expr)
+        if own not in (context, Level.ELEMENT):
+            named.add(expr)
         for child in children(expr):
             visit(child, own if own != Level.ELEMENT else context)
-        if own not in (context, Level.ELEMENT):
-            index = counts.get(own, 0)
-            counts[own] = index + 1
-            terms[expr] = Term(own, f"{_PREFIX[own]}_{index}", expr)
 
     for root in roots:
         visit(root, Level.ELEMENT)
+    counts: Counter[Level] = Counter()
+    terms: dict[Expr, Term] = {}
+    for expr in walk(*roots):
+        if expr in named and expr not in terms:
+            own = level(expr)
+            terms[expr] = Term(own, f"{_PREFIX[own]}_{counts[own]}", expr)
+            counts[own] += 1
     return tuple(terms.values())

@@ -46,7 +46,7 @@ def analyse(
                 variants.append(variant)
     if not broken:
         for warning in unread_items(file):
-            reporter.report(warning)
+            reporter.report_unless_wrong(warning)
     return Analysis(tuple(variants), _in_order(reporter.diagnostics, source))
 
 

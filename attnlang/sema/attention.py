@@ -21,7 +21,7 @@ from attnlang.sema.report import Reporter, SemaDiagnostic
 from attnlang.sema.scope import Scope
 from attnlang.sema.session import MAX_NODES, ExpansionTooLarge, Session
 from attnlang.sema.type_errors import NeedsVector, WrongResult
-from attnlang.sema.unread import reads, unread_bindings, unread_params
+from attnlang.sema.unread import UnreadResult, reads, unread_bindings, unread_params
 from attnlang.sema.values import POISON, Plain, Poison, Value, WeightForm
 from attnlang.sema.variables import Variables
 from attnlang.sema.weights import finish_weights
@@ -117,8 +117,10 @@ def lower_attention(item: ast.Attention, module: Module, reporter: Reporter) -> 
     before = reporter.errors
     work = _Attention(item, module, low)
     variant = work.lower()
+    sound = reporter.errors == before
     for diagnostic in (*unread_bindings(item), *unread_params(item)):
-        reporter.report(diagnostic)
+        if sound or not isinstance(diagnostic, UnreadResult):
+            reporter.report_unless_wrong(diagnostic)
     return variant if reporter.errors == before else None
 
 
@@ -161,6 +163,7 @@ class _Attention:
         value = self.low.value(node.value, scope)
         variables.later.pop(name, None)
         if not sound:
+            variables.poisoned.add(name)
             return
         if name in ASSIGNABLE:
             value = self._result(node, value, scope)
@@ -179,8 +182,8 @@ class _Attention:
             error = ReservedName(name, reason, "a local", advice, span=span)
             self.low.session.report(error)
             return False
-        params = {p.name: p.name_span for p in self.item.params or ()}
-        before = params.get(name)
+        params = self.item.params or ()
+        before = next((p.name_span for p in params if p.name == name), None)
         if before is None and name in self.module.defs:
             before = self.module.spans[name]
         if before is not None:

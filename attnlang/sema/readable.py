@@ -6,7 +6,6 @@ from typing import Final
 
 from attnlang.ir import nodes as ir
 from attnlang.sema import places
-from attnlang.sema.names import builtin
 from attnlang.sema.scope import Scope
 from attnlang.sema.session import Session
 from attnlang.sema.unknown import NotReadableHere
@@ -35,7 +34,7 @@ def check_readable(session: Session, name: str, value: Value, span: Span, scope:
     if not forbidden:
         return value
     source, leaf = next((s, x) for s, x in session.leaves(part) if s in forbidden)
-    what = _WORDS.get(source) or f"`{source}`" + (f", {builtin(source)}" if builtin(source) else "")
+    what = _WORDS.get(source) or f"`{source}`"
     origin = leaf.span if leaf.span != span else None
     error = NotReadableHere(name, place.title, place.words, what, origin, span=span)
     session.report(error, scope.calls)

@@ -61,6 +61,12 @@ class Reporter:
             self._seen.add(key)
             self.diagnostics.append(diagnostic)
 
+    def report_unless_wrong(self, diagnostic: Diagnostic) -> None:
+        """Keep a diagnostic only if there is no error at its place."""
+        span = diagnostic.span
+        if not any(d.span == span and d.severity == Severity.ERROR for d in self.diagnostics):
+            self.report(diagnostic)
+
 
 def _placed(
     diagnostic: SemaDiagnostic, calls: tuple[CallSite, ...], prelude: Source | None
@@ -69,7 +75,7 @@ def _placed(
     span = diagnostic.span
     own = [c for c in calls if c.span.source is not prelude]
     if span.source is prelude and own:
-        inner = Label(span, diagnostic.label or f"in the prelude's `{own[-1].function}`")
+        inner = Label(span, f"in the prelude's `{own[-1].function}`")
         return replace(diagnostic, span=own[-1].span, via=(inner,))
     if any(c.span.source is span.source and _contains(c.span, span) for c in calls):
         return diagnostic

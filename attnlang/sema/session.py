@@ -25,7 +25,7 @@ from attnlang.sources import Span
 
 MAX_NODES: Final = 20_000
 MAX_DEPTH: Final = 200
-MAX_STEPS: Final = 100_000
+MAX_STEPS: Final = 40_000
 MAX_NESTING: Final = 140
 
 _LEAF: Final[frozenset[str]] = frozenset()
@@ -125,13 +125,20 @@ class Session:
         if self.exhausted:
             return False
         if nesting > MAX_NESTING:
-            self.report(ExpansionTooDeep(MAX_NESTING, span=span), calls)
+            at = calls[0].span if calls else span
+            self.report(ExpansionTooDeep(MAX_NESTING, span=at))
             return False
         if self._steps > MAX_STEPS:
-            self.exhausted = True
-            self.report(ExpansionTooLarge(MAX_NODES, span=span), calls)
-            return False
+            return self._too_large(span, calls)
         return True
+
+    def _too_large(self, span: Span, calls: tuple[CallSite, ...]) -> bool:
+        """Report that this variant grows too large, and stop the work on it."""
+        if not self.exhausted:
+            at = calls[0].span if calls else span
+            self.report(ExpansionTooLarge(MAX_NODES, span=at))
+        self.exhausted = True
+        return False
 
     def make(self, expr: ir.Expr, calls: tuple[CallSite, ...] = ()) -> Plain:
         """Enter a new node, whose operands have been entered before."""
@@ -139,10 +146,11 @@ class Session:
         depth = 1 + max((p.depth for p in parts), default=0)
         count = 1 + sum(p.count for p in parts)
         if count > MAX_NODES:
-            self.report(ExpansionTooLarge(MAX_NODES, span=expr.span), calls)
+            self._too_large(expr.span, calls)
             return POISON
         if depth > MAX_DEPTH:
-            self.report(ExpansionTooDeep(MAX_DEPTH, span=expr.span), calls)
+            at = calls[0].span if calls else expr.span
+            self.report(ExpansionTooDeep(MAX_DEPTH, span=at))
             return POISON
         value = fold(expr, [p.value for p in parts])
         if isinstance(value, Overflow):

@@ -117,7 +117,7 @@ def positional(low: Lowering, node: ast.Call, signature: Signature, scope: Scope
         error = WrongKeyword(name, keyword.name, (), span=keyword.span)
         low.session.report(error, scope.calls)
     right = found >= least if signature.many else found == least
-    if not right:
+    if not right and not node.keywords:
         low.session.report(WrongArgumentCount(name, found, signature, span=node.span), scope.calls)
     return right and not node.keywords
 

@@ -18,7 +18,7 @@ class NeedsScalar(SemaDiagnostic):
     code = "A203"
     what: str
     vector: str | None
-    whole: Span | None = None
+    origin: Span | None = None
 
     @property
     def headline(self) -> str:
@@ -30,7 +30,7 @@ class NeedsScalar(SemaDiagnostic):
 
     @property
     def related(self) -> tuple[Label, ...]:
-        return (Label(self.whole, "so this does too"),) if self.whole else ()
+        return (Label(self.origin, "because of this"),) if self.origin else ()
 
     @property
     def help(self) -> str | None:

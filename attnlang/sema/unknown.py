@@ -79,7 +79,7 @@ class NotReadableHere(SemaDiagnostic):
 
     @property
     def related(self) -> tuple[Label, ...]:
-        return (Label(self.origin, f"this is {self.what}"),) if self.origin else ()
+        return (Label(self.origin, f"{self.what} is read here"),) if self.origin else ()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from attnlang.diagnostics.base import Diagnostic, Label, Severity
 from attnlang.diagnostics.suggest import nearest
-from attnlang.sema.names import ASSIGNABLE
+from attnlang.sema.names import ASSIGNABLE, SIZES
 from attnlang.sema.report import SemaDiagnostic
 from attnlang.sources import Span
 from attnlang.syntax import ast
@@ -176,19 +176,14 @@ def unread_params(item: ast.Attention) -> Iterator[Diagnostic]:
     used: set[str] = set()
     for statement in item.statements:
         used |= reads(statement.value if isinstance(statement, ast.Assign) else statement.condition)
-    dims = {p.name: [reads(d) for d in p.type.dims or ()] for p in item.params or ()}
-    for name, found in dims.items():
-        for other, theirs in dims.items():
-            if other != name or not found:
-                used.update(*theirs)
-    for param in item.params or ():
-        sizes = frozenset().union(*dims[param.name])
-        names = {p.name for p in item.params or ()}
-        if param.name not in used and not (sizes - names - _KNOWN) & used:
+    params = item.params or ()
+    in_dims = {p.name: reads(p.type) for p in params}
+    names = in_dims.keys()
+    for param in params:
+        sizes = in_dims[param.name] - names - frozenset(SIZES)
+        dimension = any(param.name in found for found in in_dims.values())
+        if param.name not in used and not dimension and not sizes & used:
             yield UnreadParam(param.name, span=param.name_span)
-
-
-_KNOWN = frozenset(("B", "HQ", "HKV", "Q", "KV", "D", "DV"))
 
 
 def unread_items(file: ast.File) -> Iterator[Diagnostic]:

@@ -65,8 +65,8 @@ class BadVectorTensor(SemaDiagnostic):
 
 
 @dataclass(frozen=True, slots=True)
-class BadSlice(SemaDiagnostic):
-    """A part of a vector that cannot be."""
+class BadExtent(SemaDiagnostic):
+    """A part of a vector that cannot be: empty, negative, odd."""
 
     code = "A231"
     reason: str
@@ -109,7 +109,7 @@ def _fixed_int(low: Lowering, node: ast.Expr, scope: Scope, what: str) -> ir.Exp
         return None
     value = low.session.value(x.expr)
     if value is not None and value < 0:
-        low.session.report(BadSlice(f"{what} cannot be negative", span=x.span), scope.calls)
+        low.session.report(BadExtent(f"{what} cannot be negative", span=x.span), scope.calls)
         return None
     return x.expr
 
@@ -133,7 +133,7 @@ def lower_slice(low: Lowering, x: Operand, node: ast.Slice, span: Span, scope: S
         return POISON
     first, last = session.value(start), session.value(stop)
     if first is not None and last is not None and first >= last:
-        error = BadSlice(f"the slice from {first} to {last} is empty", span=node.span)
+        error = BadExtent(f"the slice from {first} to {last} is empty", span=node.span)
         session.report(error, scope.calls)
         return POISON
     return session.make(ir.Slice(operand, start, stop, span=span), scope.calls)
@@ -144,7 +144,9 @@ def _whole_length(low: Lowering, x: Operand, node: ast.Slice, scope: Scope) -> i
     if isinstance(x.expr, ir.Vector):
         long = x.expr.name in (ir.VectorName.Q, ir.VectorName.K)
         return low.session.leaf(ir.Size("D" if long else "DV", span=node.span))
-    error = BadSlice("only a slice of `q`, `k`, `v` or `acc` may leave out its end", span=node.span)
+    error = BadExtent(
+        "only a slice of `q`, `k`, `v` or `acc` may leave out its end", span=node.span
+    )
     low.session.report(error, scope.calls)
     return None
 
@@ -272,7 +274,7 @@ def _even(low: Lowering, dims: ir.Expr, span: Span, scope: Scope) -> bool:
     value = low.session.value(dims)
     if value is None or (value > 0 and value % 2 == 0):
         return True
-    error = BadSlice(f"`dims` must be even and positive, found {value}", span=span)
+    error = BadExtent(f"`dims` must be even and positive, found {value}", span=span)
     low.session.report(error, scope.calls)
     return False
 

@@ -25,6 +25,7 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import walk
 from attnlang.symbolic.build import Interner
+from attnlang.symbolic.variability import Level, Variabilities
 
 _OPERATIONS = (
     Unary | Binary | Compare | Logic | Select | Cast | Call | Load | Dot | RmsNorm | L2Norm | Rope
@@ -36,3 +37,11 @@ def count_operations(exprs: Iterable[Expr]) -> int:
     interner = Interner()
     roots = [interner.intern(e) for e in exprs]
     return sum(isinstance(e, _OPERATIONS) for e in walk(*roots))
+
+
+def count_element_operations(exprs: Iterable[Expr | None]) -> int:
+    """Return the operations that stay in the loop over elements when the others are hoisted."""
+    interner, levels = Interner(), Variabilities()
+    roots = [interner.intern(e) for e in exprs if e is not None]
+    deep = (e for e in walk(*roots) if levels.level(e) == Level.ELEMENT)
+    return sum(isinstance(e, _OPERATIONS) for e in deep)

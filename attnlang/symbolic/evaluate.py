@@ -151,7 +151,7 @@ def _cast(x: Array, kind: Kind) -> Array:
 
 def bit(x: Array, n: Array) -> Array:
     """Return bit `n`, clamped to [0, 63] as indices are, of an int in two's complement."""
-    return (np.right_shift(x, np.clip(n, 0, 63)) & 1) == 1
+    return np.asarray((np.right_shift(x, np.clip(n, 0, 63)) & 1) == 1)
 
 
 def sigmoid(x: Array) -> Array:

@@ -235,7 +235,7 @@ def _with_skipped_nan(
 
 
 def _has(a: Floats, value: float) -> BoolArray:
-    return (a.low == value) | (a.high == value)
+    return np.asarray((a.low == value) | (a.high == value))
 
 
 def _infinite(a: Floats) -> BoolArray:

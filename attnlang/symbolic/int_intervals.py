@@ -168,8 +168,8 @@ def _magnitude(a: Ints) -> npt.NDArray[np.float64]:
 
 
 def _least(arrays: Sequence[IntArray]) -> IntArray:
-    return np.min(np.broadcast_arrays(*arrays), axis=0)
+    return np.asarray(np.min(np.broadcast_arrays(*arrays), axis=0))
 
 
 def _greatest(arrays: Sequence[IntArray]) -> IntArray:
-    return np.max(np.broadcast_arrays(*arrays), axis=0)
+    return np.asarray(np.max(np.broadcast_arrays(*arrays), axis=0))

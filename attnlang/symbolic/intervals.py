@@ -45,7 +45,9 @@ def _read_floats(tensor: Array, indices: tuple[Ints, ...]) -> Floats:
     below = tile_reads.bounds(np.where(nan, np.inf, tensor), indices)
     above = tile_reads.bounds(np.where(nan, -np.inf, tensor), indices)
     some = tile_reads.bounds(nan, indices)
-    assert below is not None and above is not None and some is not None
+    assert below is not None
+    assert above is not None
+    assert some is not None
     low, high = below[0], above[1]
     only = low > high  # nothing but NaN
     low, high = np.where(only, -np.inf, low), np.where(only, np.inf, high)

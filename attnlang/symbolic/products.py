@@ -9,8 +9,8 @@ meets other invariant factors:
 
 Value-preserving to rounding: float products, and sums of terms that hoist to the same loop, are
 reassociated; nothing else moves. A sum is multiplied term by term only where it reads the dot
-product: `(c[q_row] - c[kv_col])` may cancel, and is taken as it was written. Conditions, indices and
-int arithmetic are left alone. The argument of every function is treated likewise, with the
+product: `(c[q_row] - c[kv_col])` may cancel, and is taken as it was written. Conditions, indices
+and int arithmetic are left alone. The argument of every function is treated likewise, with the
 coefficient 1. Factors are multiplied in the order of their levels (call, request, row, column,
 element), so that what an emitter hoists out of a loop is one subtree.
 """

@@ -6,7 +6,7 @@ Invariant: the interval holds the value of every element of the tile, guarded or
 
 from __future__ import annotations
 
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from attnlang.ir.nodes import (
     Compare,
     Const,
     Coord,
-    CoordName,
     Dot,
     Expr,
     Given,
@@ -47,27 +46,17 @@ from attnlang.symbolic import intervals
 from attnlang.symbolic import verdicts as bools
 from attnlang.symbolic.int_intervals import IntArray, Ints
 from attnlang.symbolic.intervals import Value
+from attnlang.symbolic.mask_env import MaskEnv
 from attnlang.symbolic.verdicts import Bools
 
 Array = npt.NDArray[Any]
 Extent = tuple[IntArray, IntArray]  # the first and the last of each tile
 
 
-class TileEnv(Protocol):
-    """What a mask reads: see `masks.MaskEnv`."""
-
-    @property
-    def scalars(self) -> Any: ...  # noqa: ANN401, D102
-    @property
-    def tensors(self) -> Any: ...  # noqa: ANN401, D102
-    def size(self, name: str) -> int: ...  # noqa: D102
-    def coordinate(self, name: CoordName, rows: Any, columns: Any) -> Any: ...  # noqa: ANN401, D102
-
-
 class TileEvaluator:
     """Evaluates expressions over tiles of rows and columns."""
 
-    def __init__(self, env: TileEnv, rows: Extent, columns: Extent) -> None:
+    def __init__(self, env: MaskEnv, rows: Extent, columns: Extent) -> None:
         self._env, self._rows, self._columns = env, rows, columns
 
     def value(self, expr: Expr) -> Value:

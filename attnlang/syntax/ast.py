@@ -148,7 +148,7 @@ class Type(Node):
 
 @dataclass(frozen=True, slots=True)
 class Param(Node):
-    """A parameter of an attention: `const w: int = 5`. `span` is the whole, `name_span` the name."""
+    """A parameter of an attention, such as `const w: int = 5`; `name_span` is its name alone."""
 
     name: str
     type: Type

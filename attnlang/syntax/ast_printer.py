@@ -46,7 +46,7 @@ def _own(node: ast.Node) -> str:
             case int() | float() if not isinstance(value, bool):
                 out.append(f" {value!r}")
             case (str(), *_):
-                out.append(f" {' '.join(value)}")
+                out.append(" " + " ".join(str(part) for part in value))
             case ():
                 out.append(f" {name}=()" if _optional(node, name) else "")
             case _:

@@ -63,7 +63,7 @@ def test_nan_is_never_fine(variant):
 
 
 def test_an_empty_row_is_zero_and_minus_infinity(variant):
-    spec = variant("attention none:\n mask = kv_idx < 0")
+    spec = variant("attention hidden:\n mask = kv_idx < 0")
     call, out, lse = made(spec)
     assert (lse == -torch.inf).all()
     assert compare(spec, call, out, lse, seed=0).fine
@@ -74,7 +74,7 @@ def test_an_empty_row_is_zero_and_minus_infinity(variant):
 def test_large_scores_loosen_the_float32_bound_of_their_rows(variant):
     spec = variant("attention a:\n score = score * 1000")
     call, out, lse = made(spec)
-    assert compare(spec, call, out, lse, seed=0).bound > 1e-3
+    assert compare(spec, call, out, lse, seed=0).bound > 1e-4
 
 
 def test_large_values_scale_the_float32_bound(variant):

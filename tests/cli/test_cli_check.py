@@ -89,13 +89,12 @@ def test_include_lets_an_import_read_another_folder(cli, spec, tmp_path):
 
 
 def test_it_imports_neither_torch_nor_sympy(spec):
-    """The promise, kept by a process of its own: what it imported, and how long it took."""
+    """The promise, kept in a process of its own: what it imports, and that it answers at once."""
     program = (
-        "import sys, time; start = time.process_time()\n"
+        "import json, sys, time\n"
         "from attnlang.cli.main import run_command\n"
         "code = run_command(['check', sys.argv[1]])\n"
-        "heavy = {'torch', 'sympy', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
-        "print(code, sorted(heavy), time.process_time() - start)\n"
+        "print(json.dumps([code, sorted(sys.modules), time.process_time()]))\n"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
@@ -106,7 +105,9 @@ def test_it_imports_neither_torch_nor_sympy(spec):
         text=True,
         check=True,
     )
-    code, heavy, seconds = done.stdout.split(" ", 2)[0], done.stdout.split("[")[1], done.stdout
-    assert code == "0"
-    assert heavy.startswith("]")
-    assert float(seconds.split()[-1]) < 0.5
+    code, modules, seconds = json.loads(done.stdout)
+    assert code == 0
+    heavy = {"torch", "sympy", "numpy", "matplotlib", "jinja2", "rich", "safetensors"}
+    assert not heavy & set(modules)
+    # Half a second where nothing else runs; tests share the machine, also its turbo clock.
+    assert seconds < 1.0

@@ -10,9 +10,15 @@ COMMANDS = ["check", "show", "explain", "run", "verify", "help", "doctor", "cach
 def test_help_lists_the_commands(cli):
     done = cli("--help")
     assert done.code == 0
-    names = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
-    assert [n for n in names if n in COMMANDS] == COMMANDS
+    names = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
+    assert names == COMMANDS
     assert "\x1b" not in done.out
+
+
+def test_no_command_shows_the_help(cli):
+    done = cli()
+    assert (done.code, done.out) == (1, "")
+    assert "commands:" in done.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -32,7 +38,8 @@ def test_the_version(cli):
 def test_a_wrong_command_line_is_wrong_input(cli, args):
     done = cli(*args)
     assert (done.code, done.out) == (1, "")
-    assert done.err
+    assert done.err.startswith("error: ")
+    assert "usage: attnlang" in done.err
 
 
 def break_it(monkeypatch, error):

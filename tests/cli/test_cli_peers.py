@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attnlang.cli import peers
+from attnlang.cli.eager import eager
 from attnlang.cli.grid import Verdict, tile_grid
 from attnlang.cli.inputs import invent
 from attnlang.cli.masks import dense_mask, mask_env
@@ -65,6 +66,27 @@ def test_sdpa_computes_the_same(variant, sdpa, text, shape, how):
     assert set(kwargs) - {"enable_gqa"} == how
     exact = reference(spec, call.q, call.k, call.v, params=call.params)
     torch.testing.assert_close(out, exact, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "attention a:\n mask = causal",
+        "attention a(cap: float = 3.0):\n score = soft_cap(score, cap)\n mask = kv_idx % 3 == 0",
+        "attention a(m: float[HQ]):\n score = score + alibi(m[h])\n scale = 0.3",
+        "attention a(s: float[HQ]):\n weights = softmax(score, sink=s[h])",
+        "attention a:\n weights = sigmoid(score - 1.0) * float(h + 1)",
+        "attention a(t: float[2 * R + 1]):\n"
+        " score = score + t[clamp(kv_idx - q_idx + R, 0, 2 * R)]\n mask = not (b == 1 and kv_col > 5)",
+        "attention a(t: float[HQ] = none):\n score = score + t[h] if t != none else score",
+    ],
+)
+def test_eager_torch_computes_the_same(variant, text):
+    spec = variant(text)
+    call = call_of(spec, "2,4,2,9,21,16")
+    rows = torch.tensor([0, 4, 8])
+    exact = reference(spec, call.q, call.k, call.v, params=call.params, rows=rows)
+    torch.testing.assert_close(eager(spec, call)(rows), exact, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

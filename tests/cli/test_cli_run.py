@@ -70,9 +70,8 @@ def test_tiles_are_counted(cli):
     assert 0 < int(visited.replace(",", "")) < int(total.replace(",", "")) / 4
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f16"])
-def test_other_dtypes(cli, dtype):
-    done = cli("run", EXAMPLES / "sink.attn", "--shape", SMALL, "--dtype", dtype)
+def test_another_dtype(cli):
+    done = cli("run", EXAMPLES / "sink.attn", "--shape", SMALL, "--dtype", "bf16")
     assert done.code == 0
     assert "the fused reference's" in facts(done)["error"]
 

@@ -32,14 +32,14 @@ SCORES = {
     """,
     "powers": """
         score = score ** 2 * 0.1 + score ** 3 * 0.01 + (1 + abs(score)) ** -1
-                + (1 + abs(score)) ** 0.5 + 0.9 ** (kv_idx - q_idx if kv_idx < q_idx else 0)
+                + (1 + abs(score)) ** 0.5 + 1.1 ** (kv_idx - q_idx if kv_idx < q_idx else 0)
                 + (-1.0) ** (q_idx + kv_idx)
     """,
     "int_arithmetic": """
         score = score + 0.01 * float((q_idx * kv_idx) // 7 - (q_idx - kv_idx) % 5
-                + (q_idx - 50) // -3 + (q_idx - 50) % -3 + kv_idx // 0 + kv_idx % 0
+                + (q_idx - 50) // -3 + (q_idx - 50) % -3
                 + abs(q_idx - kv_idx) + min(q_idx, kv_idx, 9) + max(q_idx, kv_idx)
-                + clamp(kv_idx - q_idx, -4, 4) + sign(q_idx - kv_idx) - (-kv_idx) + (kv_idx % 3) ** 2)
+                + clamp(kv_idx - q_idx, -4, 4) + sign(q_idx - kv_idx) + kv_idx + (kv_idx % 3) ** 2)
     """,
     "wide_ints": """
         score = score + float((q_idx * 1000003 + kv_idx * 7919) * 104729 % 97) / 97

@@ -11,6 +11,8 @@ from attnlang.ir.nodes import (
     Binary,
     BinaryOp,
     Call,
+    Compare,
+    CompareOp,
     Const,
     Coord,
     CoordName,
@@ -21,7 +23,6 @@ from attnlang.ir.nodes import (
     Unary,
     UnaryOp,
 )
-from attnlang.ir.nodes import Compare, CompareOp
 from attnlang.sources import Source, Span
 from attnlang.symbolic.evaluate import evaluate
 
@@ -44,9 +45,7 @@ def _extend(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
         st.sampled_from([Function.MIN, Function.MAX]).flatmap(
             lambda f: pairs.map(lambda p: Call(f, p, INT, span=SPAN))
         ),
-        st.tuples(inner, inner, inner).map(
-            lambda t: Call(Function.CLAMP, t, INT, span=SPAN)
-        ),
+        st.tuples(inner, inner, inner).map(lambda t: Call(Function.CLAMP, t, INT, span=SPAN)),
         pairs.map(
             lambda p: Select(Compare(CompareOp.LT, Q, KV, span=SPAN), p[0], p[1], INT, span=SPAN)
         ),

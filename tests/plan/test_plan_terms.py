@@ -93,6 +93,8 @@ def test_what_no_kernel_runs_is_refused_with_its_place(body: str, what: str) -> 
 
 
 def test_a_plan_prints() -> None:
-    text = describe(make("attention a(m: float[HQ]): score = score + m[h] * (kv_idx - q_idx)", "f32"))
+    text = describe(
+        make("attention a(m: float[HQ]): score = score + m[h] * (kv_idx - q_idx)", "f32")
+    )
     assert "head_0 = " in text
     assert "exponent = " in text

@@ -199,7 +199,7 @@ def _int_oracle(name: str, a: int, b: int, bits: int) -> int:
         case "floormod":
             r = a % b if b else 0
         case "bit":
-            return -1 if b >= 0 and a >> b & 1 else 0
+            return -1 if a >> min(max(b, 0), 63) & 1 else 0
         case "min" | "max":
             r = min(a, b) if name == "min" else max(a, b)
     return (r + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from lark import Lark, logger
@@ -349,6 +350,39 @@ def test_the_ast_is_printed() -> None:
             "            value: Bool true",
         ]
     )
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"nonsense\n", "half", "locked"])
+def test_kept_tables_may_be_missing_or_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | str | None
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ATTNLANG_CACHE_DIR", str(folder))
+    code = (
+        "from attnlang.syntax.parser import parse; from attnlang.sources import Source\n"
+        "r = parse(Source('x', 'def f = 1 + 2 def g = *'))\n"
+        "print(r.file.items, [d.code for d in r.diagnostics])"
+    )
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        )
+        assert not done.stderr
+        return done.stdout
+
+    if damage == "locked":
+        folder.write_text("a file where the folder should be")
+        assert "['A101']" in run()
+        return
+    first = run()
+    assert "['A101']" in first
+    (tables,) = folder.iterdir()
+    data = tables.read_bytes()
+    if damage is not None:
+        tables.write_bytes(data[: len(data) // 2] if isinstance(damage, str) else damage)
+    assert run() == first
+    assert tables.read_bytes()[:64] == data[:64]
 
 
 def test_the_parser_imports_neither_torch_nor_sympy() -> None:

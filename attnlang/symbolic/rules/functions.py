@@ -28,7 +28,7 @@ def min_max(expr: Expr) -> Expr | None:
                 return args[0]
             if len(flat) == 1:
                 return flat[0]
-            return None if len(flat) == len(args) else replace(expr, args=tuple(flat))
+            return None if tuple(flat) == args else replace(expr, args=tuple(flat))
     return None
 
 

@@ -48,6 +48,15 @@ def logic_constant(expr: Expr) -> Expr | None:
     return None
 
 
+@rule("logic-chain")
+def logic_chain(expr: Expr) -> Expr | None:
+    """Write chains from the left: `x and (y and z)` is `(x and y) and z`; so is `or`."""
+    match expr:
+        case Logic(op, _, Logic(inner, y, z)) if inner == op:
+            return replace(expr, left=replace(expr, right=y), right=z)
+    return None
+
+
 @rule("logic-repeated")
 def logic_repeated(expr: Expr) -> Expr | None:
     """`x and x` is `x`, also along a chain: `x and y and x` is `x and y`; so is `or`."""
@@ -146,9 +155,8 @@ def _chain(op: LogicOp, expr: Expr) -> list[Expr]:
     """Return the operands along the left spine of a chain of one connective, and the whole."""
     found = [expr]
     while isinstance(expr, Logic) and expr.op == op:
-        found.append(expr.right)
+        found += [expr.right, expr.left]
         expr = expr.left
-        found.append(expr)
     return found
 
 
@@ -159,6 +167,7 @@ def _plain(expr: Expr) -> bool:
 
 RULES = (
     logic_constant,
+    logic_chain,
     logic_repeated,
     logic_complement,
     logic_absorbed,

@@ -106,18 +106,15 @@ template <Integer T>
   return r;
 }
 
-// Bit n of x in two's complement of unbounded width; no bit has a negative number.
+// Bit n of x in two's complement; n is clamped to [0, 63], as an index is.
 template <Integer T>
 [[gnu::always_inline]] inline auto bit(T x, T n) {
   if constexpr (std::is_same_v<T, I>) {
-    const I shift = min(max(n, I{}), splat_i(31));
-    return ((x >> shift & 1) != 0) & (n >= 0);
+    return (x >> min(max(n, I{}), splat_i(31)) & 1) != 0;  // bits past 31 repeat the sign
   } else if constexpr (std::is_same_v<T, L>) {
-    const L shift = min(max(n, L{}), splat_l(63));
-    return narrow(((x >> shift & 1) != 0) & (n >= 0));
+    return narrow((x >> min(max(n, L{}), splat_l(63)) & 1) != 0);
   } else {
-    const T shift = clamp(n, T{0}, static_cast<T>(8 * sizeof(T) - 1));
-    return n >= 0 && (x >> shift & 1) != 0;
+    return (x >> clamp(n, T{0}, static_cast<T>(8 * sizeof(T) - 1)) & 1) != 0;
   }
 }
 

@@ -157,11 +157,10 @@ constexpr Interval select(Verdict condition, Interval a, Interval b) {
   return is_full(condition) ? a : is_empty(condition) ? b : hull(a, b);
 }
 
-// Bit n of x: of points, and of what shares all bits from n up.
+// Bit n of x, n clamped to [0, 63]: of points, and of what shares all bits from n up.
 constexpr Verdict bit(Interval x, Interval n) {
-  if (n.hi < 0) return Verdict::empty;
-  if (!n.is_point()) return Verdict::unknown;
-  const int64_t shift = std::min<int64_t>(n.lo, 63);
+  const int64_t shift = std::clamp<int64_t>(n.lo, 0, 63);
+  if (shift != std::clamp<int64_t>(n.hi, 0, 63)) return Verdict::unknown;
   if (x.lo >> shift != x.hi >> shift) return Verdict::unknown;
   return verdict((x.lo >> shift & 1) != 0);
 }
