@@ -19,7 +19,13 @@ from attnlang.sema.operators import Operand
 from attnlang.sema.params import lower_params
 from attnlang.sema.report import Reporter, SemaDiagnostic
 from attnlang.sema.scope import Scope
-from attnlang.sema.session import MAX_NODES, ExpansionTooLarge, Session
+from attnlang.sema.session import (
+    MAX_NESTING,
+    MAX_NODES,
+    ExpansionTooDeep,
+    ExpansionTooLarge,
+    Session,
+)
 from attnlang.sema.type_errors import NeedsVector, WrongResult
 from attnlang.sema.unread import UnreadResult, reads, unread_bindings, unread_params
 from attnlang.sema.values import POISON, Plain, Poison, Value, WeightForm
@@ -27,6 +33,24 @@ from attnlang.sema.variables import Variables
 from attnlang.sema.weights import finish_weights
 from attnlang.sources import Span
 from attnlang.syntax import ast
+
+MAX_STATEMENTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyStatements(SemaDiagnostic):
+    """An attention with too many statements."""
+
+    code = "A411"
+    limit: int
+
+    @property
+    def headline(self) -> str:
+        return f"an attention holds at most {self.limit} statements"
+
+    @property
+    def label(self) -> str:
+        return "one too many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +139,17 @@ def lower_attention(item: ast.Attention, module: Module, reporter: Reporter) -> 
     session = Session(reporter)
     low = Lowering(session, Variables(session))
     before = reporter.errors
-    work = _Attention(item, module, low)
-    variant = work.lower()
+    if len(item.statements) > MAX_STATEMENTS:
+        span = item.statements[MAX_STATEMENTS].span
+        reporter.report(TooManyStatements(MAX_STATEMENTS, span=span))
+        return None
+    try:
+        variant = _Attention(item, module, low).lower()
+    except RecursionError:  # the limits leave room, but not below any stack
+        reporter.report(ExpansionTooDeep(MAX_NESTING, span=item.name_span))
+        return None
     sound = reporter.errors == before
-    for diagnostic in (*unread_bindings(item), *unread_params(item)):
+    for diagnostic in (*unread_bindings(item, reporter), *unread_params(item)):
         if sound or not isinstance(diagnostic, UnreadResult):
             reporter.report_unless_wrong(diagnostic)
     return variant if reporter.errors == before else None
@@ -206,7 +237,7 @@ class _Attention:
         if node.name == "weights":
             return self._weights(node, value, scope)
         if node.name == "scale":
-            self._check_scale(node)
+            self._check_scale(node, value)
         expr = self.low.as_plain(value, node.value.span, scope)
         if isinstance(expr, Poison):
             return POISON
@@ -242,11 +273,11 @@ class _Attention:
             return POISON
         return session.to_float(x.expr)
 
-    def _check_scale(self, node: ast.Assign) -> None:
+    def _check_scale(self, node: ast.Assign, value: Value) -> None:
         session, read = self.low.session, self.low.variables.score_read
         if self.scale_at is not None:
             session.report(ScaleTwice(self.scale_at, span=node.name_span))
-        elif read is not None:
+        elif read is not None and not isinstance(value, Poison):
             session.report(ScaleTooLate(read, span=node.name_span))
         self.scale_at = node.name_span
 

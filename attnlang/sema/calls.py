@@ -68,9 +68,11 @@ def _operands(low: Lowering, node: ast.Call, scope: Scope) -> tuple[Operand, ...
     if not positional(low, node, signature_of(node.function.id), scope):
         lower_all(low, node, scope)
         return None
-    found = [low.operand(arg, scope) for arg in node.args]
-    sound = tuple(x for x in found if x is not None)
-    return sound if len(sound) == len(found) else None
+    found: list[Operand] = []
+    for arg in node.args:
+        if (x := low.operand(arg, scope)) is not None:
+            found.append(x)
+    return tuple(found) if len(found) == len(node.args) else None
 
 
 def _elementwise(low: Lowering, function: ir.Function, node: ast.Call, scope: Scope) -> Plain:

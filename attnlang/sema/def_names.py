@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnlang.diagnostics.base import Diagnostic
-from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.modules import DefInfo, Module
 from attnlang.sema.names import (
     CONSTANTS,
@@ -52,7 +51,7 @@ class RecursiveDef(SemaDiagnostic):
 def check_defs(module: Module, reporter: Reporter) -> None:
     """Report what is wrong with a module's own defs, and mark those as broken."""
     for info in module.own.values():
-        errors = tuple(name_errors(info))
+        errors = tuple(name_errors(info, reporter))
         for error in errors:
             reporter.report(error)
         if errors:
@@ -63,18 +62,18 @@ def check_defs(module: Module, reporter: Reporter) -> None:
         module.broken.update(path)
 
 
-def name_errors(info: DefInfo) -> Iterator[Diagnostic]:
+def name_errors(info: DefInfo, reporter: Reporter) -> Iterator[Diagnostic]:
     """Yield the names in a def's expression that mean nothing there."""
     called: set[int] = set()
     for node in ast.walk(info.value):
         if isinstance(node, ast.Call):
             called.add(id(node.function))
-            yield from _call_errors(node, info)
+            yield from _call_errors(node, info, reporter)
         elif isinstance(node, ast.Name) and id(node) not in called:
-            yield from _name_errors(node, info)
+            yield from _name_errors(node, info, reporter)
 
 
-def _name_errors(node: ast.Name, info: DefInfo) -> Iterator[Diagnostic]:
+def _name_errors(node: ast.Name, info: DefInfo, reporter: Reporter) -> Iterator[Diagnostic]:
     name, args, module = node.id, info.args or (), info.module
     if name in args or name in COORDS or name in SIZES or name in CONSTANTS:
         return
@@ -84,10 +83,10 @@ def _name_errors(node: ast.Name, info: DefInfo) -> Iterator[Diagnostic]:
         yield NotAFunction(name, "a function", False, span=node.span)
     elif module.find(name) is None and not module.is_broken(name):
         known = (*args, *COORDS, *SIZES, *CONSTANTS, *module.all_defs())
-        yield UnknownName(name, nearest(name, known), span=node.span)
+        yield UnknownName(name, reporter.suggest(name, known), span=node.span)
 
 
-def _call_errors(node: ast.Call, info: DefInfo) -> Iterator[Diagnostic]:
+def _call_errors(node: ast.Call, info: DefInfo, reporter: Reporter) -> Iterator[Diagnostic]:
     name, module = node.function.id, info.module
     if name in (info.args or ()):
         yield NotAFunction(name, "an argument of the def", True, span=node.function.span)
@@ -95,7 +94,7 @@ def _call_errors(node: ast.Call, info: DefInfo) -> Iterator[Diagnostic]:
         if (what := builtin(name)) is not None:
             yield NotAFunction(name, what, True, span=node.function.span)
         else:
-            similar = nearest(name, (*FUNCTIONS, *module.all_defs()))
+            similar = reporter.suggest(name, (*FUNCTIONS, *module.all_defs()))
             yield UnknownName(name, similar, True, span=node.function.span)
 
 

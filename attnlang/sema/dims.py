@@ -23,6 +23,7 @@ from attnlang.sema.params import check_tensor, enter_name, enter_tensor, is_opti
 from attnlang.sema.report import SemaDiagnostic
 from attnlang.sema.scope import Scope
 from attnlang.sema.type_errors import WrongKind
+from attnlang.sema.unknown import NotReadableHere
 from attnlang.sema.values import Poison
 from attnlang.sources import Span
 from attnlang.syntax import ast
@@ -159,10 +160,10 @@ class _Solver:
                 for axis, node in enumerate(param.type.dims or ())
             ]
             while waiting:
-                ready = [d for d in waiting if self._solve_one(d)]
-                waiting = [d for d in waiting if d not in ready]
-                if not ready:
+                rest = [d for d in waiting if not self._solve_one(d)]
+                if len(rest) == len(waiting):
                     break
+                waiting = rest
             for dim in waiting:
                 names = tuple(n for n in dim.unknown if n not in self.low.variables.sizes)
                 self.low.session.report(TwoUnknowns(names, span=dim.node.span))
@@ -220,7 +221,8 @@ class _Solver:
 
     def _lower(self, dim: _Dim) -> ir.Expr | None:
         low = self.low
-        self._check_binders(dim)
+        if not self._check_names(dim):
+            return None
         given = low.variables.sizes.values()
         scope = Scope(places.DIM, self.module, given=frozenset(t for t in given if t))
         x = low.scalar(dim.node, scope, "a dimension")
@@ -238,16 +240,24 @@ class _Solver:
             return None
         return x.expr
 
-    def _check_binders(self, dim: _Dim) -> None:
-        """Report a size that is not there whenever this tensor is."""
+    def _check_names(self, dim: _Dim) -> bool:
+        """Whether a dimension names no tensor, and no size that may be absent where it is not."""
+        sound = True
         for node in ast.walk(dim.node):
             if not isinstance(node, ast.Name):
                 continue
+            if node.id in self.tensors:
+                place = places.DIM
+                wrong = NotReadableHere(node.id, place.title, place.words, span=node.span)
+                self.low.session.report(wrong)
+                sound = False
             binder = self.low.variables.sizes.get(node.id)
             if binder is not None and binder != dim.param.name:
                 at = self.bound_at[node.id]
                 error = OptionalSize(node.id, dim.param.name, binder, at, span=node.span)
                 self.low.session.report(error)
+                sound = False
+        return sound
 
     def _bind(self, name: str, dim: _Dim, expr: ir.Expr) -> bool:
         solved = _affine(self.low, expr, name, dim.node.span)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.def_names import check_defs
 from attnlang.sema.import_errors import (
     ImportCycle,
@@ -147,7 +146,7 @@ class Loader:
                 self._not_there(item, name, found)
 
     def _not_there(self, item: ast.Import, name: ast.Name, found: Module) -> None:
-        reason, similar = "the file defines no such name", nearest(name.id, found.own)
+        reason, similar = "the file defines no such name", self.reporter.suggest(name.id, found.own)
         if name.id in found.attentions:
             reason = "it is an attention, and only defs can be imported"
         elif name.id in found.defs:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from attnlang.diagnostics.suggest import nearest
 from attnlang.ir import nodes as ir
 from attnlang.ir.traverse import children
 from attnlang.sema import operators as ops
@@ -52,15 +51,39 @@ class Lowering:
     _nesting: int = 0
 
     def value(self, node: ast.Expr, scope: Scope) -> Value:
-        """Lower an expression to whatever it means."""
+        """Lower an expression to whatever it means.
+
+        Everything recurses through here, so what lies between two levels is kept shallow.
+        """
         if not self.session.step(self._nesting, node.span, scope.calls):
             return POISON
         self._nesting += 1
-        value = self._dispatch(node, scope)
+        value: Value
+        match node:
+            case ast.Number() | ast.Bool() | ast.NoneLiteral():
+                value = self._literal(node)
+            case ast.Name():
+                value = self._name(node, scope)
+            case ast.Unary():
+                value = self._unary(node, scope)
+            case ast.Binary():
+                value = self._binary(node, scope)
+            case ast.Compare():
+                value = self._compare(node, scope)
+            case ast.Logic():
+                value = self._logic(node, scope)
+            case ast.IfElse():
+                value = self._if_else(node, scope)
+            case ast.Call():
+                value = lower_call(self, node, scope)
+            case ast.Index():
+                value = lower_index(self, node, scope)
+            case _:
+                assert_never(node)
         self._nesting -= 1
         return value
 
-    def _dispatch(self, node: ast.Expr, scope: Scope) -> Value:
+    def _literal(self, node: ast.Number | ast.Bool | ast.NoneLiteral) -> Value:
         match node:
             case ast.Number(number):
                 kind = ir.INT if isinstance(number, int) else ir.FLOAT
@@ -69,30 +92,10 @@ class Lowering:
                 return self.session.leaf(ir.Const(truth, ir.BOOL, span=node.span))
             case ast.NoneLiteral():
                 return NO_TENSOR
-            case ast.Name():
-                return self._name(node, scope)
-            case ast.Unary():
-                return self._unary(node, scope)
-            case ast.Binary():
-                return self._binary(node, scope)
-            case ast.Compare():
-                return self._compare(node, scope)
-            case ast.Logic():
-                return self._logic(node, scope)
-            case ast.IfElse():
-                return self._if_else(node, scope)
-            case ast.Call():
-                return lower_call(self, node, scope)
-            case ast.Index():
-                return lower_index(self, node, scope)
             case _:
                 assert_never(node)
 
     # What an operand must be
-
-    def plain(self, node: ast.Expr, scope: Scope) -> Plain:
-        """Lower an expression that must be a scalar or a vector."""
-        return self.as_plain(self.value(node, scope), node.span, scope)
 
     def as_plain(self, value: Value, span: Span, scope: Scope) -> Plain:
         """Return a value that must be a scalar or a vector."""
@@ -111,7 +114,7 @@ class Lowering:
 
     def operand(self, node: ast.Expr, scope: Scope) -> Operand | None:
         """Lower an operand; None after an error."""
-        expr = self.plain(node, scope)
+        expr = self.as_plain(self.value(node, scope), node.span, scope)
         return None if isinstance(expr, Poison) else Operand(expr, node.span)
 
     def scalar(self, node: ast.Expr, scope: Scope, what: str) -> Operand | None:
@@ -197,7 +200,8 @@ class Lowering:
             return
         known = (*self.variables.names(scope), *COORDS, *CONSTANTS, *scope.module.all_defs())
         later = self.variables.later.get(name) if scope.args is None else None
-        unknown = UnknownName(name, nearest(name, known), later=later, span=node.span)
+        similar = self.session.reporter.suggest(name, known)
+        unknown = UnknownName(name, similar, later=later, span=node.span)
         self.session.report(unknown, scope.calls)
 
     def not_callable(self, node: ast.Name, scope: Scope) -> None:
@@ -216,7 +220,7 @@ class Lowering:
             error = NotAFunction(name, what, True, advice, span=node.span)
             self.session.report(error, scope.calls)
             return
-        similar = nearest(name, (*FUNCTIONS, *scope.module.all_defs()))
+        similar = self.session.reporter.suggest(name, (*FUNCTIONS, *scope.module.all_defs()))
         self.session.report(UnknownName(name, similar, True, span=node.span), scope.calls)
 
     # Operators
@@ -249,7 +253,9 @@ class Lowering:
         return ops.arithmetic(self.session, op, *operands, node.span, scope.calls)
 
     def _compare(self, node: ast.Compare, scope: Scope) -> Value:
-        values = [self.value(x, scope) for x in node.operands]
+        values: list[Value] = []
+        for operand in node.operands:
+            values.append(self.value(operand, scope))
         if any(isinstance(v, Poison) for v in values):
             return POISON
         if any(isinstance(v, NoTensor) for v in values):

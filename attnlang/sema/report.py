@@ -2,15 +2,19 @@
 
 A mistake inside an inlined def is reported once, at the def, with the call as a second label; in
 the prelude, which its user cannot mend, the call comes first. Invariant: no two diagnostics of one
-class stand at one place.
+class stand at one place, and there are at most MAX_DIAGNOSTICS, and a last one that says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from attnlang.diagnostics.base import Diagnostic, Label, Severity
+from attnlang.diagnostics.suggest import nearest
 from attnlang.sources import Source, Span
+from attnlang.syntax.diagnostics import TooManyErrors
+from attnlang.syntax.limits import MAX_DIAGNOSTICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,21 @@ class CallSite:
 
 @dataclass(slots=True)
 class Reporter:
-    """Collects diagnostics."""
+    """Collects diagnostics, and counts the steps of the work on a file."""
 
     prelude: Source | None = None
+    steps: int = 0
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _seen: set[tuple[str, int, int, int]] = field(default_factory=set)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much has been said that nothing more is."""
+        return len(self.diagnostics) > MAX_DIAGNOSTICS
+
+    def suggest(self, name: str, known: Iterable[str]) -> str | None:
+        """Return the known name that a wrong one was probably meant to be."""
+        return None if self.full else nearest(name, known)
 
     @property
     def errors(self) -> int:
@@ -53,12 +67,16 @@ class Reporter:
 
     def report(self, diagnostic: Diagnostic, calls: tuple[CallSite, ...] = ()) -> None:
         """Keep a diagnostic that arose inside `calls`, the outermost first."""
+        if self.full:
+            return
         if calls and isinstance(diagnostic, SemaDiagnostic):
             diagnostic = _placed(diagnostic, calls, self.prelude)
         span = diagnostic.span
         key = (type(diagnostic).__name__, id(span.source), span.start, span.end)
         if key not in self._seen:
             self._seen.add(key)
+            if len(self.diagnostics) == MAX_DIAGNOSTICS:
+                diagnostic = TooManyErrors(MAX_DIAGNOSTICS, span=diagnostic.span)
             self.diagnostics.append(diagnostic)
 
     def report_unless_wrong(self, diagnostic: Diagnostic) -> None:

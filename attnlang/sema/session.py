@@ -2,7 +2,8 @@
 
 Every node that sema makes goes through `make`, which computes its facts from its operands' in
 constant time. Invariant: no expression that comes out is deeper than MAX_DEPTH or, written out as
-a tree, larger than MAX_NODES; whatever the spec, the work is bounded by MAX_STEPS.
+a tree, larger than MAX_NODES; the work on a variant is bounded by MAX_STEPS,
+that on a file by MAX_FILE_STEPS. Later stages recurse over what comes out.
 """
 
 # ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
@@ -24,9 +25,10 @@ from attnlang.sema.values import POISON, Plain
 from attnlang.sources import Span
 
 MAX_NODES: Final = 20_000
-MAX_DEPTH: Final = 200
+MAX_DEPTH: Final = 120
 MAX_STEPS: Final = 40_000
-MAX_NESTING: Final = 140
+MAX_FILE_STEPS: Final = 200_000
+MAX_NESTING: Final = 120
 
 _LEAF: Final[frozenset[str]] = frozenset()
 
@@ -122,13 +124,14 @@ class Session:
     def step(self, nesting: int, span: Span, calls: tuple[CallSite, ...]) -> bool:
         """Count one step of work; False when there has been too much of it."""
         self._steps += 1
+        self.reporter.steps += 1
         if self.exhausted:
             return False
         if nesting > MAX_NESTING:
             at = calls[0].span if calls else span
             self.report(ExpansionTooDeep(MAX_NESTING, span=at))
             return False
-        if self._steps > MAX_STEPS:
+        if self._steps > MAX_STEPS or self.reporter.steps > MAX_FILE_STEPS:
             return self._too_large(span, calls)
         return True
 

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnlang.diagnostics.base import Diagnostic, Label, Severity
-from attnlang.diagnostics.suggest import nearest
 from attnlang.sema.names import ASSIGNABLE, SIZES
-from attnlang.sema.report import SemaDiagnostic
+from attnlang.sema.report import Reporter, SemaDiagnostic
 from attnlang.sources import Span
 from attnlang.syntax import ast
 
@@ -123,11 +122,12 @@ def reads(node: ast.Node) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
 
 
-def unread_bindings(item: ast.Attention) -> Iterator[Diagnostic]:
+def unread_bindings(item: ast.Attention, reporter: Reporter) -> Iterator[Diagnostic]:
     """Yield the locals and results of an attention whose values are lost."""
     statements = item.statements
     names = [reads(s.value if isinstance(s, ast.Assign) else s.condition) for s in statements]
     params = tuple(p.name for p in item.params or ())
+    locals_ = tuple(dict.fromkeys(s.name for s in statements if isinstance(s, ast.Assign)))
     for i, statement in enumerate(statements):
         if not isinstance(statement, ast.Assign):
             continue
@@ -138,8 +138,7 @@ def unread_bindings(item: ast.Attention) -> Iterator[Diagnostic]:
         if name in ASSIGNABLE:
             yield from _lost_result(statement, overwritten, item)
         else:
-            local = {s.name for s in statements if isinstance(s, ast.Assign)}
-            similar = nearest(name, (*ASSIGNABLE, *params, *sorted(local - {name})))
+            similar = reporter.suggest(name, (*ASSIGNABLE, *params, *locals_))
             yield UnreadLocal(name, similar, overwritten, span=statement.name_span)
 
 

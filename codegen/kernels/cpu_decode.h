@@ -137,7 +137,7 @@ class Decode {
     return item.h_kv * problem_.group() + (item.row0 + r) / problem_.queries;
   }
   int64_t query(const Item& item, int r) const { return (item.row0 + r) % problem_.queries; }
-  Request request(const Item& item, int r) const {
+  [[gnu::noinline]] Request request(const Item& item, int r) const {
     return problem_.template request<Variant>(params_, item.b, head(item, r));
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {

@@ -98,7 +98,7 @@ inline bool is_position(int64_t x) { return -kPositionLimit < x && x < kPosition
 
 // 0, or -1 and a message where no kernel can run the call.
 template <class Element, int kD, int kDV>
-int check_call(const Call& call, char* error) {
+[[gnu::cold]] int check_call(const Call& call, char* error) {
   using detail::fail;
   if (call.version != kCallVersion) {
     return fail(error, "the kernel was built for calls of version %d, got %d", kCallVersion,

@@ -17,7 +17,7 @@ using VerdictOf = FunctionRef<Verdict(int64_t k0, int64_t k1)>;
 
 // Calls visit(k0, k1, verdict) for ranges of [k0, k1) in order: runs of tiles when empty or full,
 // single tiles when unknown. k0 is a multiple of `tile`, k1 is one or the end of the keys.
-inline void divide_tiles(int64_t k0, int64_t k1, int64_t tile, VerdictOf verdict_of,
+[[gnu::cold]] inline void divide_tiles(int64_t k0, int64_t k1, int64_t tile, VerdictOf verdict_of,
                          FunctionRef<void(int64_t, int64_t, Verdict)> visit) {
   if (k0 >= k1) return;
   const Verdict v = verdict_of(k0, k1);

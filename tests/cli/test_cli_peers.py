@@ -73,11 +73,12 @@ def test_sdpa_computes_the_same(variant, sdpa, text, shape, how):
     [
         "attention a:\n mask = causal",
         "attention a(cap: float = 3.0):\n score = soft_cap(score, cap)\n mask = kv_idx % 3 == 0",
-        "attention a(m: float[HQ]):\n score = score + alibi(m[h])\n scale = 0.3",
+        "attention a(m: float[HQ]):\n scale = 0.3\n score = score + alibi(m[h])",
         "attention a(s: float[HQ]):\n weights = softmax(score, sink=s[h])",
         "attention a:\n weights = sigmoid(score - 1.0) * float(h + 1)",
         "attention a(t: float[2 * R + 1]):\n"
-        " score = score + t[clamp(kv_idx - q_idx + R, 0, 2 * R)]\n mask = not (b == 1 and kv_col > 5)",
+        " score = score + t[clamp(kv_idx - q_idx + R, 0, 2 * R)]\n"
+        " mask = not (b == 1 and kv_col > 5)",
         "attention a(t: float[HQ] = none):\n score = score + t[h] if t != none else score",
     ],
 )
