@@ -1,4 +1,4 @@
-"""A variant as a person writes it in eager PyTorch: every score in memory, in the inputs' dtype.
+"""A variant as a person writes it in eager PyTorch: every score in memory, in the dtype of q.
 
 From a variant and a call to a function of some query rows. It is a yardstick for speed, so it takes
 no care that the reference takes (guards, float64, hidden values), and knows what kernels run today:
@@ -60,10 +60,10 @@ def eager(variant: Variant, call: Call) -> Callable[[Tensor], Tensor]:
     """Return the function that attends for the query rows that it is given, int[R]."""
     group = call.shape.hq // call.shape.hkv
     sizes = call_sizes(variant, call)
+    keys = call.k.repeat_interleave(group, dim=1)
+    values = call.v.repeat_interleave(group, dim=1)
 
     def attend(rows: Tensor) -> Tensor:
-        keys = call.k.repeat_interleave(group, dim=1)
-        values = call.v.repeat_interleave(group, dim=1)
         products = call.q[:, :, rows] @ keys.transpose(-1, -2)
         elements = _Elements(call, sizes, _coordinates(call, rows), products)
         scale = elements.value(variant.scale)

@@ -6,8 +6,9 @@ knows plain scores: no mask, a causal one, or a dense one, whose construction is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -34,6 +35,9 @@ from attnlang.ir.nodes import (
 _MAX_MASK_ELEMENTS = 1 << 29
 # The scores that eager torch holds at once in the timed sample.
 _MAX_EAGER_ELEMENTS = 1 << 24
+_PROBE_ROWS = 8
+
+_Attend = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,25 @@ def _eager(variant: Variant, call: Call) -> Peer:
     s = call.shape
     count = min(s.q, max(1, _MAX_EAGER_ELEMENTS // max(1, s.b * s.hq * s.kv)))
     first = (s.q - count) // 2
-    attend, rows = eager(variant, call), torch.arange(first, first + count)
+    rows = torch.arange(first, first + count)
+    dtype, attend = _quicker_eager(variant, call, rows[:_PROBE_ROWS])
     seconds = measure(lambda: attend(rows)).seconds * s.q / max(count, 1)
     part = "" if count == s.q else f", measured on {count} of {s.q} rows"
-    return Peer(name, seconds, f"all scores in memory, in the inputs' dtype{part}")
+    return Peer(name, seconds, f"all scores in memory, in {dtype}{part}")
+
+
+def _quicker_eager(variant: Variant, call: Call, rows: Tensor) -> tuple[str, _Attend]:
+    """Return eager torch in the inputs' dtype or in float32: a CPU may lack 16-bit products."""
+    wide = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+    calls = [call] if call.q.dtype == torch.float32 else [call, wide]
+    found: list[tuple[float, str, _Attend]] = []
+    for candidate in calls:
+        attend = eager(variant, candidate)
+        start = time.perf_counter()
+        attend(rows)
+        dtype = str(candidate.q.dtype).removeprefix("torch.")
+        found.append((time.perf_counter() - start, dtype, attend))
+    return min(found, key=lambda f: f[0])[1:]
 
 
 def has_plain_score(variant: Variant) -> bool:

@@ -17,6 +17,9 @@ _MEANINGS = {
 # With more tiles a side their borders would hide them.
 _MAX_LINES = 160
 _DPI = 150
+# Parts of the figure: the layout engines of matplotlib clip labels beside axes of a fixed aspect.
+_AXES = (0.095, 0.08, 0.61, 0.84)
+_LEGEND = (0.73, 0.92)
 
 
 def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
@@ -29,9 +32,9 @@ def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
         from matplotlib.ticker import MultipleLocator, StrMethodFormatter
     except ImportError:
         raise InputError("--plot needs matplotlib: pip install 'attnlang[plot]'") from None
-    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    figure = Figure(figsize=(9.6, 7.0))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes(_AXES)
     axes.imshow(
         grid.verdicts,
         cmap=ListedColormap([_COLORS[v] for v in sorted(Verdict)]),
@@ -44,10 +47,10 @@ def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
     axes.set_xlim(0, grid.kv_len)
     axes.set_ylim(grid.q_len, 0)
     if max(grid.verdicts.shape) <= _MAX_LINES:
-        axes.set_xticks(range(0, grid.kv_len, grid.tile), minor=True)
-        axes.set_yticks(range(0, grid.q_len, grid.tile), minor=True)
-        axes.grid(which="minor", color="white", linewidth=30 / (100 + 3 * max(grid.verdicts.shape)))
-        axes.tick_params(which="minor", length=0)
+        width = 30 / (100 + 3 * max(grid.verdicts.shape))
+        lines = {"colors": "white", "linewidth": width}
+        axes.vlines(range(0, grid.kv_len, grid.tile), 0, grid.q_len, **lines)
+        axes.hlines(range(0, grid.q_len, grid.tile), 0, grid.kv_len, **lines)
     for axis, length in ((axes.xaxis, grid.kv_len), (axes.yaxis, grid.q_len)):
         axis.set_major_locator(MultipleLocator(_tick_step(length)))
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -64,7 +67,9 @@ def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
     ]
     figure.legend(
         handles=handles,
-        loc="outside right upper",
+        loc="upper left",
+        bbox_to_anchor=_LEGEND,
+        borderaxespad=0.0,
         frameon=False,
         title=f"tiles of {grid.tile} x {grid.tile}",
         alignment="left",

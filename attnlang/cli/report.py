@@ -77,7 +77,11 @@ def _time(call: Call, trial: Trial) -> str:
     timing = trial.timing
     flops = 2 * (s.d + s.dv) * tiles.visited * tiles.query_tile * tiles.key_tile
     rate = f"{flops / timing.seconds / 1e9:.1f} GFLOP/s over the visited tiles"
-    return f"{duration(timing.seconds)}, the median of {timing.runs} runs; {rate}"
+    return f"{duration(timing.seconds)}, {_runs(timing.runs)}; {rate}"
+
+
+def _runs(runs: int) -> str:
+    return "one run" if runs == 1 else f"the median of {runs} runs"
 
 
 def _peer(peer: Peer, ours: float) -> str:

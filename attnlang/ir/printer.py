@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, assert_never
 
 from attnlang.ir import nodes as ir
+from attnlang.ir.traverse import walk
 
 
 class _Text(NamedTuple):
@@ -156,9 +157,12 @@ class _Printer:
 
     def print(self, expr: ir.Expr) -> _Text:
         """Print an expression."""
-        if (done := self._done.get(id(expr))) is None:
-            done = self._done[id(expr)] = self._print(expr)
-        return done
+        if id(expr) not in self._done:
+            # Operands come first, so that nothing recurses with the depth of the expression.
+            for part in walk(expr):
+                if id(part) not in self._done:
+                    self._done[id(part)] = self._print(part)
+        return self._done[id(expr)]
 
     def _print(self, expr: ir.Expr) -> _Text:
         match expr:

@@ -25,15 +25,12 @@ from attnlang.reference import reference
 
 Offset = int | Tensor | None
 
-_registry: list[Variant] = []
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _resolve(
-    index: int, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
-) -> torch._ops.OpOverload:
-    """Return the op of a variant; while a graph is traced this still runs as plain Python."""
-    return _registry[index].specialised(consts, frozenset(given)).op.overload
+    variant: Variant, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
+) -> str:
+    """Register a variant's op and return its name; this runs as Python while a graph is traced."""
+    return variant.specialised(consts, frozenset(given)).op.schema.name
 
 
 class Variant:
@@ -49,7 +46,6 @@ class Variant:
         self.__name__ = ir.name
         self.signature = _signature(ir)
         self.__signature__ = self.signature
-        self._index = len(_registry)
         self._specialised: dict[
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
         ] = {}
@@ -61,7 +57,6 @@ class Variant:
         )
         schema = make_schema(ir, ir.name)
         self._companions, self._names = schema.companions, schema.names
-        _registry.append(self)
 
     def __repr__(self) -> str:
         return f"<attnlang variant {self.ir.name}{self.signature}>"
@@ -137,7 +132,7 @@ class Variant:
             self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens)
         consts = const_values(self.ir, values)
         given = given_tensors(self.ir, values)
-        op = _resolve(self._index, consts, tuple(sorted(given)))
+        op = getattr(torch.ops.attnlang, _resolve(self, consts, tuple(sorted(given)))).default
         call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if return_lse:
             call["return_lse"] = True

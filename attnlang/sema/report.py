@@ -5,16 +5,20 @@ the prelude, which its user cannot mend, the call comes first. Invariant: no two
 class stand at one place, and there are at most MAX_DIAGNOSTICS, and a last one that says so.
 """
 
+# ruff: noqa: D102 -- the properties of messages are documented once, in the base class.
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from attnlang.diagnostics.base import Diagnostic, Label, Severity
 from attnlang.diagnostics.suggest import nearest
 from attnlang.sources import Source, Span
-from attnlang.syntax.diagnostics import TooManyErrors
 from attnlang.syntax.limits import MAX_DIAGNOSTICS
+
+MAX_CANDIDATES = 200  # a comparison of names costs some ten microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,18 @@ class SemaDiagnostic(Diagnostic):
     def secondary(self) -> tuple[Label, ...]:
         """The related places, then the calls."""
         return (*self.related, *self.via)
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyMistakes(SemaDiagnostic):
+    """The rest is not worth reading."""
+
+    code = "A412"
+    limit: int
+
+    @property
+    def headline(self) -> str:
+        return f"more than {self.limit} errors and warnings; the rest is not shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +74,7 @@ class Reporter:
 
     def suggest(self, name: str, known: Iterable[str]) -> str | None:
         """Return the known name that a wrong one was probably meant to be."""
-        return None if self.full else nearest(name, known)
+        return None if self.full else nearest(name, islice(known, MAX_CANDIDATES))
 
     @property
     def errors(self) -> int:
@@ -76,7 +92,7 @@ class Reporter:
         if key not in self._seen:
             self._seen.add(key)
             if len(self.diagnostics) == MAX_DIAGNOSTICS:
-                diagnostic = TooManyErrors(MAX_DIAGNOSTICS, span=diagnostic.span)
+                diagnostic = TooManyMistakes(MAX_DIAGNOSTICS, span=diagnostic.span)
             self.diagnostics.append(diagnostic)
 
     def report_unless_wrong(self, diagnostic: Diagnostic) -> None:

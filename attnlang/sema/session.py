@@ -25,9 +25,9 @@ from attnlang.sema.values import POISON, Plain
 from attnlang.sources import Span
 
 MAX_NODES: Final = 20_000
-MAX_DEPTH: Final = 120
+MAX_DEPTH: Final = 200
 MAX_STEPS: Final = 40_000
-MAX_FILE_STEPS: Final = 200_000
+MAX_FILE_STEPS: Final = 100_000
 MAX_NESTING: Final = 120
 
 _LEAF: Final[frozenset[str]] = frozenset()

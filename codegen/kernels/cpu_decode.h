@@ -180,8 +180,7 @@ class Decode {
     const int whole = padded(n);
     for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
     for (int j = 0; j < whole; j += kLanes) {
-      dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j,
-                   kDecodeKeys);
+      dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j, kDecodeKeys);
     }
     for (int r = 0; r < item.rows; ++r) {
       weigh_row<kMasked>(item, *requests[r], r, k0, n, scratch, state);

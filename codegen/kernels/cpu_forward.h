@@ -1,8 +1,9 @@
 // Flash attention with queries in the lanes: S^T = K Q^T, O^T = V^T P^T.
 //
-// A work item is (request, head, query tile, part of the keys). It yields a state: under softmax the
-// unnormalised sums, the row maxima (base 2) and the sums of weights relative to them; otherwise
-// plain sums. `merge` joins states of later keys into earlier ones, `finish` writes rows out.
+// A work item is (request, head, query tile, part of the keys). It yields a state: under softmax
+// the unnormalised sums, the row maxima (base 2) and the sums of weights relative to them;
+// otherwise plain sums. `merge` joins states of later keys into earlier ones, `finish` writes rows
+// out.
 #pragma once
 
 #include <algorithm>
@@ -204,8 +205,8 @@ class Forward {
 
   // Dots to scores, -inf where masked; the panel's new maxima and what old sums are scaled by.
   template <bool kMasked>
-  static void score_panel(const Request& request, int panel, int n, float* scores,
-                          Scratch& scratch, State& state) {
+  static void score_panel(const Request& request, int panel, int n, float* scores, Scratch& scratch,
+                          State& state) {
     const typename Variant::Row* rows = scratch.rows + panel * kPanelVectors;
     float* maxima = state.max + panel * kPanel;
     F top[kPanelVectors];

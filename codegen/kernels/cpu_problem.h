@@ -104,14 +104,15 @@ template <class Element, int kD, int kDV>
     return fail(error, "the kernel was built for calls of version %d, got %d", kCallVersion,
                 call.version);
   }
-  const Tensor *tensors[] = {&call.q, &call.k, &call.v, &call.out};
+  const Tensor* tensors[] = {&call.q, &call.k, &call.v, &call.out};
   const char* names[] = {"q", "k", "v", "out"};
   const int widths[] = {kD, kD, kDV, kDV};
   const bool writes = call.out.rank != 0;  // a call that only counts tiles has no out
   for (int i = 0; i < (writes ? 4 : 3); ++i) {
     const Tensor& t = *tensors[i];
     if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
-    if (t.dtype != dtype_of<Element>()) return fail(error, "%s is not of the kernel's dtype", names[i]);
+    if (t.dtype != dtype_of<Element>())
+      return fail(error, "%s is not of the kernel's dtype", names[i]);
     if (t.size[3] != widths[i]) {
       return fail(error, "%s has a last dimension of %" PRId64 ", the kernel was built for %d",
                   names[i], t.size[3], widths[i]);
@@ -129,9 +130,8 @@ template <class Element, int kD, int kDV>
     return fail(error, "%" PRId64 " query heads are no multiple of %" PRId64 " key/value heads",
                 heads, kv_heads);
   }
-  if (call.lse.data != nullptr &&
-      (call.lse.rank != 3 || call.lse.dtype != DType::f32 ||
-       !detail::same_shape(call.lse, batch, heads, queries))) {
+  if (call.lse.data != nullptr && (call.lse.rank != 3 || call.lse.dtype != DType::f32 ||
+                                   !detail::same_shape(call.lse, batch, heads, queries))) {
     return fail(error, "lse is not float32 [B, HQ, Q]");
   }
   if (queries > kPositionLimit || keys > kPositionLimit) {

@@ -36,7 +36,7 @@ struct KeyParts {
 
 // The order in which items are handed out: costly ones first, so that none is left for the end.
 [[gnu::cold]] inline std::vector<int64_t> longest_first(int64_t items, int threads,
-                                          FunctionRef<int64_t(int64_t)> cost_of) {
+                                                        FunctionRef<int64_t(int64_t)> cost_of) {
   constexpr int64_t kChunk = 16;
   struct Cost {
     int64_t cost, item;
@@ -56,7 +56,8 @@ struct KeyParts {
 
 // Runs an algorithm (Forward, Decode) over all its items: states, merges, rows.
 template <class Algorithm>
-[[gnu::cold]] int run_items(const Algorithm& algorithm, int64_t keys, int64_t tile, bool uneven, char* error) {
+[[gnu::cold]] int run_items(const Algorithm& algorithm, int64_t keys, int64_t tile, bool uneven,
+                            char* error) {
   const int64_t items = algorithm.items();
   const KeyParts cut = KeyParts::of(items, keys, tile);
   const int threads = thread_count(items * cut.parts);

@@ -1,7 +1,7 @@
 // The operands of a tile for the two products, float32: rows where they lie, or packed.
 //
-// float32 rows with an inner stride of 1 are read in place; other elements and strides are converted
-// into scratch, a tile at a time, which costs 1/64 of the products.
+// float32 rows with an inner stride of 1 are read in place; other elements and strides are
+// converted into scratch, a tile at a time, which costs 1/64 of the products.
 #pragma once
 
 #include <algorithm>

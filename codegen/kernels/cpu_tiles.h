@@ -1,8 +1,8 @@
 // Which key tiles a block of rows visits: recursive division by three-valued verdicts.
 //
 // A range that is empty is dropped whole, one that is full needs no look inside; the cost is
-// logarithmic in the keys for masks with few boundaries, whatever the mask. A range is divided by 8,
-// not 2: a verdict that scans tensors scans each element once a level.
+// logarithmic in the keys for masks with few boundaries, whatever the mask. A range is divided by
+// 8, not 2: a verdict that scans tensors scans each element once a level.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ using VerdictOf = FunctionRef<Verdict(int64_t k0, int64_t k1)>;
 // Calls visit(k0, k1, verdict) for ranges of [k0, k1) in order: runs of tiles when empty or full,
 // single tiles when unknown. k0 is a multiple of `tile`, k1 is one or the end of the keys.
 [[gnu::cold]] inline void divide_tiles(int64_t k0, int64_t k1, int64_t tile, VerdictOf verdict_of,
-                         FunctionRef<void(int64_t, int64_t, Verdict)> visit) {
+                                       FunctionRef<void(int64_t, int64_t, Verdict)> visit) {
   if (k0 >= k1) return;
   const Verdict v = verdict_of(k0, k1);
   if (!is_unknown(v) || k1 - k0 <= tile) {

@@ -157,6 +157,13 @@ def test_constants(value: bool | int | float, text: str) -> None:
     assert print_expr(ir.Const(value, kind, span=SPAN)) == text
 
 
+def test_the_depth_of_an_expression_does_not_matter() -> None:
+    expr: ir.Expr = ir.Raw(span=SPAN)
+    for _ in range(3000):
+        expr = ir.Call(ir.Function.TANH, (expr,), ir.FLOAT, span=SPAN)
+    assert print_expr(expr) == "tanh(" * 3000 + "raw" + ")" * 3000
+
+
 def test_negative_constants_keep_their_parentheses() -> None:
     two = ir.Const(2, ir.INT, span=SPAN)
     minus = ir.Const(-1, ir.INT, span=SPAN)

@@ -138,7 +138,9 @@ def test_half_formats_round_as_torch_does(lib) -> None:
     edges = [0.0, -0.0, math.inf, -math.inf, math.nan, 65504.0, 65519.9, 65520.0, 65536.0, 1e38,
              3.4e38, 6e-8, 2.9e-8, 3e-8, 5.96e-8, 6.1e-5, 6.097e-5, 1e-45, -1e-40, 1.00048828125,
              1.0014648, 2.0**-14, 2.0**-15 * 1.9999]  # fmt: skip
-    x = torch.cat([torch.tensor(edges), torch.randn(4000) * 10.0 ** torch.empty(4000).uniform_(-9, 6)])
+    x = torch.cat(
+        [torch.tensor(edges), torch.randn(4000) * 10.0 ** torch.empty(4000).uniform_(-9, 6)]
+    )
     n = len(x)
     bf16, half = torch.empty(n, dtype=torch.int16), torch.empty(n, dtype=torch.int16)
     a, b = torch.empty(n), torch.empty(n)

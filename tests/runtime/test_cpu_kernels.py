@@ -46,7 +46,8 @@ def _source(instances) -> str:
         name = _name(functor, dtype, d, dv)
         args = f"cpu::{functor}, {'' if dtype == F32 else 'attnlang::'}{ELEMENTS[dtype]}, {d}, {dv}"
         lines += [
-            f'extern "C" int run_{name}(const Call* c, char* e) {{ return cpu::run<{args}>(*c, e); }}',
+            f'extern "C" int run_{name}(const Call* c, char* e) {{',
+            f"  return cpu::run<{args}>(*c, e); }}",
             f'extern "C" int count_{name}(const Call* c, TileCounts* n, char* e) {{',
             f"  return cpu::count_tiles<{args}>(*c, n, e); }}",
         ]
@@ -106,14 +107,15 @@ def oracle(functor, q, k, v, *, scale, b_lens, offsets, tensors, scalars, keep):
         distance = torch.empty(keep.shape, dtype=torch.float64)
         for b in range(q.shape[0]):
             kv_offset = offsets[1][b]
-            q_offset = (
-                kv_offset + b_lens[b] - q.shape[2] if offsets[0] is None else offsets[0][b]
-            )
+            q_offset = kv_offset + b_lens[b] - q.shape[2] if offsets[0] is None else offsets[0][b]
             i = torch.arange(q.shape[2])[:, None] + q_offset
             distance[b] = (torch.arange(k.shape[2]) + kv_offset - i).double()
         score = cap * torch.tanh(score / cap) + slopes[:, None, None] * distance
-    top = score.masked_fill(~keep, -math.inf).abs().nan_to_num(posinf=0).amax(-1, keepdim=True) if (
-        keep.shape[-1]) else score.new_zeros(*score.shape[:3], 1)
+    top = (
+        score.masked_fill(~keep, -math.inf).abs().nan_to_num(posinf=0).amax(-1, keepdim=True)
+        if (keep.shape[-1])
+        else score.new_zeros(*score.shape[:3], 1)
+    )
     if functor == "SigmoidCausal":
         weights = torch.sigmoid(score + scalars[0]).masked_fill(~keep, 0)
         return weights @ v, None, top, (weights @ v.abs())
@@ -418,7 +420,9 @@ def test_refusals(kernels) -> None:
         call = Call(changes.pop("q", q), changes.pop("k", k), changes.pop("v", k), **changes)
         return call.error(run)
 
-    assert "last dimension of 32, the kernel was built for 64" in refused(v=torch.zeros(1, 1, 5, 32))
+    assert "last dimension of 32, the kernel was built for 64" in refused(
+        v=torch.zeros(1, 1, 5, 32)
+    )
     assert "no multiple" in refused(q=torch.zeros(1, 3, 3, 64), k=torch.zeros(1, 2, 5, 64),
                                     v=torch.zeros(1, 2, 5, 64))  # fmt: skip
     assert "do not agree" in refused(v=torch.zeros(1, 1, 6, 64))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from cpu_harness import build
 
-UNARY = (
-    "abs sign floor ceil round sqrt rsqrt exp exp2 exp2_below_one log log2 log1p sin cos tanh "
-    "sigmoid softplus relu gelu silu erf cube inverse_square"
-).split()
+UNARY = [
+    "abs", "sign", "floor", "ceil", "round", "sqrt", "rsqrt", "exp", "exp2", "exp2_below_one",
+    "log", "log2", "log1p", "sin", "cos", "tanh", "sigmoid", "softplus", "relu", "gelu",
+    "silu", "erf", "cube", "inverse_square",
+]  # fmt: skip
 BINARY = ["min", "max", "pow"]
 INT_BINARY = ["floordiv", "floormod", "min", "max", "bit"]
 INT_UNARY = ["abs", "sign", "fifth"]
@@ -130,7 +131,8 @@ ORACLES = {
     "gelu": _gelu, "erf": _erf, "cube": lambda x: x**3, "inverse_square": lambda x: 1 / (x * x),
 }  # fmt: skip
 
-# Relative error allowed, in units of 2^-24, beside an absolute one (sigmoid ends where exp(-x) overflows).
+# Relative error allowed, in units of 2^-24, beside an absolute one: sigmoid ends where exp(-x)
+# overflows.
 ACCURACY = {
     "exp2": (4, 1e-44), "exp2_below_one": (4, 2.0**-126), "exp": (6, 1e-44), "log": (3, 1.2e-7),
     "log2": (4, 1.2e-7), "log1p": (6, 1e-44), "tanh": (4, 0), "sigmoid": (8, 1e-38),
@@ -255,6 +257,11 @@ def test_conversions(lib) -> None:
 
 def test_any_all(lib) -> None:
     n = lib.lanes()
-    for flags, wanted in (([0] * n, 0), ([1] * n, 3), ([0] * (n - 1) + [1], 1), ([1] + [0] * (n - 1), 1)):
+    for flags, wanted in (
+        ([0] * n, 0),
+        ([1] * n, 3),
+        ([0] * (n - 1) + [1], 1),
+        ([1] + [0] * (n - 1), 1),
+    ):
         x = np.array(flags, np.int32)
         assert lib.v_any_all(ctypes.c_void_p(x.ctypes.data)) == wanted

@@ -133,7 +133,7 @@ def test_hostile_specs_end_quickly(defs: str, statements: list[str]) -> None:
 
 def test_identities_cost_nothing() -> None:
     assert score("f30(score)", defs=chain("#(x)", "x", 30)) == "raw"
-    assert score("f60(score)", defs=chain("#(#(x))", "x")) == "raw"
+    assert score("f50(score)", defs=chain("#(#(x))", "x", 50)) == "raw"
 
 
 def test_a_long_sum_is_fine() -> None:
@@ -151,3 +151,43 @@ def test_many_statements_within_the_limit_stay_quick() -> None:
     start = time.perf_counter()
     assert not codes(*lines, "score = a59")
     assert time.perf_counter() - start < QUICK
+
+
+def test_nesting_within_the_parsers_limit_ends_in_a_value() -> None:
+    deep = "tanh(" * 95 + "score" + ")" * 95
+    assert score(deep) == deep.replace("score", "raw")
+    turned = "rope(" * 90 + "q" + ", 1)" * 90
+    assert not codes(f"q = {turned}")
+    assert not codes(
+        "score = score * t[" + "max(1, " * 90 + "h" + ")" * 90 + "]", header="t(t: float[N])"
+    )
+
+
+def test_deep_expressions_below_a_deep_stack_are_told() -> None:
+    def below(n: int) -> list[str]:
+        return below(n - 1) if n else codes("score = " + "tanh(" * 95 + "score" + ")" * 95)
+
+    assert below(600) == ["A402"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chain("#(x) + #(x + 1)", "x + 1")
+        + "".join(f"\nattention t{i}:\n    score = f60(score)" for i in range(800)),
+        "attention t:\n" + "".join(f"    unread_number_{i} = {i}\n" for i in range(5000)),
+        "attention t:\n" + "".join(f"    unread_number_{i} = {i}\n" for i in range(490)),
+        "attention t:\n" + "".join(f"    score = score + name_{i}\n" for i in range(490)),
+        "\n".join(f"def name_{i} = nome_{i}(1)" for i in range(900)),
+        "\n".join(f"def g{i} = g{i + 1} + g{i + 2}" for i in range(900)),
+        "attention t("
+        + ", ".join(f"x{i}: float[{'+'.join(f'N{j}' for j in range(i, 90))}]" for i in range(90))
+        + "):",
+    ],
+    ids=["attentions", "statements", "locals", "unknown", "defs", "graph", "sizes"],
+)
+def test_hostile_files_end_quickly(text: str) -> None:
+    start = time.perf_counter()
+    found = analysed(text).diagnostics
+    assert time.perf_counter() - start < 2 * QUICK
+    assert 0 < len(found) <= 101

@@ -9,10 +9,11 @@ namespace attnlang::cpu {
 
 namespace detail {
 
+// A bool reads as M, which is I.
 template <class T>
-using LoadedLanes = std::conditional_t<
-    std::is_same_v<Loaded<T>, float>, F,
-    std::conditional_t<std::is_same_v<Loaded<T>, int64_t>, L, I>>;  // bool: M, which is I
+using LoadedLanes =
+    std::conditional_t<std::is_same_v<Loaded<T>, float>, F,
+                       std::conditional_t<std::is_same_v<Loaded<T>, int64_t>, L, I>>;
 
 template <class... Index>
 constexpr bool kNarrow = ((std::is_integral_v<Index> || std::is_same_v<Index, I>) && ...);

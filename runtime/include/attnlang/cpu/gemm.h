@@ -116,20 +116,22 @@ void dot_panel(const float* const* rows, int count, int depth, const float* pane
 // panel; no factor: 1. All panels share a block's columns of `rows` while they are in the cache.
 template <class Product, int kDepth>
 void accumulate_panels(const float* const* rows, int count, int panels, const float* weights,
-                              int64_t weights_stride, const float* factor, float* out) {
+                       int64_t weights_stride, const float* factor, float* out) {
   constexpr int kWhole = kDepth / kMicroRows * kMicroRows;
   for (int e = 0; e < kWhole; e += kMicroRows) {
     for (int i = 0; i < panels; ++i) {
-      detail::accumulate_block<Product, kMicroRows>(rows, e, count, weights + i * weights_stride,
-                                           factor == nullptr ? nullptr : factor + i * kPanel,
-                                           out + (int64_t{i} * kDepth + e) * kPanel);
+      detail::accumulate_block<Product, kMicroRows>(
+          rows, e, count, weights + i * weights_stride,
+          factor == nullptr ? nullptr : factor + i * kPanel,
+          out + (int64_t{i} * kDepth + e) * kPanel);
     }
   }
   if constexpr (kWhole < kDepth) {
     for (int i = 0; i < panels; ++i) {
-      detail::accumulate_block<Product, kDepth - kWhole>(rows, kWhole, count, weights + i * weights_stride,
-                                                factor == nullptr ? nullptr : factor + i * kPanel,
-                                                out + (int64_t{i} * kDepth + kWhole) * kPanel);
+      detail::accumulate_block<Product, kDepth - kWhole>(
+          rows, kWhole, count, weights + i * weights_stride,
+          factor == nullptr ? nullptr : factor + i * kPanel,
+          out + (int64_t{i} * kDepth + kWhole) * kPanel);
     }
   }
 }

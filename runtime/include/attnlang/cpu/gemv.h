@@ -68,8 +68,8 @@ constexpr int kValueKeys = 8;  // values of 8 keys in registers, an accumulator 
 
 // acc[r] += sum over j < kValueKeys of weights[r * stride + j] * values[j]; acc: [rows][padded].
 template <int kWidth, class Element>
-void accumulate_values(const float* weights, int64_t stride, int rows,
-                       const Element* const* values, float* acc) {
+void accumulate_values(const float* weights, int64_t stride, int rows, const Element* const* values,
+                       float* acc) {
   constexpr int kPadded = padded(kWidth);
   for (int c = 0; c < kPadded / kLanes; ++c) {
     F x[kValueKeys];

@@ -21,8 +21,12 @@ template <Integer T>
 }
 
 // Arithmetic of the unsigned type: overflow wraps instead of being undefined.
-inline int32_t wrapping_negate(int32_t x) { return static_cast<int32_t>(-static_cast<uint32_t>(x)); }
-inline int64_t wrapping_negate(int64_t x) { return static_cast<int64_t>(-static_cast<uint64_t>(x)); }
+inline int32_t wrapping_negate(int32_t x) {
+  return static_cast<int32_t>(-static_cast<uint32_t>(x));
+}
+inline int64_t wrapping_negate(int64_t x) {
+  return static_cast<int64_t>(-static_cast<uint64_t>(x));
+}
 inline int32_t wrapping_multiply(int32_t x, int32_t y) {
   return static_cast<int32_t>(static_cast<uint32_t>(x) * static_cast<uint32_t>(y));
 }
@@ -84,9 +88,7 @@ using Wide = double __attribute__((vector_size(kLanes * 8)));
   quotient += (rest != 0) & ((rest ^ safe) < 0);
   return b == 0 ? I{} : quotient;
 }
-[[gnu::always_inline]] inline I floormod(I a, I b) {
-  return b == 0 ? I{} : a - floordiv(a, b) * b;
-}
+[[gnu::always_inline]] inline I floormod(I a, I b) { return b == 0 ? I{} : a - floordiv(a, b) * b; }
 [[gnu::always_inline]] inline L floordiv(L a, L b) {
   for (int i = 0; i < kLanes; ++i) a[i] = floordiv(int64_t{a[i]}, int64_t{b[i]});
   return a;

@@ -39,7 +39,8 @@ inline void parallel_for(int64_t items, int threads, FunctionRef<void(int64_t, i
   for (int64_t i = 0; i < items; ++i) body(i, omp_get_thread_num());
 }
 
-// Uninitialised memory for `count` values, aligned to a cache line or more; null when there is none.
+// Uninitialised memory for `count` values, aligned to a cache line or more; null when there is
+// none.
 template <class T>
 class Buffer {
  public:

@@ -43,8 +43,8 @@ constexpr Wide floor_divide(Wide a, Wide b) {
 // The hull of f at the corners of a box; right where f is monotone in each operand.
 template <class Function>
 constexpr Interval corners(Interval a, Interval b, Function f) {
-  const Wide x[] = {f(Wide{a.lo}, Wide{b.lo}), f(Wide{a.lo}, Wide{b.hi}),
-                    f(Wide{a.hi}, Wide{b.lo}), f(Wide{a.hi}, Wide{b.hi})};
+  const Wide x[] = {f(Wide{a.lo}, Wide{b.lo}), f(Wide{a.lo}, Wide{b.hi}), f(Wide{a.hi}, Wide{b.lo}),
+                    f(Wide{a.hi}, Wide{b.hi})};
   return fitting(std::min({x[0], x[1], x[2], x[3]}), std::max({x[0], x[1], x[2], x[3]}));
 }
 
@@ -111,9 +111,7 @@ constexpr Interval min(Interval a, Interval b) {
 constexpr Interval max(Interval a, Interval b) {
   return {std::max(a.lo, b.lo), std::max(a.hi, b.hi)};
 }
-constexpr Interval clamp(Interval x, Interval low, Interval high) {
-  return min(max(x, low), high);
-}
+constexpr Interval clamp(Interval x, Interval low, Interval high) { return min(max(x, low), high); }
 constexpr Interval abs(Interval x) {
   if (x.lo == INT64_MIN) return Interval::any();  // wraps to itself
   if (x.lo >= 0) return x;
