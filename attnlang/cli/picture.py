@@ -10,8 +10,8 @@ from attnlang.cli.grid import Grid, Verdict
 
 _COLORS = {Verdict.FULL: "#20639b", Verdict.PARTIAL: "#f6a945", Verdict.EMPTY: "#f3f3f0"}
 _MEANINGS = {
-    Verdict.FULL: "full: computed without the mask",
-    Verdict.PARTIAL: "partial: computed with it",
+    Verdict.FULL: "full: no mask needed",
+    Verdict.PARTIAL: "partial: mask applied",
     Verdict.EMPTY: "empty: skipped",
 }
 # With more tiles a side their borders would hide them.

@@ -202,7 +202,7 @@ def check_tensors(
         if not isinstance(tensor, Tensor):
             sizes.setdefault(bound.name, 0)
             continue
-        rest = tensor.shape[bound.axis] - size_value(bound.offset, sizes)
+        rest = tensor.shape[bound.axis] - size_value(bound.offset, sizes, values)
         if rest < 0 or rest % bound.factor:
             dim = print_expr(params[bound.tensor].dims[bound.axis])
             raise CallError(
@@ -214,7 +214,7 @@ def check_tensors(
     for param in params.values():
         tensor = values[param.name]
         if isinstance(tensor, Tensor):
-            _check_dims(param, tensor, sizes)
+            _check_dims(param, tensor, sizes, values)
 
 
 def _check_tensor(param: TensorParam, value: ParamValue) -> None:
@@ -230,18 +230,21 @@ def _check_tensor(param: TensorParam, value: ParamValue) -> None:
         raise CallError(param.name, "a CPU tensor", f"one on {value.device}")
 
 
-def _check_dims(param: TensorParam, tensor: Tensor, sizes: Mapping[str, int]) -> None:
-    wanted = [size_value(d, sizes) for d in param.dims]
+def _check_dims(
+    param: TensorParam, tensor: Tensor, sizes: Mapping[str, int], values: Mapping[str, ParamValue]
+) -> None:
+    wanted = [size_value(d, sizes, values) for d in param.dims]
     if list(tensor.shape) != wanted:
         text = ", ".join(f"{print_expr(d)} = {w}" for d, w in zip(param.dims, wanted, strict=True))
         raise CallError(param.name, f"shape [{text}]", _shape(tensor))
 
 
-def size_value(expr: Expr, sizes: Mapping[str, int]) -> int:
-    """Return the value of an int expression over sizes."""
+def size_value(expr: Expr, sizes: Mapping[str, int], values: Mapping[str, ParamValue]) -> int:
+    """Return the value of an int expression over sizes and const parameters."""
     if isinstance(expr, Size):
         return sizes[expr.name]
-    return int(_host_value(expr, sizes, {}, frozenset()))
+    scalars = {n: v for n, v in values.items() if isinstance(v, int | float)}
+    return int(_host_value(expr, sizes, scalars, frozenset()))
 
 
 def _host_value(

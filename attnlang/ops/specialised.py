@@ -61,8 +61,8 @@ class Specialised:
         """The torch op, registered. Builds the binding on first use (not the kernels)."""
         if refused := unsupported(self.lowered):
             raise SpecError(refused)  # before anything is built
-        library = build(op_sources(self.variant, self.name), progress=progress.get())
-        return TorchOp.register(self.variant, self.name, library, self.build_kernel)
+        library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
+        return TorchOp.register(self.lowered.variant, self.name, library, self.build_kernel)
 
     def build_kernel(self, key: KernelKey) -> Path:
         """Build (or find in the cache) the kernel of a key."""
