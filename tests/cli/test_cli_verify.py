@@ -11,11 +11,11 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_right_kernels_pass(cli):
-    done = cli("verify", EXAMPLES / "gemma2_local.attn", EXAMPLES / "causal.attn", "--cases", 4)
+    done = cli("verify", EXAMPLES / "gemma2_local.attn", EXAMPLES / "causal.attn", "--cases", 2)
     assert done.code == 0
     rows = [line.split() for line in done.out.splitlines()]
     assert rows[0] == ["variant", "calls", "worst"]
-    assert [row[:2] for row in rows[1:]] == [["gemma2_local", "4"], ["causal", "4"]]
+    assert [row[:2] for row in rows[1:]] == [["gemma2_local", "2"], ["causal", "2"]]
     assert all(0 < int(row[2].rstrip("%")) <= 100 for row in rows[1:])
 
 
@@ -29,12 +29,12 @@ def test_a_wrong_kernel_is_found_and_brought_back(cli, monkeypatch):
         return result
 
     monkeypatch.setattr(Variant, "__call__", wrong)
-    done = cli("verify", EXAMPLES / "full.attn", "--cases", 6)
+    done = cli("verify", EXAMPLES / "full.attn", "--cases", 4)
     assert done.code == 2
     assert "WRONG" in done.out
     again = re.findall(r"^  attnlang (verify .*)$", done.err, re.MULTILINE)
     assert again
-    assert len(again) < 6
+    assert len(again) <= 4
     repeated = cli(*again[0].split())
     assert repeated.code == 2
     assert again[0] in repeated.err

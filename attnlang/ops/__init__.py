@@ -1,0 +1,1 @@
+"""Callable variants: arguments, torch ops, and what calls raise."""
