@@ -25,6 +25,7 @@ from attnlang.reference import reference
 
 Offset = int | Tensor | None
 
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _resolve(
     variant: Variant, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]

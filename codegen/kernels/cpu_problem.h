@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cstdarg>
 #include <cstdio>
 
 #include "attnlang/host/call.h"
@@ -82,9 +83,11 @@ struct Problem {
 
 namespace detail {
 
-template <class... Args>
-int fail(char* error, const char* format, Args... args) {
-  std::snprintf(error, kErrorSize, format, args...);
+[[gnu::format(printf, 2, 3)]] inline int fail(char* error, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(error, kErrorSize, format, args);
+  va_end(args);
   return -1;
 }
 

@@ -155,7 +155,7 @@ def test_a_wrong_call_names_its_argument(capped, qkv, case) -> None:
 
 
 def test_tensor_parameters_are_checked(qkv) -> None:
-    text = "attention t(a: float[HQ, 2 * R + 1]): require R > 1, \"too small\" " + (
+    text = 'attention t(a: float[HQ, 2 * R + 1]): require R > 1, "too small" ' + (
         "score = score + a[h, clamp(kv_idx - q_idx + R, 0, 2 * R)]"
     )
     variant = attnlang.loads(text)
@@ -226,6 +226,7 @@ def test_op(capped, qkv) -> None:
     assert op.namespace == "attnlang"
     assert op._opname.startswith("capped_")
     out, lse = op(*qkv, return_lse=True)
+    assert lse.shape == qkv[0].shape[:3]
     assert torch.equal(out, capped(*qkv))
     torch.library.opcheck(op, qkv, {"return_lse": True, "kv_lens": torch.tensor([9, 33])})
     assert attnlang.loads(CAPPED).op is op

@@ -41,20 +41,21 @@ struct PerRequest {
 constexpr int32_t kCallVersion = 1;
 
 struct Call {
-  int32_t version;       // kCallVersion of whoever filled it
+  int32_t version;           // kCallVersion of whoever filled it
   int32_t default_q_offset;  // 1: q_offset[b] = kv_offset[b] + KV_b - Q, `q_offset` is not read
-  Tensor q;              // [B, HQ, Q, D]
-  Tensor k;              // [B, HKV, KV, D]
-  Tensor v;              // [B, HKV, KV, DV]
-  Tensor out;            // [B, HQ, Q, DV]
-  Tensor lse;            // [B, HQ, Q] f32, base e; data null: not wanted
-  double scale;          // the call's scale, or 1 / sqrt(D)
+  Tensor q;                  // [B, HQ, Q, D]
+  Tensor k;                  // [B, HKV, KV, D]
+  Tensor v;                  // [B, HKV, KV, DV]
+  Tensor out;                // [B, HQ, Q, DV]
+  Tensor lse;                // [B, HQ, Q] f32, base e; data null: not wanted
+  double scale;              // the call's scale, or 1 / sqrt(D)
   PerRequest q_offset;
   PerRequest kv_offset;
-  PerRequest kv_lens;    // KV_b; `value` is KV where the call passed none. Kernels clamp to [0, KV]
-  uint64_t seed;         // of dropout
-  const Number* scalars; // the run-time 0-d parameters, in declared order
-  const Tensor* tensors; // the tensor parameters, in declared order; absent optional ones: data null
+  PerRequest kv_lens;  // KV_b; `value` is KV where the call passed none. Kernels clamp to [0, KV]
+  uint64_t seed;       // of dropout
+  const Number* scalars;  // the run-time 0-d parameters, in declared order
+  const Tensor*
+      tensors;  // the tensor parameters, in declared order; absent optional ones: data null
   const int64_t* sizes;  // the sizes bound by tensors, in the order of Variant.sizes
 };
 

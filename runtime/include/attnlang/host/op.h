@@ -1,4 +1,5 @@
-// One torch op of a variant on the stable ABI: a generated unit holds a `Spec` and a `Binding` of it.
+// One torch op of a variant on the stable ABI: a generated unit holds a `Spec` and a `Binding` of
+// it.
 //
 //   attnlang::<name>        the forward: (out, lse)
 //   attnlang::<name>_tiles  the same arguments: how many tiles the call visits, int64[5]
@@ -19,21 +20,40 @@ namespace attnlang::op {
 
 // What an argument of the schema is for.
 enum class Role : int32_t {
-  q, k, v,
-  real, integer, boolean,       // a 0-d parameter as a number
-  real_tensor, integer_tensor,  // the same as a 0-d tensor, optional
-  tensor, optional_tensor,      // a tensor parameter
-  scale, scale_tensor,
-  q_offset, q_offset_tensor,
-  kv_offset, kv_offset_tensor,
-  kv_lens, seed, return_lse,
+  q,
+  k,
+  v,
+  real,
+  integer,
+  boolean,  // a 0-d parameter as a number
+  real_tensor,
+  integer_tensor,  // the same as a 0-d tensor, optional
+  tensor,
+  optional_tensor,  // a tensor parameter
+  scale,
+  scale_tensor,
+  q_offset,
+  q_offset_tensor,
+  kv_offset,
+  kv_offset_tensor,
+  kv_lens,
+  seed,
+  return_lse,
 };
 
 constexpr bool is_tensor(Role role) {
   switch (role) {
-    case Role::q: case Role::k: case Role::v: case Role::real_tensor: case Role::integer_tensor:
-    case Role::tensor: case Role::optional_tensor: case Role::scale_tensor: case Role::q_offset_tensor:
-    case Role::kv_offset_tensor: case Role::kv_lens:
+    case Role::q:
+    case Role::k:
+    case Role::v:
+    case Role::real_tensor:
+    case Role::integer_tensor:
+    case Role::tensor:
+    case Role::optional_tensor:
+    case Role::scale_tensor:
+    case Role::q_offset_tensor:
+    case Role::kv_offset_tensor:
+    case Role::kv_lens:
       return true;
     default:
       return false;
@@ -42,8 +62,15 @@ constexpr bool is_tensor(Role role) {
 
 constexpr bool is_optional(Role role) {
   switch (role) {
-    case Role::q: case Role::k: case Role::v: case Role::real: case Role::integer: case Role::boolean:
-    case Role::tensor: case Role::kv_offset: case Role::return_lse:
+    case Role::q:
+    case Role::k:
+    case Role::v:
+    case Role::real:
+    case Role::integer:
+    case Role::boolean:
+    case Role::tensor:
+    case Role::kv_offset:
+    case Role::return_lse:
       return false;
     default:
       return true;
@@ -86,12 +113,15 @@ class Binding {
   // ahead-of-time copy in one process), that one stays in charge.
   Binding() {
     TorchLibraryHandle definitions = nullptr, cpu = nullptr, all = nullptr;
-    check(aoti_torch_library_init_fragment("attnlang", __FILE__, __LINE__, &definitions), "open a library");
+    check(aoti_torch_library_init_fragment("attnlang", __FILE__, __LINE__, &definitions),
+          "open a library");
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
     check(aoti_torch_library_def(definitions, kSpec.tiles_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.api_schema), "define an op");
-    check(aoti_torch_library_init_impl("attnlang", "CPU", __FILE__, __LINE__, &cpu), "open a library");
-    check(aoti_torch_library_init_impl("attnlang", "CompositeExplicitAutograd", __FILE__, __LINE__, &all),
+    check(aoti_torch_library_init_impl("attnlang", "CPU", __FILE__, __LINE__, &cpu),
+          "open a library");
+    check(aoti_torch_library_init_impl("attnlang", "CompositeExplicitAutograd", __FILE__, __LINE__,
+                                       &all),
           "open a library");
     const std::string name = kSpec.name;
     implement(cpu, name, forward);
@@ -146,35 +176,72 @@ class Binding {
     void take(const Argument& argument, StableIValue value) {
       const char* name = argument.name;
       switch (argument.role) {
-        case Role::q: call.q = view(as_handle(value), name); break;
-        case Role::k: call.k = view(as_handle(value), name); break;
-        case Role::v: call.v = view(as_handle(value), name); break;
-        case Role::real: scalars[argument.index].real = as_real(value); break;
-        case Role::integer: scalars[argument.index].integer = as_integer(value); break;
-        case Role::boolean: scalars[argument.index].integer = as_boolean(value); break;
-        case Role::real_tensor: scalars[argument.index].real = read_real(as_handle(value), name); break;
-        case Role::integer_tensor: scalars[argument.index].integer = read_integer(as_handle(value), name); break;
+        case Role::q:
+          call.q = view(as_handle(value), name);
+          break;
+        case Role::k:
+          call.k = view(as_handle(value), name);
+          break;
+        case Role::v:
+          call.v = view(as_handle(value), name);
+          break;
+        case Role::real:
+          scalars[argument.index].real = as_real(value);
+          break;
+        case Role::integer:
+          scalars[argument.index].integer = as_integer(value);
+          break;
+        case Role::boolean:
+          scalars[argument.index].integer = as_boolean(value);
+          break;
+        case Role::real_tensor:
+          scalars[argument.index].real = read_real(as_handle(value), name);
+          break;
+        case Role::integer_tensor:
+          scalars[argument.index].integer = read_integer(as_handle(value), name);
+          break;
         case Role::tensor:
-        case Role::optional_tensor: take_tensor(argument.index, view(as_handle(value), name)); break;
-        case Role::scale: call.scale = as_real(value), has_scale_ = true; break;
-        case Role::scale_tensor: call.scale = read_real(as_handle(value), name), has_scale_ = true; break;
-        case Role::q_offset: call.q_offset = one(as_integer(value), name), call.default_q_offset = 0; break;
-        case Role::q_offset_tensor: call.q_offset = each(as_handle(value), name), call.default_q_offset = 0; break;
-        case Role::kv_offset: call.kv_offset = one(as_integer(value), name); break;
-        case Role::kv_offset_tensor: call.kv_offset = each(as_handle(value), name); break;
-        case Role::kv_lens: call.kv_lens = each(as_handle(value), name); break;
-        case Role::seed: call.seed = static_cast<uint64_t>(as_integer(value)); break;
-        case Role::return_lse: return_lse = as_boolean(value); break;
+        case Role::optional_tensor:
+          take_tensor(argument.index, view(as_handle(value), name));
+          break;
+        case Role::scale:
+          call.scale = as_real(value), has_scale_ = true;
+          break;
+        case Role::scale_tensor:
+          call.scale = read_real(as_handle(value), name), has_scale_ = true;
+          break;
+        case Role::q_offset:
+          call.q_offset = one(as_integer(value), name), call.default_q_offset = 0;
+          break;
+        case Role::q_offset_tensor:
+          call.q_offset = each(as_handle(value), name), call.default_q_offset = 0;
+          break;
+        case Role::kv_offset:
+          call.kv_offset = one(as_integer(value), name);
+          break;
+        case Role::kv_offset_tensor:
+          call.kv_offset = each(as_handle(value), name);
+          break;
+        case Role::kv_lens:
+          call.kv_lens = each(as_handle(value), name);
+          break;
+        case Role::seed:
+          call.seed = static_cast<uint64_t>(as_integer(value));
+          break;
+        case Role::return_lse:
+          return_lse = as_boolean(value);
+          break;
       }
     }
 
     void take_tensor(int32_t index, const Tensor& tensor) {
       const TensorParam& wanted = kSpec.tensors[index];
       const char* name = kSpec.tensor_names[index];
-      const TensorKind kind = is_real(tensor.dtype)                ? TensorKind::real
-                              : tensor.dtype == DType::boolean     ? TensorKind::boolean
-                                                                   : TensorKind::integer;
-      if (kind != wanted.kind) refuse_argument(name, "a dtype of another kind than the spec declares");
+      const TensorKind kind = is_real(tensor.dtype)            ? TensorKind::real
+                              : tensor.dtype == DType::boolean ? TensorKind::boolean
+                                                               : TensorKind::integer;
+      if (kind != wanted.kind)
+        refuse_argument(name, "a dtype of another kind than the spec declares");
       if (tensor.rank != wanted.rank) {
         refuse_argument(name, "expected " + std::to_string(wanted.rank) + " dimensions");
       }
@@ -235,7 +302,8 @@ class Binding {
     allocate_out(call, out);
     allocate_lse(call, bound.return_lse, lse);
     char error[kErrorSize] = "";
-    if (kernel.run(&call, error) != 0) throw std::runtime_error(std::string(kSpec.name) + ": " + error);
+    if (kernel.run(&call, error) != 0)
+      throw std::runtime_error(std::string(kSpec.name) + ": " + error);
     stack[0] = from_handle(out.release());
     stack[1] = from_handle(lse.release());
   }
@@ -262,7 +330,8 @@ class Binding {
     static constexpr Api api{
         .version = kApiVersion,
         .call_version = kCallVersion,
-        .add = [](const KernelKey* key, KernelFunction run, CountFunction count) { kernels().add(*key, run, count); },
+        .add = [](const KernelKey* key, KernelFunction run,
+                  CountFunction count) { kernels().add(*key, run, count); },
         .set_builder = [](BuilderFunction builder) { kernels().set_builder(builder); },
     };
     stack[0] = static_cast<StableIValue>(reinterpret_cast<uintptr_t>(&api));
@@ -315,13 +384,15 @@ class Binding {
 
   static void expect_count(uint64_t inputs) {
     if (inputs != static_cast<uint64_t>(kSpec.argument_count)) {
-      throw std::runtime_error(std::string(kSpec.name) + ": torch passed another number of arguments");
+      throw std::runtime_error(std::string(kSpec.name) +
+                               ": torch passed another number of arguments");
     }
   }
 
   static void implement(TorchLibraryHandle library, const std::string& name,
                         void (*function)(StableIValue*, uint64_t, uint64_t)) {
-    check(torch_library_impl(library, name.c_str(), function, TORCH_ABI_VERSION), "implement an op");
+    check(torch_library_impl(library, name.c_str(), function, TORCH_ABI_VERSION),
+          "implement an op");
   }
 
   static KernelTable& kernels() {

@@ -43,10 +43,12 @@ class Extents {
       refuse_argument("q", "expected a multiple of the " + std::to_string(HKV) + " heads of k");
     }
     if (D < 1 || DV < 1) refuse_argument("q", "expected a head dim of 1 or more");
-    if (Q >= kPositionLimit || KV >= kPositionLimit) refuse_argument("q", "expected lengths below 2 ** 30");
+    if (Q >= kPositionLimit || KV >= kPositionLimit)
+      refuse_argument("q", "expected lengths below 2 ** 30");
   }
 
-  // Solves extent(tensor, axis) == factor * size + offset; an absent tensor leaves the size as it is.
+  // Solves extent(tensor, axis) == factor * size + offset; an absent tensor leaves the size as it
+  // is.
   void solve(int64_t& size, int32_t tensor, int32_t axis, int64_t factor, int64_t offset) const {
     const Tensor& t = tensors_[tensor];
     if (t.data == nullptr) return;
@@ -62,7 +64,8 @@ class Extents {
     const Tensor& t = tensors_[tensor];
     if (t.data != nullptr && t.size[axis] != size) {
       refuse_argument(names_[tensor], "expected " + std::to_string(size) + " in dimension " +
-                                          std::to_string(axis) + ", found " + std::to_string(t.size[axis]));
+                                          std::to_string(axis) + ", found " +
+                                          std::to_string(t.size[axis]));
     }
   }
 
@@ -71,10 +74,11 @@ class Extents {
     if (t.rank != rank) refuse_argument(name, "expected " + std::to_string(rank) + " dimensions");
   }
 
-  static void expect_shape(const char* name, const Tensor& t, int64_t s0, int64_t s1, int64_t s2, int64_t s3) {
+  static void expect_shape(const char* name, const Tensor& t, int64_t s0, int64_t s1, int64_t s2,
+                           int64_t s3) {
     if (t.size[0] == s0 && t.size[1] == s1 && t.size[2] == s2 && t.size[3] == s3) return;
-    refuse_argument(name, "expected shape [" + std::to_string(s0) + ", " + std::to_string(s1) + ", " +
-                              std::to_string(s2) + ", " + std::to_string(s3) + "]");
+    refuse_argument(name, "expected shape [" + std::to_string(s0) + ", " + std::to_string(s1) +
+                              ", " + std::to_string(s2) + ", " + std::to_string(s3) + "]");
   }
 
   const char* const* names_;

@@ -16,7 +16,7 @@ constexpr int32_t kAbsent = -1;  // the dtype of an optional tensor that was not
 
 // What picks one kernel of an op. Plain data: Python fills it too.
 struct KernelKey {
-  int32_t dtype;      // a DType, as are the params'
+  int32_t dtype;  // a DType, as are the params'
   int32_t head_dim;
   int32_t value_dim;
   int32_t count;
@@ -26,7 +26,8 @@ struct KernelKey {
 inline bool operator==(const KernelKey& a, const KernelKey& b) {
   return a.dtype == b.dtype && a.head_dim == b.head_dim && a.value_dim == b.value_dim &&
          a.count == b.count &&
-         (a.count == 0 || std::memcmp(a.param_dtypes, b.param_dtypes, sizeof(int32_t) * a.count) == 0);
+         (a.count == 0 ||
+          std::memcmp(a.param_dtypes, b.param_dtypes, sizeof(int32_t) * a.count) == 0);
 }
 
 // Builds and adds the kernel of a key, from any thread. Returns 0, or -1 and a message.
@@ -66,8 +67,9 @@ class KernelTable {
     if (const Kernel* kernel = find(key)) return *kernel;
     const BuilderFunction builder = builder_.load(std::memory_order_acquire);
     if (builder == nullptr) {
-      throw std::runtime_error(std::string(op_name) +
-                               ": no kernel for this dtype and these head dims, and nothing to build one");
+      throw std::runtime_error(
+          std::string(op_name) +
+          ": no kernel for this dtype and these head dims, and nothing to build one");
     }
     char error[kErrorSize] = "";
     if (builder(&key, error) != 0) throw std::runtime_error(std::string(op_name) + ": " + error);

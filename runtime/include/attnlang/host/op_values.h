@@ -77,9 +77,9 @@ class OwnedTensor {
 class DTypeCodes {
  public:
   DTypeCodes()
-      : codes_{aoti_torch_dtype_float32(), aoti_torch_dtype_float64(), aoti_torch_dtype_float16(),
-               aoti_torch_dtype_bfloat16(), aoti_torch_dtype_int8(), aoti_torch_dtype_int16(),
-               aoti_torch_dtype_int32(), aoti_torch_dtype_int64(), aoti_torch_dtype_uint8(),
+      : codes_{aoti_torch_dtype_float32(),  aoti_torch_dtype_float64(), aoti_torch_dtype_float16(),
+               aoti_torch_dtype_bfloat16(), aoti_torch_dtype_int8(),    aoti_torch_dtype_int16(),
+               aoti_torch_dtype_int32(),    aoti_torch_dtype_int64(),   aoti_torch_dtype_uint8(),
                aoti_torch_dtype_bool()} {
     known_.fill(-1);
     for (size_t i = 0; i < codes_.size(); ++i) known_[codes_[i]] = static_cast<int8_t>(i);
@@ -101,7 +101,9 @@ inline const DTypeCodes& dtype_codes() {
   return codes;
 }
 
-inline bool is_real(DType dtype) { return static_cast<int32_t>(dtype) <= static_cast<int32_t>(DType::bf16); }
+inline bool is_real(DType dtype) {
+  return static_cast<int32_t>(dtype) <= static_cast<int32_t>(DType::bf16);
+}
 
 // Where empty tensors point: kernels take null for "not passed".
 alignas(64) inline constexpr char kNothing[64] = {};
