@@ -38,7 +38,8 @@ demo: $(STAMP)  ## compile and run Gemma 2's local attention at its real size; d
 test: $(STAMP)  ## run the tests (without the slow ones and those that need a GPU)
 	$(PYTEST) -m 'not slow and not gpu'
 
-test-slow: $(STAMP)  ## run the slow tests
+test-slow: $(STAMP)  ## run the slow tests (installs the trained model that one of them runs)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
 	$(PYTEST) -m 'slow and not gpu' || [ $$? -eq 5 ]  # 5: no test is slow
 
 check: $(STAMP)  ## lint, format, types, layers: all that CI checks before it tests

@@ -75,8 +75,13 @@ def _error(trial: Trial) -> str:
 def _time(call: Call, trial: Trial) -> str:
     s, tiles = call.shape, trial.tiles
     timing = trial.timing
-    flops = 2 * (s.d + s.dv) * tiles.visited * tiles.query_tile * tiles.key_tile
-    rate = f"{flops / timing.seconds / 1e9:.1f} GFLOP/s over the visited tiles"
+    visited = tiles.visited / max(tiles.total, 1)
+    if s.q * s.hq // max(s.hkv, 1) <= tiles.query_tile:  # bound by reading the keys and values
+        read = visited * (call.k.nbytes + call.v.nbytes)
+        rate = f"{read / timing.seconds / 1e9:.1f} GB/s of keys and values in visited tiles"
+    else:
+        flops = 2 * (s.d + s.dv) * visited * s.b * s.hq * s.q * s.kv
+        rate = f"{flops / timing.seconds / 1e9:.1f} GFLOP/s over the visited tiles"
     return f"{duration(timing.seconds)}, {_runs(timing.runs)}; {rate}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from attnlang.emit.simd_printer import SimdPrinter, param_field, plain
+from attnlang.emit.simd_printer import SimdPrinter, param_field, plain, small_whole
 from attnlang.ir.nodes import (
     QK,
     Binary,
@@ -96,9 +96,10 @@ class IntervalPrinter:
                 return f"floormod({a}, {b})"
             case BinaryOp.POW:
                 exponent = expr.right.operand if isinstance(expr.right, Cast) else expr.right
-                if isinstance(exponent, Const) and float(exponent.value).is_integer():
-                    name = "ipow" if expr.type.kind == Kind.INT else "powi"
-                    return f"{name}({a}, {int(exponent.value)})"
+                if isinstance(exponent, Const) and expr.type.kind == Kind.INT:
+                    return f"ipow({a}, {exponent.value})"
+                if (n := small_whole(exponent)) is not None:
+                    return f"powi({a}, {n})"
                 if expr.right.type.kind == Kind.INT:
                     b = f"to_float({b})"
                 return f"pow({a}, {b})"

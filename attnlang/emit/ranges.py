@@ -1,7 +1,6 @@
 """How wide an int is: bounds of an IR int expression, for choosing 32-bit or 64-bit lanes.
 
-Maps an expression to a closed interval of Python ints (exact, no overflow), clipped to 64 bits.
-Assumes what the host checks before a kernel runs: sizes, rows and positions are below 2 ** 30 in
+Maps an expression to a closed interval of Python ints, all of 64 bits where it may wrap. Assumes what the host checks before a kernel runs: sizes, rows and positions are below 2 ** 30 in
 magnitude. A run-time int parameter may hold anything.
 """
 
@@ -51,9 +50,9 @@ class Ranges:
     dtypes: Mapping[str, str]
 
     def of(self, expr: Expr) -> Range:
-        """Return bounds of an int expression, at most those of 64 bits."""
+        """Return bounds of an int expression; what may leave 64 bits wraps, to anywhere in them."""
         low, high = self._of(expr)
-        return max(low, INT64[0]), min(high, INT64[1])
+        return (low, high) if INT64[0] <= low and high <= INT64[1] else INT64
 
     def fits32(self, expr: Expr) -> bool:
         """Whether 32 bits hold every value of the expression."""

@@ -76,16 +76,20 @@ _ARITHMETIC = {
     BinaryOp.DIV: ("/", _MUL, _MUL, _UNARY),
 }
 
-_INT_FUNCTIONS = {BinaryOp.FLOORDIV: "floordiv", BinaryOp.MOD: "floormod"}
+_FLOAT32_MAX = 3.4028234663852886e38
+_MAX_MULTIPLIED = 64  # of an exponent
+_NAMED = {BinaryOp.FLOORDIV: "floordiv", BinaryOp.MOD: "floormod"}
 
 
 def float_literal(value: float) -> str:
-    """Print a float constant as C++ float32 text."""
+    """Print a float constant as C++ float32 text; a finite one stays finite."""
     if math.isnan(value):
         return "std::numeric_limits<float>::quiet_NaN()"
-    if math.isinf(value) or abs(value) > 3.4028234663852886e38:
-        sign = "-" if value < 0 else ""
+    sign = "-" if value < 0 else ""
+    if math.isinf(value):
         return f"{sign}std::numeric_limits<float>::infinity()"
+    if abs(value) >= _FLOAT32_MAX:
+        return f"{sign}std::numeric_limits<float>::max()"
     return f"{value!r}f"
 
 
@@ -99,6 +103,14 @@ def int_literal(value: int) -> str:
 def plain(code: str) -> str:
     """Print an int literal without its type, where any int type will do."""
     return code[len("int64_t{") : -1] if code.startswith("int64_t{") else code
+
+
+def small_whole(exponent: Expr) -> int | None:
+    """Return a constant exponent for which a float is multiplied out, in lanes and intervals."""
+    match exponent:
+        case Const(int() | float() as n) if abs(n) <= _MAX_MULTIPLIED and n == int(n):
+            return int(n)
+    return None
 
 
 def _int32(code: str) -> str:
@@ -252,22 +264,21 @@ class SimdPrinter:
             narrow = vector and all(self.ranges.fits32(e) for e in (expr, expr.left, expr.right))
             lane = Lane.I if narrow else Lane.L
             a, b = self._int(a, lane), self._int(b, lane)
-            if expr.op in _INT_FUNCTIONS:
-                return self._int_function(expr, _INT_FUNCTIONS[expr.op], (a, b), lane)
-            value = self._infix(expr.op, a, b, lane)
-            return self._narrowed(expr, value)
-        return self._infix(expr.op, a, b, Lane.F)
+            return self._narrowed(expr, self._arithmetic(expr.op, a, b, lane))
+        return self._arithmetic(expr.op, a, b, Lane.F)
+
+    def _arithmetic(self, op: BinaryOp, a: Value, b: Value, lane: Lane) -> Value:
+        """Print an operator on two values of one lane: infix, or a function of two equal types."""
+        if op not in _NAMED:
+            return self._infix(op, a, b, lane)
+        vector = a.vector or b.vector
+        parts = [self._vector(x, lane) if vector else x for x in (a, b)]
+        return Value(f"{_NAMED[op]}({', '.join(x.code for x in parts)})", lane, vector)
 
     def _infix(self, op: BinaryOp, a: Value, b: Value, lane: Lane) -> Value:
         symbol, precedence, left, right = _ARITHMETIC[op]
         code = f"{a.at(left)} {symbol} {b.at(right)}"
         return Value(code, lane, a.vector or b.vector, precedence)
-
-    def _int_function(self, expr: Expr, name: str, args: tuple[Value, ...], lane: Lane) -> Value:
-        vector = any(a.vector for a in args)
-        parts = [self._vector(a, lane) if vector else a for a in args]
-        value = Value(f"{name}({', '.join(a.code for a in parts)})", lane, vector)
-        return self._narrowed(expr, value)
 
     def _narrowed(self, expr: Expr, value: Value) -> Value:
         """Bring a 64-bit vector whose range is proved to 32 bits."""
@@ -277,12 +288,13 @@ class SimdPrinter:
 
     def _pow(self, expr: Binary, a: Value, b: Value) -> Value:
         exponent = expr.right.operand if isinstance(expr.right, Cast) else expr.right
-        constant = exponent.value if isinstance(exponent, Const) else None
         if expr.type.kind == Kind.INT:
-            a = self._widen(self._int(a, Lane.L), expr) if a.vector else a
-            return self._narrowed(expr, Value(f"ipow({a.code}, {constant})", Lane.L, a.vector))
-        if constant is not None and float(constant).is_integer() and abs(constant) <= 64:
-            return Value(f"powi({a.code}, {int(constant)})", Lane.F, a.vector)
+            assert isinstance(exponent, Const)
+            a = self._int(a, Lane.L)
+            power = Value(f"ipow({a.code}, {exponent.value})", Lane.L, a.vector)
+            return self._narrowed(expr, power)
+        if (n := small_whole(exponent)) is not None:
+            return Value(f"powi({a.code}, {n})", Lane.F, a.vector)
         if b.lane != Lane.F:  # an int exponent: a negative base has a real power
             b = Value(f"to_float({b.code})", Lane.F, b.vector)
         vector = a.vector or b.vector

@@ -45,6 +45,11 @@ SCORES = {
         score = score + float((q_idx * 1000003 + kv_idx * 7919) * 104729 % 97) / 97
                 + float((kv_idx * 65537) ** 2 % 13) / 13
     """,
+    "float_division": """
+        score = score + 0.01 * ((kv_idx + 0.25) // 3.5 - (q_idx - 20.3) % 4.5
+                + (kv_idx - q_idx + 0.3) // -(1.75 + h) + (score * 0 + kv_idx + 0.2) % (2.5 + b))
+                + 0.001 * ((b + 7.3) // (1.5 + h) + (h + 7.3) % 1.6 + D / 5 // 1.1)
+    """,
     "selects": """
         score = (score if q_idx % 2 == 0 and not kv_idx % 3 == 1 else -score)
                 + (0.5 if (q_idx < 9) == (kv_idx < 9) else 0.0)
@@ -62,6 +67,7 @@ MASKS = {
     "several": "not (q_idx % 4 == 3) or kv_idx < 3",
     "of_score": "score > -0.5 or kv_idx == q_idx",
     "floats": "kv_idx * 0.37 < q_idx * 0.41 + 1.5",
+    "float_division": "(kv_idx + 0.25) // 8.5 == (q_idx + 0.25) // 8.5 or (kv_idx + 0.2) % 7.5 < 1",
     "bits": "bit(kv_idx * 2654435761, 3) or kv_idx == 0",
     "never": "kv_idx < 0",
     "by_head": "kv_idx <= q_idx + h * 3 - b",

@@ -14,7 +14,7 @@ UNARY = [
     "log", "log2", "log1p", "sin", "cos", "tanh", "sigmoid", "softplus", "relu", "gelu",
     "silu", "erf", "cube", "inverse_square",
 ]  # fmt: skip
-BINARY = ["min", "max", "pow"]
+BINARY = ["min", "max", "pow", "floordiv", "floormod"]
 INT_BINARY = ["floordiv", "floormod", "min", "max", "bit"]
 INT_UNARY = ["abs", "sign", "fifth"]
 
@@ -183,13 +183,22 @@ def test_exactness(lib) -> None:
     assert _call(lib.f_exp2_below_one, np.zeros(16, np.float32)).tolist() == [1.0] * 16
 
 
+def _floordiv(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.where(z == 0, 0, np.floor(x / z))
+
+
+def _floormod(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.where(z == 0, 0, x - z * np.floor(x / z))
+
+
 @pytest.mark.parametrize("name", BINARY)
 def test_float_pairs(lib, name: str) -> None:
     values = [0.0, -0.0, 1.0, -1.0, 2.5, -3.0, math.inf, -math.inf, math.nan, 1e-3, 7.0, -2.0]
     x, z = (a.ravel().astype(np.float32) for a in np.meshgrid(values, values))
     assert len(x) % 16 == 0
     with np.errstate(all="ignore"):
-        oracle = {"min": np.minimum, "max": np.maximum, "pow": np.power}[name]
+        oracle = {"min": np.minimum, "max": np.maximum, "pow": np.power,
+                  "floordiv": _floordiv, "floormod": _floormod}[name]  # fmt: skip
         wanted = oracle(x.astype(np.float64), z.astype(np.float64))
     for prefix in "fs":
         got = _call(getattr(lib, f"{prefix}_{name}"), x, z)

@@ -19,7 +19,7 @@ from cpu_harness import CTensor, build, tensor
 INT_BINARY = ["add", "sub", "mul", "floordiv", "floormod", "min", "max"]
 INT_UNARY = ["neg", "abs", "sign", "cube", "square"]
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-FLOAT_BINARY = ["add", "sub", "mul", "div", "min", "max", "pow"]
+FLOAT_BINARY = ["add", "sub", "mul", "div", "floordiv", "floormod", "min", "max", "pow"]
 FLOAT_UNARY = [
     "neg", "abs", "sign", "floor", "ceil", "round", "relu", "sqrt", "rsqrt", "exp", "exp2",
     "log", "log2", "log1p", "sin", "cos", "tanh", "sigmoid", "softplus", "erf", "gelu",

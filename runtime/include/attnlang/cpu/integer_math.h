@@ -99,7 +99,7 @@ using Wide = double __attribute__((vector_size(kLanes * 8)));
 }
 
 template <Integer T>
-[[gnu::always_inline]] inline T ipow(T x, unsigned n) {
+[[gnu::always_inline]] inline T ipow(T x, uint64_t n) {
   T r = splat<T>(1);
   for (; n != 0; n >>= 1) {
     if (n & 1) r = wrapping_multiply(r, x);

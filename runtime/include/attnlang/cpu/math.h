@@ -35,6 +35,19 @@ constexpr float kLn2 = 0.69314718f;
 [[gnu::always_inline]] inline F ceil(F x) { return -floor(-x); }
 [[gnu::always_inline]] inline F rsqrt(F x) { return 1.0f / sqrt(x); }
 
+// `//` and `%` of floats: toward minus infinity, and by 0 give 0. A quotient just below a whole
+// number may round up to it; the rest then has the wrong sign.
+[[gnu::always_inline]] inline F floordiv(F a, F b) {
+  const F quotient = floor(a / b), rest = a - b * quotient;
+  const M above = b > 0.0f ? rest < 0.0f : rest > 0.0f;
+  return b == 0.0f ? F{} : above ? quotient - 1.0f : quotient;
+}
+[[gnu::always_inline]] inline F floormod(F a, F b) {
+  const F rest = a - b * floor(a / b);
+  const M above = b > 0.0f ? rest < 0.0f : rest > 0.0f;
+  return b == 0.0f ? F{} : above ? rest + b : rest;
+}
+
 namespace detail {
 
 // 2^f for f in [-1/2, 1/2]: 1e-7 relative, exactly 1 at 0. A weight of exactly 1 stays one.
@@ -208,6 +221,8 @@ inline float ceil(float x) { return std::ceil(x); }
 inline float round(float x) { return round(splat_f(x))[0]; }
 inline float sqrt(float x) { return std::sqrt(x); }
 inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
+inline float floordiv(float a, float b) { return floordiv(splat_f(a), splat_f(b))[0]; }
+inline float floormod(float a, float b) { return floormod(splat_f(a), splat_f(b))[0]; }
 inline float exp(float x) { return exp(splat_f(x))[0]; }
 inline float exp2(float x) { return exp2(splat_f(x))[0]; }
 inline float log(float x) { return log(splat_f(x))[0]; }

@@ -1,7 +1,7 @@
 // Closed intervals around the float32 values of an expression over a tile.
 //
 // Bounds are doubles, widened after every rounded operation by more than float32 kernels can err
-// (a relative 1e-6 and an absolute 1e-37), so a verdict holds for what kernels compute. NaN bounds
+// (a relative 1e-6 and an absolute 1e-36), so a verdict holds for what kernels compute. NaN bounds
 // mean that the value may be anything, NaN too: such an interval decides nothing.
 #pragma once
 
@@ -41,7 +41,7 @@ inline FloatInterval in_float32(double lo, double hi) {
 }
 
 inline FloatInterval widened(double lo, double hi, double relative = 1e-6) {
-  constexpr double kAbsolute = 1e-37;
+  constexpr double kAbsolute = 1e-36;
   return in_float32(lo - std::fabs(lo) * relative - kAbsolute,
                     hi + std::fabs(hi) * relative + kAbsolute);
 }
@@ -125,6 +125,23 @@ inline FloatInterval ceil(FloatInterval x) {
 }
 inline FloatInterval round(FloatInterval x) {
   return detail::exactly_increasing(x, [](double y) { return std::nearbyint(y); });
+}
+inline FloatInterval floordiv(FloatInterval a, FloatInterval b) {
+  if (b.lo == 0 && b.hi == 0) return FloatInterval::point(0);
+  return floor(a / b);
+}
+inline FloatInterval floormod(FloatInterval a, FloatInterval b) {
+  if (b.lo == 0 && b.hi == 0) return FloatInterval::point(0);
+  const FloatInterval quotient = floordiv(a, b);
+  const FloatInterval rest = a - b * quotient;
+  if (!rest.known() || a.infinite() || b.infinite() || quotient.infinite()) {
+    return FloatInterval::any();
+  }
+  // Between 0 and b, but for the rounding of a / b, that of b * quotient and that of the difference.
+  const double slack = 1e-6 * std::max(std::fabs(a.lo), std::fabs(a.hi)) + 1e-36;
+  const FloatInterval period = detail::widened(std::min<double>(0, b.lo) - slack,
+                                               std::max<double>(0, b.hi) + slack);
+  return {std::max(rest.lo, period.lo), std::min(rest.hi, period.hi)};
 }
 inline FloatInterval relu(FloatInterval x) { return max(x, FloatInterval::point(0)); }
 
