@@ -100,12 +100,12 @@ class Oracle:
         error = _error(found, exact)
         bound = (self._float32_bound() * self._row_size(exact))[..., None].expand(error.shape)
         if self._call.q.dtype == torch.float32:
-            return self._worst(error, bound, "1e-5 + 4 eps max|score|")
-        fused = _error(self.run("fused", None)[0].double(), exact).max()
+            return self._worst(error, bound, exact, "1e-5 + 4 eps max|score|")
+        fused = _error(self.run("fused", None)[0].double(), exact).nan_to_num(0.0, 0.0).max()
         bound = bound + _FUSED_FACTOR * fused
         if exact.numel() < _FEW_VALUES:
             bound = bound + torch.finfo(self._call.q.dtype).eps / 2 * exact.abs().max()
-        return self._worst(error, bound, f"1.5 x {fused:.1e}, the fused reference's")
+        return self._worst(error, bound, exact, f"1.5 x {fused:.1e}, the fused reference's")
 
     def _row_size(self, exact: Tensor) -> Tensor:
         """Return how large the terms are that a row adds up, at least 1, [B, HQ, R]."""
@@ -120,11 +120,21 @@ class Oracle:
         if self._call.q.dtype != torch.float32:
             fused = self.run("fused", None)[1]
             assert fused is not None, "the variant has a softmax"
-            bound = bound + _FUSED_FACTOR * _error(fused.double(), exact)
-        return self._worst(error, bound, "lse: 1e-5 + 4 eps max|score|")
+            bound = bound + _FUSED_FACTOR * _error(fused.double(), exact).nan_to_num(0.0, 0.0)
+        return self._worst(error, bound, exact, "lse: 1e-5 + 4 eps max|score|")
 
-    def _worst(self, error: Tensor, bound: Tensor, why: str) -> Accuracy:
-        """Take the value that exceeds its bound by most, or comes nearest to it."""
+    def _worst(self, error: Tensor, bound: Tensor, exact: Tensor, why: str) -> Accuracy:
+        """Take the value that exceeds its bound by most, or comes nearest to it.
+
+        Where NaN or infinities in the call make the reference NaN, there is nothing to hold a
+        kernel to.
+        """
+        comparable = ~(exact.isnan() | bound.isnan())
+        if not comparable.any():
+            return Accuracy(0.0, 0.0, 0, "nothing to compare: the reference is NaN throughout")
+        if not comparable.all():
+            why += "; not compared where the reference is NaN"
+        error, bound = error[comparable], bound[comparable]
         place = int((error - bound).nan_to_num(nan=torch.inf).argmax())
         worst = float(error.flatten()[place])
         return Accuracy(worst, float(bound.flatten()[place]), len(self._rows), why)

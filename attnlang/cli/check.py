@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from attnlang.cli import console
+from attnlang.cli.errors import InputError
 from attnlang.cli.files import check_file, spec_files
 from attnlang.cli.options import add_choice, add_files
 from attnlang.diagnostics import Severity
@@ -33,13 +34,20 @@ def check(args: Namespace) -> int:
     """Check specs: every error and warning, with its place."""
     paths = spec_files(args.files)
     found: list[Diagnostic] = []
+    unread: list[str] = []
     for path in paths:
-        found.extend(check_file(path, args.include).diagnostics)
+        try:
+            found.extend(check_file(path, args.include).diagnostics)
+        except InputError as error:  # the other files have a right to their errors
+            unread.append(str(error))
     text = _write(found, Format(args.format))
     if text:
         console.result(text)
-    console.message(_summary(len(paths), found))
-    return 1 if any(d.severity == Severity.ERROR for d in found) else 0
+    for told in unread:
+        console.labelled("error", told)
+    if len(paths) > len(unread):
+        console.message(_summary(len(paths) - len(unread), found))
+    return 1 if unread or any(d.severity == Severity.ERROR for d in found) else 0
 
 
 def _write(found: list[Diagnostic], format_: Format) -> str:

@@ -10,6 +10,7 @@ from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
 from attnlang.cli.options import add_file_and_name, add_set, positive
+from attnlang.cli.outputs import check_writable
 
 if TYPE_CHECKING:
     from attnlang.cli.grid import Grid
@@ -21,6 +22,7 @@ TILE = 64
 _DEFAULT_LENGTH = 4096
 # Tiles that are judged at once.
 _MAX_TILES = 1 << 22
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -50,8 +52,10 @@ def explain(args: Namespace) -> int:
     plot: Path | None = args.plot
     if q_len * kv_len > _MAX_TILES * TILE * TILE:
         raise InputError(f"--q-len, --kv-len: at most {_MAX_TILES:,} tiles of {TILE} x {TILE}")
-    if plot is not None and not plot.parent.is_dir():
-        raise InputError(f"--plot: no such folder: {plot.parent}")
+    if plot is not None:
+        check_writable("--plot", plot)
+        if plot.suffix.lower() not in _PICTURES:
+            raise InputError(f"--plot: {plot} must end in {', '.join(_PICTURES)}")
     with console.activity("loading torch") as activity:
         from attnlang.cli.grid import tile_grid
         from attnlang.cli.masks import mask_env

@@ -35,6 +35,8 @@ def spec_files(paths: Iterable[Path]) -> tuple[Path, ...]:
 def read_source(path: Path) -> Source:
     """Read a spec; the path stays as it was typed, for that is what diagnostics show."""
     try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise InputError(f"cannot read {path}: it is not a file")  # a device never ends
         return Source(str(path), path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"no such file: {path}{_similar(path)}") from None
@@ -47,9 +49,9 @@ def read_source(path: Path) -> Source:
 def _similar(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
-    names = [p.name for p in path.parent.glob(f"*{SUFFIX}")]
-    close = get_close_matches(path.name, names, n=1)
-    return f" (there is {path.parent / close[0]})" if close else ""
+    stems = [p.stem for p in path.parent.glob(f"*{SUFFIX}")]  # the suffix is alike in all
+    close = get_close_matches(path.stem, stems, n=1)
+    return f" (there is {path.parent / (close[0] + SUFFIX)})" if close else ""
 
 
 def check_file(path: Path, include: Sequence[Path] = ()) -> CheckResult:

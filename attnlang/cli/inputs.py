@@ -124,7 +124,7 @@ def _draw_all(
     }
     tensors: dict[str, Tensor] = {}
     for name, param in params.items():
-        if not is_given(param, request):
+        if not is_given(variant, param, request):
             continue
         if name in request.settings.fills:
             value = request.settings.fills[name]

@@ -6,6 +6,7 @@ exception that is not one of the errors named here; nothing catches both.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -109,6 +110,9 @@ def _execute(args: Sequence[str]) -> int:
 
 def _other(error: Exception) -> int:
     """Tell a call that the spec refuses and a toolchain that fails from a fault of ours."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
+        console.labelled("error", "this machine has not enough memory for a call of this size")
+        return WRONG_INPUT
     if _is_public(error, "CallError"):
         console.labelled("error", str(error))
         return WRONG_INPUT
@@ -147,4 +151,6 @@ def _wants_tracebacks() -> bool:
 
 def main() -> None:
     """Be the `attnlang` command."""
+    # Modules and trees stay; looking for garbage while they are made is a tenth of a `check`.
+    gc.set_threshold(100_000)
     sys.exit(run_command(sys.argv[1:]))

@@ -51,6 +51,8 @@ def call_sizes(variant: Variant, call: Call) -> dict[str, int]:
         if isinstance(tensor, Tensor):
             offset = int(static_value(bound.offset, sizes))
             sizes[bound.name] = (tensor.shape[bound.axis] - offset) // bound.factor
+        else:  # as in a call: guarded reads of a tensor that is absent have its size in their index
+            sizes.setdefault(bound.name, 0)
     return sizes
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attnlang.cli.errors import InputError
 from attnlang.cli.grid import Grid, Verdict
+from attnlang.cli.outputs import write_whole
 
 _COLORS = {Verdict.FULL: "#20639b", Verdict.PARTIAL: "#f6a945", Verdict.EMPTY: "#f3f3f0"}
 _MEANINGS = {
@@ -75,10 +76,8 @@ def draw(path: Path, grid: Grid, title: str, mask: str) -> None:
         alignment="left",
         labelspacing=1.0,
     )
-    try:
-        figure.savefig(path, dpi=_DPI)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot: cannot write {path}: {error}") from None
+    suffix = path.suffix.removeprefix(".").lower()
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format=suffix))
 
 
 def _tick_step(length: int) -> int:

@@ -13,6 +13,7 @@ from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
 from attnlang.cli.options import DType, add_file_and_name, add_set, torch_dtype
+from attnlang.cli.outputs import check_writable
 from attnlang.cli.shapes import DEFAULT, FORM, parse_shape
 
 if TYPE_CHECKING:
@@ -51,14 +52,16 @@ def run(args: Namespace) -> int:
     output: Path | None = args.output
     if args.input is not None and (args.shape is not None or args.dtype is not None):
         raise InputError("--input brings its own shape and dtype: leave --shape and --dtype out")
+    if output is not None:
+        check_writable("--output", output)
+        if args.input is not None and output.exists() and args.input.exists():
+            _keep_input(args.input, output)
     with console.activity("loading torch") as activity:
         from attnlang.cli.report import report
         from attnlang.cli.settings import parse_settings
-        from attnlang.cli.tensors import check_writable, read_call, write_tensors
+        from attnlang.cli.tensors import not_finite, read_call, write_tensors
         from attnlang.cli.trial import try_out
 
-        if output is not None:
-            check_writable(output)
         settings = parse_settings(variant, args.set)
         activity.now("making inputs")
         if args.input is not None:
@@ -72,10 +75,22 @@ def run(args: Namespace) -> int:
     console.result(report(args.file, variant, call, trial))
     if output is not None:
         console.message(f"{', '.join(trial.results)} written to {output}")
+    infinite = () if args.input is None else not_finite(call)
+    if infinite:
+        told = f"NaN or infinities in {', '.join(infinite)}: no number is promised where they reach"
+        console.labelled("warning", told)
+    if not trial.accuracy.fine and infinite:
+        console.labelled("error", "the kernel and the reference differ on such inputs")
+        return 1
     if not trial.accuracy.fine:
         console.labelled("error", "the kernel is less accurate than attnlang promises: a bug")
         return 2
     return 0
+
+
+def _keep_input(path: Path, output: Path) -> None:
+    if output.samefile(path):
+        raise InputError(f"--output: {output} is the input")
 
 
 def _invented(

@@ -41,11 +41,14 @@ class Request:
 def given_tensors(variant: Variant, request: Request) -> frozenset[str]:
     """Return the tensors that the call passes."""
     tensors = (p for p in variant.params if isinstance(p, TensorParam))
-    return frozenset(p.name for p in tensors if is_given(p, request))
+    return frozenset(p.name for p in tensors if is_given(variant, p, request))
 
 
-def is_given(param: TensorParam, request: Request) -> bool:
-    """Whether the call passes a tensor: it must, or the request asks for it."""
+def is_given(variant: Variant, param: TensorParam, request: Request) -> bool:
+    """Whether the call passes a tensor: it must, or the request asks for it or for its size."""
+    sized = (s.name for s in variant.sizes if s.tensor == param.name)
+    if any(name in request.settings.sizes for name in sized):
+        return True
     wanted = param.name in request.optional or param.name in request.settings.fills
     return wanted or not param.optional
 

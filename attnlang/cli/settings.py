@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -50,11 +51,27 @@ def _number(name: str, kind: Kind, text: str) -> bool | int | float:
             case Kind.BOOL:
                 return _BOOLS[text]
             case Kind.INT:
-                return int(text)
+                return _whole(text)
             case Kind.FLOAT:
-                return float(text)
+                return _real(text)
     except (ValueError, KeyError):
         raise InputError(f"--set: {name} is of kind {kind}, found {text}") from None
+
+
+def _whole(text: str) -> int:
+    """Read an int of 64 bits."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(text)
+    return value
+
+
+def _real(text: str) -> float:
+    """Read a float; NaN is no value that a kernel could be held to."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError(text)
+    return value
 
 
 def settings_text(values: Mapping[str, bool | int | float]) -> str:

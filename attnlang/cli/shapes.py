@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from attnlang.ops.arguments import Shape
 
 FORM = "B,HQ,HKV,Q,KV,D[,DV]"
+MAX_ELEMENTS = 2**46  # of a tensor: 128 TiB in 16 bits, all that a process can address
+MAX_SIZE = 2**30  # as positions in a call
 DEFAULT = "1,16,4,2048,2048,64"
 
 
@@ -25,10 +27,15 @@ def parse_shape(text: str) -> Shape:
         raise InputError(f"--shape: expected {FORM}, found {len(sizes)} numbers")
     if min(sizes) < 0:
         raise InputError(f"--shape: a size is at least 0, found {min(sizes)}")
+    if max(sizes) >= MAX_SIZE:
+        raise InputError(f"--shape: a size is below 2 ** 30, found {max(sizes)}")
     b, hq, hkv, q, kv, d, *rest = sizes
     if hkv == 0 or d == 0 or hq % hkv:
         raise InputError(f"--shape: HQ must be a multiple of HKV and D positive, found {text}")
-    return Shape(b, hq, hkv, q, kv, d, rest[0] if rest else d)
+    shape = Shape(b, hq, hkv, q, kv, d, rest[0] if rest else d)
+    if max(b, 1) * max(hq * q, hkv * kv) * max(d, shape.dv) >= MAX_ELEMENTS:
+        raise InputError(f"--shape: no machine holds a call of this size, {text}")
+    return shape
 
 
 def shape_text(shape: Shape) -> str:

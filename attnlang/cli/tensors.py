@@ -6,8 +6,6 @@ all.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +16,22 @@ from torch import Tensor
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.inputs import Call
+from attnlang.cli.outputs import write_whole
 from attnlang.cli.settings import Settings
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
 from attnlang.ops.arguments import ParamValue, Shape
 
 _VECTORS = ("q", "k", "v")
+
+
+def not_finite(call: Call) -> tuple[str, ...]:
+    """Name the tensors of a call that hold NaN or infinities."""
+    vectors: dict[str, ParamValue] = {"q": call.q, "k": call.k, "v": call.v}
+    return tuple(
+        name
+        for name, x in {**vectors, **call.params}.items()
+        if isinstance(x, Tensor) and x.is_floating_point() and not x.isfinite().all()
+    )
 
 
 def read_call(path: Path, variant: Variant, settings: Settings) -> Call:
@@ -41,6 +50,8 @@ def read_call(path: Path, variant: Variant, settings: Settings) -> Call:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise InputError(f"--input: {path} is a folder")
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -90,32 +101,13 @@ def _number(path: Path, param: ScalarParam, tensor: Tensor) -> bool | int | floa
     return float(value) if param.kind is Kind.FLOAT else value
 
 
-def check_writable(path: Path) -> None:
-    """Refuse an output whose folder is not there, before anything is computed for it."""
-    if not path.parent.is_dir():
-        raise InputError(f"--output: no such folder: {path.parent}")
-    if path.is_dir():
-        raise InputError(f"--output: {path} is a folder")
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a file beside its final place, then move it there in one step."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write tensors to a file, whole or not at all."""
 
+    def write(temporary: Path) -> None:
+        try:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk comes as this
+            raise InputError(f"cannot write {path}: {error}") from None
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole(path, write)

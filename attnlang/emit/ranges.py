@@ -1,7 +1,8 @@
 """How wide an int is: bounds of an IR int expression, for choosing 32-bit or 64-bit lanes.
 
-Maps an expression to a closed interval of Python ints, all of 64 bits where it may wrap. Assumes what the host checks before a kernel runs: sizes, rows and positions are below 2 ** 30 in
-magnitude. A run-time int parameter may hold anything.
+Maps an expression to a closed interval of Python ints, all of 64 bits where it may wrap. Assumes
+what the host checks before a kernel runs: sizes, rows and positions are below 2 ** 30 in magnitude.
+A run-time int parameter may hold anything.
 """
 
 from __future__ import annotations

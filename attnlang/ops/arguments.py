@@ -122,7 +122,8 @@ def describe_param(param: Param) -> str:
     """Say what a parameter takes, as the spec declares it."""
     match param:
         case ScalarParam(kind=kind, const=const):
-            return f"{'a constant' if const else 'a'} {kind.value}"
+            article = "an" if kind is Kind.INT else "a"
+            return f"{'a constant' if const else article} {kind.value}"
         case TensorParam(kind=kind, dims=dims):
             return f"a {kind.value} tensor of shape [{', '.join(print_expr(d) for d in dims)}]"
 
@@ -143,8 +144,6 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> Shape:
             )
         if x.dtype != q.dtype:
             raise CallError(name, f"the dtype of q, {_dtype(q)}", _dtype(x))
-        if x.device.type not in ("cpu", "meta"):
-            raise CallError(name, "a CPU tensor", f"one on {x.device}")
     b, hq, q_len, d = q.shape
     if k.shape[0] != b or v.shape[0] != b:
         name = "k" if k.shape[0] != b else "v"
@@ -165,6 +164,70 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> Shape:
     return Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
 
 
+def check_places(q: Tensor, others: Mapping[str, object]) -> None:
+    """Check that every tensor is a dense one where q is, on the CPU.
+
+    A kernel reads memory: one tensor on `meta` among real ones would make torch answer with memory
+    that nobody wrote.
+    """
+    for name, x in {"q": q, **others}.items():
+        if not isinstance(x, Tensor):
+            continue
+        if x.device.type not in ("cpu", "meta"):
+            raise CallError(name, "a CPU tensor", f"one on {x.device}")
+        if x.device.type != q.device.type:
+            raise CallError(name, f"a tensor on q's device, {q.device}", f"one on {x.device}")
+        if x.layout is not torch.strided:
+            layout = str(x.layout).removeprefix("torch.")
+            raise CallError(name, "a dense tensor, of any strides", f"layout {layout}")
+
+
+def check_lse(variant: Variant, return_lse: bool) -> None:
+    """Check that there is an lse where it is asked for."""
+    if return_lse and variant.weights.softmax is None:
+        raise CallError("return_lse", "False: without a softmax there is no lse", "True")
+
+
+def check_seed(seed: int | None) -> None:
+    """Check `seed=`: a number of 64 bits."""
+    if seed is None:
+        return
+    if not _is_number(seed, Kind.INT):
+        raise CallError("seed", "an int", f"{type(seed).__name__} {seed!r}")
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise CallError("seed", "an int of 64 bits", str(seed))
+
+
+def check_reference(
+    variant: Variant,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    values: Mapping[str, ParamValue],
+    rounding: str,
+) -> None:
+    """Check what the reference takes on trust: kinds, parameters, and every `require`."""
+    named = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
+    for name, x in named.items():
+        if not isinstance(x, Tensor):
+            raise CallError(name, "a tensor", type(x).__name__)
+        if x.dim() != 4:
+            raise CallError(name, "4 dimensions [B, H, length, D]", _shape(x))
+        if not x.is_floating_point():
+            raise CallError(name, "a floating dtype", _dtype(x))
+    if rounding not in ("exact", "fused"):
+        raise CallError("rounding", "'exact' or 'fused'", repr(rounding))
+    for param in variant.params:
+        if isinstance(param, ScalarParam):
+            check_scalar(param, values[param.name])
+    dv = (k if v is None else v).shape[3]
+    sizes = Shape(
+        q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], dv
+    ).sizes()
+    check_tensors(variant, values, sizes)
+    check_requires(variant, values, sizes)
+
+
 def check_scalar(param: ScalarParam, value: ParamValue) -> None:
     """Check a 0-d parameter: a number, or a 0-d tensor of its kind unless it is const."""
     expected = describe_param(param)
@@ -178,6 +241,8 @@ def check_scalar(param: ScalarParam, value: ParamValue) -> None:
         return
     if value is None or not _is_number(value, param.kind):
         raise CallError(param.name, expected, f"{type(value).__name__} {value!r}")
+    if param.kind == Kind.INT and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise CallError(param.name, "an int of 64 bits", str(value))
 
 
 def _is_number(value: ParamValue, kind: Kind) -> bool:
@@ -211,6 +276,8 @@ def check_tensors(
                 _shape(tensor),
             )
         sizes[bound.name] = rest // bound.factor
+        if sizes[bound.name] >= POSITION_LIMIT:
+            raise CallError(bound.tensor, f"a size {bound.name} below 2 ** 30", _shape(tensor))
     for param in params.values():
         tensor = values[param.name]
         if isinstance(tensor, Tensor):
@@ -226,8 +293,6 @@ def _check_tensor(param: TensorParam, value: ParamValue) -> None:
         raise CallError(param.name, describe_param(param), f"dtype {_dtype(value)}")
     if value.dim() != len(param.dims):
         raise CallError(param.name, describe_param(param), _shape(value))
-    if value.device.type not in ("cpu", "meta"):
-        raise CallError(param.name, "a CPU tensor", f"one on {value.device}")
 
 
 def _check_dims(
@@ -319,8 +384,6 @@ def check_per_request(
             raise CallError(name, f"{expected}, int32 or int64", f"dtype {_dtype(value)}")
         if value.dim() != 1 or value.shape[0] != b:
             raise CallError(name, expected, _shape(value))
-        if value.device.type not in ("cpu", "meta"):
-            raise CallError(name, "a CPU tensor", f"one on {value.device}")
         return
     if not number or not _is_number(value, Kind.INT):
         raise CallError(name, expected, f"{type(value).__name__} {value!r}")

@@ -35,6 +35,8 @@ def load_all(path: PathLike, include: Sequence[PathLike] = ()) -> dict[str, Vari
 
 def loads(text: str, name: str | None = None, include: Sequence[PathLike] = ()) -> Variant:
     """Load a variant from a string; imports are looked up in `include` alone."""
+    if not isinstance(text, str):
+        raise CallError("text", "a string", type(text).__name__)
     return _pick(_check(Source("<string>", text), None, include), name, "<string>")
 
 
@@ -45,7 +47,9 @@ def _check(source: Source, folder: Path | None, include: Sequence[PathLike]) -> 
 
 
 def _pick(variants: dict[str, Variant], name: str | None, where: str) -> Variant:
-    names = ", ".join(variants) or "none"
+    if not variants:
+        raise CallError("path", "a spec with an attention", f"none in {where}")
+    names = ", ".join(variants)
     if name is None:
         if len(variants) == 1:
             return next(iter(variants.values()))

@@ -24,6 +24,7 @@ from attnlang.plan.plan import KernelKey
 from attnlang.reference import reference
 
 Offset = int | Tensor | None
+_MAX_REQUIRED = 1024
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -51,6 +52,8 @@ class Variant:
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
         ] = {}
         self._params = ir.params
+        self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
+        self._takes_v = takes_v(ir)
         self._runtime = tuple(
             (p.name, isinstance(p, ScalarParam), getattr(p, "default", None))
             for p in ir.params
@@ -58,6 +61,14 @@ class Variant:
         )
         schema = make_schema(ir, ir.name)
         self._companions, self._names = schema.companions, schema.names
+
+    def __reduce__(self) -> tuple[type[Variant], tuple[VariantIr]]:
+        """Pickle what it means: the kernels are found again, or built, where it is unpickled."""
+        return (Variant, (self.ir,))
+
+    def __deepcopy__(self, memo: object) -> Variant:
+        """Return itself, for it never changes: models that hold one can be copied."""
+        return self
 
     def __repr__(self) -> str:
         return f"<attnlang variant {self.ir.name}{self.signature}>"
@@ -130,6 +141,8 @@ class Variant:
         """
         values = check.name_params(self._params, args, params)
         if not torch.compiler.is_compiling():
+            check.check_lse(self.ir, return_lse)
+            check.check_seed(seed)
             self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens)
         consts = const_values(self.ir, values)
         given = given_tensors(self.ir, values)
@@ -189,6 +202,10 @@ class Variant:
         result to some query rows; `dtype` computes (and returns) in another dtype than q's.
         """
         values = check.name_params(self._params, args, params)
+        if v is None and self._takes_v:
+            raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
+        check.check_lse(self.ir, return_lse)
+        check.check_reference(self.ir, q, k, v, values, rounding)
         return reference(
             self.ir, q, k, v,
             params=values, scale=scale, q_offset=q_offset, kv_offset=kv_offset, kv_lens=kv_lens,
@@ -211,12 +228,14 @@ class Variant:
         if v is None:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         shape = check.check_qkv(q, k, v)
+        own = {"scale": scale, "q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
+        check.check_places(q, {"k": k, "v": v, **values, **own})
         for param in self.ir.params:
             if isinstance(param, ScalarParam):
                 check.check_scalar(param, values[param.name])
         sizes = shape.sizes()
         check.check_tensors(self.ir, values, sizes)
-        check.check_requires(self.ir, values, sizes)
+        self._check_requires(values, sizes)
         check.check_scale(self.ir, scale)
         check.check_per_request("q_offset", q_offset, shape.b)
         check.check_per_request("kv_offset", kv_offset, shape.b)
@@ -227,6 +246,18 @@ class Variant:
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
         specialised.op.ensure(key)
+
+    def _check_requires(self, values: dict[str, ParamValue], sizes: dict[str, int]) -> None:
+        """Check every `require`, once for each set of sizes and numbers."""
+        if not self.ir.requires:
+            return
+        given = ("tensor" if isinstance(v, Tensor) else v for v in values.values())
+        facts = (*sizes.values(), *given)
+        if facts not in self._required:
+            check.check_requires(self.ir, values, sizes)
+            if len(self._required) >= _MAX_REQUIRED:
+                self._required.clear()
+            self._required.add(facts)
 
     def kernel_key(self, q: Tensor, v: Tensor, values: dict[str, ParamValue]) -> KernelKey:
         """Return the key of the kernel that such a call runs."""

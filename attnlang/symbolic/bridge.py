@@ -199,11 +199,16 @@ def _without_sign(term: sympy.Expr) -> sympy.Expr:
 
 
 def expanded(expr: Expr, max_terms: int) -> Expr | None:
-    """Return an int polynomial expanded and collected; None where it has too many terms."""
+    """Return an int polynomial expanded and collected; None where it has too many terms.
+
+    None, too, where 64 bits do not hold a coefficient: sympy's ints do not wrap.
+    """
     if _terms_of(expr) > max_terms:
         return None
     bridge = Bridge()
-    return bridge.to_ir(sympy.expand(bridge.to_sympy(expr)), Kind.INT, expr.span)
+    result = bridge.to_ir(sympy.expand(bridge.to_sympy(expr)), Kind.INT, expr.span)
+    numbers = (e.value for e in walk(result) if isinstance(e, Const) and e.type == INT)
+    return result if all(-(2**63) <= n < 2**63 for n in numbers) else None
 
 
 def _terms_of(root: Expr) -> int:

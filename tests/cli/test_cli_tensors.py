@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attnlang.cli.errors import InputError
+from attnlang.cli.outputs import check_writable
 from attnlang.cli.settings import parse_settings
-from attnlang.cli.tensors import check_writable, read_call, write_tensors
+from attnlang.cli.tensors import read_call, write_tensors
 
 SPEC = (
     "attention a(cap: float = 2.0, n: int = 3, on: bool = true,"
@@ -111,6 +112,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there_is_refused_early(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        check_writable(tmp_path / "no" / "out.safetensors")
+        check_writable("--output", tmp_path / "no" / "out.safetensors")
     with pytest.raises(InputError, match="is a folder"):
-        check_writable(tmp_path)
+        check_writable("--output", tmp_path)

@@ -167,3 +167,29 @@ def test_an_optional_tensor_given_or_not() -> None:
     body = "score = score + (bias[h, kv_col] if bias != none else 0.0)"
     _run(body, header)
     _run(body, header, bias=torch.randn(SIZES.hq, SIZES.kv))
+
+
+@pytest.mark.parametrize("n", [2**63 - 1, -(2**63), 2**31 - 1, 0])
+def test_ints_that_wrap_before_they_are_small_again(n: int) -> None:
+    body = """
+        score = score + 0.1 * float(min(max(n, 0) + 1, 5 + kv_idx) % 7)
+                + 0.1 * float(clamp(abs(n) + kv_idx, -3, 3))
+                + 0.1 * float(clamp(-(n + q_idx), -3, 3))
+    """
+    _run(body, "(n: int)", n=n)
+
+
+def test_powers_with_large_exponents() -> None:
+    _run(
+        "score = score + 0.01 * float(kv_idx ** 4294967298 % 7) + (1 + 0 * score) ** 100.0"
+        " mask = kv_idx ** 70 >= 0 and (0.5 + kv_idx) ** 1e30 > -1 and (0.5 + kv_idx) ** -65 < 1e30"
+    )
+
+
+def test_constants_beyond_float32_stay_finite() -> None:
+    _run("score = score + max(-1e39 * kv_idx, -1.0) + 1e-45 * kv_idx")
+
+
+def test_a_size_that_kernels_could_not_hold_is_refused() -> None:
+    with pytest.raises(attnlang.CallError, match="below 2 \\*\\* 30"):
+        _run("mask = kv_idx < N + t[0]", "(t: int[N])", t=torch.zeros(1).int().expand(2**31 + 5))

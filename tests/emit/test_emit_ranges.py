@@ -19,6 +19,7 @@ from attnlang.ir.nodes import (
     Expr,
     Function,
     Load,
+    Scalar,
     Select,
     Unary,
     UnaryOp,
@@ -28,6 +29,7 @@ from attnlang.symbolic.evaluate import evaluate
 
 SPAN = Span(Source("<test>", ""), 0, 0)
 Q, KV = (Coord(n, span=SPAN) for n in (CoordName.Q_IDX, CoordName.KV_IDX))
+N = Scalar("n", INT, span=SPAN)
 TABLE = Load("table", (KV,), INT, span=SPAN)
 OPS = [BinaryOp.ADD, BinaryOp.SUB, BinaryOp.MUL, BinaryOp.FLOORDIV, BinaryOp.MOD]
 
@@ -53,19 +55,31 @@ def _extend(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
 
 
 LEAVES = st.one_of(
-    st.sampled_from([Q, KV, TABLE]),
+    st.sampled_from([Q, KV, N, TABLE]),
     st.integers(-100, 100).map(lambda n: Const(n, INT, span=SPAN)),
 )
 EXPRESSIONS = st.recursive(LEAVES, _extend, max_leaves=6)
 POSITIONS = st.integers(1 - POSITION_LIMIT, POSITION_LIMIT - 1)
 
 
-@given(EXPRESSIONS, POSITIONS, POSITIONS, st.integers(-128, 127))
-def test_a_range_holds_every_value(expr: Expr, q: int, kv: int, entry: int) -> None:
-    ranges = Ranges({"table": "i8"})
-    low, high = ranges.of(expr)
-    if (low, high) == INT64 or low < -(2**62) or high > 2**62:
-        return  # numpy would wrap where the range is clipped
-    names = {CoordName.Q_IDX: q, CoordName.KV_IDX: kv}
+PARAMETERS = st.sampled_from([0, 1, -1, 2**31, 2**62, *INT64]) | st.integers(*INT64)
+
+
+@given(EXPRESSIONS, POSITIONS, POSITIONS, PARAMETERS, st.integers(-128, 127))
+def test_a_range_holds_every_value(expr: Expr, q: int, kv: int, n: int, entry: int) -> None:
+    names = {CoordName.Q_IDX: q, CoordName.KV_IDX: kv, "n": n}
     value = evaluate(expr, lambda leaf: names[leaf.name], lambda name, index: entry)
+    low, high = Ranges({"table": "i8"}).of(expr)
     assert low <= int(value) <= high
+
+
+def test_what_may_wrap_may_be_anything() -> None:
+    above = Binary(
+        BinaryOp.ADD,
+        Call(Function.MAX, (N, Const(0, INT, span=SPAN)), INT, span=SPAN),
+        Const(1, INT, span=SPAN),
+        INT,
+        span=SPAN,
+    )
+    few = Call(Function.MIN, (above, Const(5, INT, span=SPAN)), INT, span=SPAN)
+    assert not Ranges({}).fits32(few)

@@ -40,8 +40,13 @@ class Spec:
 
     @property
     def text(self) -> str:
-        header = ", ".join(f"{name}: {kind}" for name, kind in self.params.items())
+        header = ", ".join(_declared(name, kind) for name, kind in self.params.items())
         return f"attention fuzzed({header}):\n{self.body}"
+
+
+def _declared(name: str, kind: str) -> str:
+    """Return a parameter as a header has it; `const` stands before the name."""
+    return f"const {name}: {kind.removeprefix('const ')}" if "const" in kind else f"{name}: {kind}"
 
 
 class Writer:
@@ -75,7 +80,7 @@ class Writer:
         if self.random.random() < 0.3:
             return self.param("big", "int")
         if self.random.random() < 0.4:
-            return self.param("c", f"const int = {self.random.randint(1, 9)}").split(":")[0]
+            return self.param("c", f"const int = {self.random.randint(1, 9)}")
         return self.param("n", "int")
 
     def int_read(self) -> str:
@@ -108,7 +113,8 @@ class Writer:
             case 0 | 1 | 2:
                 return f"({a} {self.pick('+', '-')} {self.int(depth - 1)})"
             case 3:
-                return f"({a} * {self.random.choice(['2', '3', '-1', '-4', '5', 'c_', '1000003'])})".replace("c_", self.int(0))  # noqa: E501
+                factor = self.pick("2", "3", "-1", "-4", "5", "1000003", "kv_idx", "q_idx", "h")
+                return f"({a} * {factor})"
             case 4 | 5:
                 return f"({a} {self.pick('//', '%')} {self.divisor()})"
             case 6:
@@ -149,7 +155,9 @@ class Writer:
             case 3:
                 return f"({x} / (1.5 + abs({self.float(depth - 1)})))"
             case 4 | 5:
-                name = self.pick("sin", "cos", "tanh", "sigmoid", "silu", "gelu", "erf", "abs", "relu")  # noqa: E501
+                name = self.pick(
+                    "sin", "cos", "tanh", "sigmoid", "silu", "gelu", "erf", "abs", "relu"
+                )
                 return f"{name}({x})"
             case 6:
                 return f"{self.pick('exp', 'exp2', 'softplus')}(min({x}, 1.5))"
@@ -163,10 +171,13 @@ class Writer:
                 return f"({x} if {self.bool(depth - 1)} else {self.float(depth - 1)})"
             case 12:
                 y = self.dyadic(depth - 1)
-                return f"(0.01 * clamp({self.pick('floor', 'ceil', 'round', 'sign')}({y}), -99, 99))"
+                return (
+                    f"(0.01 * clamp({self.pick('floor', 'ceil', 'round', 'sign')}({y}), -99, 99))"
+                )
             case 13:
                 op, y = self.pick("//", "%"), self.dyadic(depth - 1)
-                return f"(0.03 * clamp({y} {op} {self.pick('2.25', '(-1.75)', '0.8', '(h + 1.7)')}, -60, 60))"  # noqa: E501
+                divisor = self.pick("2.25", "(-1.75)", "0.8", "(h + 1.7)")
+                return f"(0.03 * clamp({y} {op} {divisor}, -60, 60))"
             case 14:
                 return self.pick(
                     f"tanh({x}) ** 3", f"(-{x})", f"(1 + abs({x})) ** -0.5",
@@ -207,14 +218,17 @@ class Writer:
             case 2:
                 return f"(not {self.bool(depth - 1)})"
             case 3:
-                return f"({self.bool(depth - 1)} if {self.bool(depth - 1)} else {self.bool(depth - 1)})"
+                then, condition, other = (self.bool(depth - 1) for _ in range(3))
+                return f"({then} if {condition} else {other})"
             case 4:
                 return f"({self.bool(depth - 1)} {self.pick('==', '!=')} {self.bool(depth - 1)})"
             case 5:
-                return f"({self.dyadic(depth)} {self.pick('<', '<=', '>', '>=', '==', '!=')} {self.dyadic(depth)} + 0.0625)"  # noqa: E501
+                op = self.pick("<", "<=", ">", ">=", "==", "!=")
+                return f"({self.dyadic(depth)} {op} {self.dyadic(depth)} + 0.0625)"
             case 6:
-                low = self.int(depth - 1)
-                return f"({low} {self.pick('<', '<=')} {self.int(depth)} {self.pick('<', '<=')} {self.int(depth - 1)})"  # noqa: E501
+                low, high = self.int(depth - 1), self.int(depth - 1)
+                first, second = self.pick("<", "<="), self.pick("<", "<=")
+                return f"({low} {first} {self.int(depth)} {second} {high})"
             case _:
                 op = self.pick("<", "<=", ">", ">=", "==", "!=")
                 return f"({self.int(depth)} {op} {self.int(depth)})"
@@ -240,7 +254,8 @@ class Writer:
     def mask(self) -> str:
         """A mask as they are written: a shape, and something random."""
         shapes = [
-            "causal", f"sliding_window({self.random.randint(1, 90)})", f"chunked({self.divisor_c()})",
+            "causal", f"sliding_window({self.random.randint(1, 90)})",
+            f"chunked({self.random.choice([1, 2, 7, 24, 64])})",
             f"bidirectional_window({self.random.randint(0, 70)}, {self.random.randint(0, 70)})",
             f"strided({self.random.randint(1, 9)})", f"dilated({self.random.randint(1, 9)})",
             f"prefix_lm({self.int_param()})", f"attention_sinks({self.random.randint(0, 70)})",
@@ -254,9 +269,6 @@ class Writer:
             parts.append("score > -0.7071")
         return "".join(f"({p}) {self.pick('and', 'or')} " for p in parts[:-1]) + f"({parts[-1]})"
 
-    def divisor_c(self) -> int:
-        return self.random.choice([1, 2, 7, 24, 64])
-
 
 def make_spec(seed: int) -> Spec:
     """Return the spec of a seed."""
@@ -269,7 +281,9 @@ def make_spec(seed: int) -> Spec:
         body.append(f"part_1 = {write.float(3)}")
         body.append("score = score + 0.5 * part_1 - 0.25 * sin(part_1)")
     for _ in range(rng.randint(1, 3)):
-        change = rng.choice(["score + {}", "{} - score", "score + 0.5 * {} * {}", "score * 0.5 - {}"])
+        change = rng.choice(
+            ["score + {}", "{} - score", "score + 0.5 * {} * {}", "score * 0.5 - {}"]
+        )
         while "{}" in change:
             change = change.replace("{}", f"clamp({write.float(rng.randint(1, 3))}, -6, 6)", 1)
         body.append(f"score = {change}")
@@ -281,10 +295,11 @@ def make_spec(seed: int) -> Spec:
         body.append(f"weights = softmax(score, sink={sink})")
     elif kind < 0.35:
         spec.softmax = False
-        factor = rng.choice(["sigmoid(score - 2)", "relu(score) ** 2 / max(KV, 1)", "tanh(score) / 16"])
+        factor = rng.choice(
+            ["sigmoid(score - 2)", "relu(score) ** 2 / max(KV, 1)", "tanh(score) / 16"]
+        )
         body.append(f"weights = {factor}")
     spec.body = "".join(f"    {line}\n" for line in body)
-    spec.params = {n: k.split(": ")[-1] for n, k in spec.params.items()}
     required = {n: k for n, k in spec.params.items() if "=" not in k}
     spec.params = {**required, **spec.params}
     return spec

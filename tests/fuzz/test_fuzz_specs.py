@@ -33,7 +33,7 @@ def check_seed(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     variant = attnlang.loads(spec.text)
     for call in make_calls(spec, CALLS, generator):
-        q, k, v = make_qkv(call.sizes, torch.float32, generator)
+        q, k, v = make_qkv(call.sizes, _dtype(seed), generator)
         try:
             assert_accurate(variant, q, k, v, **call.params, **call.options)
             if not spec.mask_reads_score:
@@ -43,14 +43,17 @@ def check_seed(seed: int) -> None:
             raise
 
 
+def _dtype(seed: int) -> torch.dtype:
+    """float32, whose bar is the tightest, but for a few."""
+    return {7: torch.bfloat16, 15: torch.float16}.get(seed % 16, torch.float32)
+
+
 def _describe(seed: int, spec: Spec, call: Call) -> str:
     plain = {n: p for n, p in call.params.items() if not isinstance(p, Tensor)}
     return f"seed {seed}\n{spec.text}\n{call.sizes}\n{plain} {call.options}"
 
 
-def _check_tiles(
-    variant: attnlang.Variant, q: Tensor, k: Tensor, v: Tensor, call: Call
-) -> None:
+def _check_tiles(variant: attnlang.Variant, q: Tensor, k: Tensor, v: Tensor, call: Call) -> None:
     """A tile counted as full or empty is one; what is unknown may be either."""
     tiles = variant.tiles(q, k, v, **call.params, **call.options)
     full = empty = total = 0

@@ -37,9 +37,12 @@ def _folder() -> Path:
     return folder
 
 
-def build(text: str) -> ctypes.CDLL:
-    """Compile C++ text into a library; unchanged text with unchanged headers is not rebuilt."""
-    key = hashlib.sha256("\0".join([text, *FLAGS]).encode())
+def build(text: str, *flags: str) -> ctypes.CDLL:
+    """Compile C++ text into a library; unchanged text with unchanged headers is not rebuilt.
+
+    `flags` come after the usual ones.
+    """
+    key = hashlib.sha256("\0".join([text, *FLAGS, *flags]).encode())
     for include in INCLUDES:
         for header in sorted(include.rglob("*.h")):
             key.update(header.read_bytes())
@@ -48,7 +51,15 @@ def build(text: str) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
             source, built = Path(scratch, "unit.cpp"), Path(scratch, "unit.so")
             source.write_text(text)
-            command = ["g++", *FLAGS, *(f"-I{i}" for i in INCLUDES), str(source), "-o", str(built)]
+            command = [
+                "g++",
+                *FLAGS,
+                *flags,
+                *(f"-I{i}" for i in INCLUDES),
+                str(source),
+                "-o",
+                str(built),
+            ]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr[-6000:]
             assert "warning" not in result.stderr, result.stderr[-6000:]

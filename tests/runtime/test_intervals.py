@@ -288,6 +288,13 @@ def test_float_pairs_hold_what_lanes_compute(lib, name: str) -> None:
     assert known > 60
 
 
+def test_silu_is_sound_where_the_exponential_overflows(lib) -> None:
+    low, high = _floats(lib.f_silu, -88.9, -88.8)
+    x, y = np.full(2, -88.85, np.float32), np.empty(2, np.float32)
+    lib.v_silu(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), 2)
+    assert low <= y[0] <= high
+
+
 def test_conversions_are_sound(lib) -> None:
     for a, b in ((-5, 3), (2**24, 2**24 + 1), (-(2**40) - 1, 2**53 + 1), (LOW, HIGH)):
         low, high = _floats_of_ints(lib, a, b)

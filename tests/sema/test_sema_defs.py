@@ -124,9 +124,9 @@ def chain(link: str, first: str, n: int = 60) -> str:
 def test_hostile_specs_end_quickly(defs: str, statements: list[str]) -> None:
     if "f(a, a)" in "".join(statements):
         defs = "def f(x, y) = x + y"
-    start = time.perf_counter()
+    start = time.process_time()
     found = diagnostics(*statements, defs=defs)
-    assert time.perf_counter() - start < QUICK
+    assert time.process_time() - start < QUICK
     assert {d.code for d in found} <= {"A401", "A402"}
     assert found
 
@@ -148,9 +148,9 @@ def test_large_but_sound() -> None:
 
 def test_many_statements_within_the_limit_stay_quick() -> None:
     lines = ["a0 = score"] + [f"a{i} = a{i - 1} * 2 + {i}" for i in range(1, 60)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert not codes(*lines, "score = a59")
-    assert time.perf_counter() - start < QUICK
+    assert time.process_time() - start < QUICK
 
 
 def test_nesting_within_the_parsers_limit_ends_in_a_value() -> None:
@@ -187,7 +187,7 @@ def test_deep_expressions_below_a_deep_stack_are_told() -> None:
     ids=["attentions", "statements", "locals", "unknown", "defs", "graph", "sizes"],
 )
 def test_hostile_files_end_quickly(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = analysed(text).diagnostics
     assert time.perf_counter() - start < 2 * QUICK
     assert 0 < len(found) <= 101

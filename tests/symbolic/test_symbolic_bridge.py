@@ -104,3 +104,9 @@ def test_a_polynomial_that_would_explode_is_not_expanded() -> None:
 def test_the_symbolic_layer_imports_no_sympy_until_it_needs_it() -> None:
     code = "import sys, attnlang.passes; sys.exit('sympy' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_coefficient_beyond_64_bits_is_not_made() -> None:
+    large = num(2**40)
+    product = op("*", op("+", Q_IDX, large), op("+", KV_IDX, large))
+    assert expanded(op("-", product, op("*", Q_IDX, KV_IDX)), 64) is None

@@ -10,7 +10,7 @@
 
 namespace attnlang::op {
 
-constexpr int64_t kPositionLimit = int64_t{1} << 30;  // of lengths and offsets
+constexpr int64_t kPositionLimit = int64_t{1} << 30;  // of lengths, offsets and bound sizes
 
 // Python's `//` and `%`, by 0 giving 0, as in the language.
 inline int64_t floor_div(int64_t a, int64_t b) {
@@ -53,7 +53,7 @@ class Extents {
     const Tensor& t = tensors_[tensor];
     if (t.data == nullptr) return;
     const int64_t rest = t.size[axis] - offset;
-    if (rest < 0 || rest % factor != 0) {
+    if (rest < 0 || rest % factor != 0 || rest / factor >= kPositionLimit) {
       refuse_argument(names_[tensor], "dimension " + std::to_string(axis) + " cannot be " +
                                           std::to_string(t.size[axis]));
     }

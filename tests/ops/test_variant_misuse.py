@@ -1,0 +1,123 @@
+"""Calls that nobody should make, and what Python does with a variant besides calling it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from support import Sizes, make_qkv
+
+import attnlang
+
+SPEC = (
+    "attention biased(bias: float[HQ], gain: float = 1.0, window: int = 9):\n"
+    ' "A bias."\n'
+    ' require window > 0, "a window holds the query"\n'
+    " score = gain * score + bias[h] * kv_idx\n"
+    " mask = sliding_window(window)\n"
+)
+BIAS = torch.linspace(-0.1, 0.1, 4)
+
+
+@pytest.fixture(scope="module")
+def biased() -> attnlang.Variant:
+    return attnlang.loads(SPEC)
+
+
+@pytest.fixture
+def qkv() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return make_qkv(Sizes(1, 4, 2, 17, 17, 16, 16), torch.float32, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["k", "v", "bias", "gain", "kv_lens", "scale"])
+def test_a_tensor_elsewhere_is_refused_not_answered_with_memory(biased, qkv, name) -> None:
+    call = dict(zip("qkv", qkv, strict=True)) | {
+        "bias": BIAS,
+        "gain": torch.tensor(1.0),
+        "kv_lens": torch.tensor([17]),
+        "scale": torch.tensor(1.0),
+    }
+    call[name] = call[name].to("meta")
+    with pytest.raises(attnlang.CallError, match="q's device, cpu, found one on meta") as caught:
+        biased(**call)
+    assert caught.value.argument == name
+
+
+def test_all_on_meta_gives_shapes(biased, qkv) -> None:
+    out, lse = biased(*(x.to("meta") for x in qkv), BIAS.to("meta"), return_lse=True)
+    assert out.device.type == lse.device.type == "meta"
+    assert out.shape == qkv[0].shape
+
+
+def test_a_sparse_tensor_is_refused(biased, qkv) -> None:
+    q, k, v = qkv
+    with pytest.raises(attnlang.CallError, match="`k`: expected a dense tensor"):
+        biased(q, k.to_sparse(), v, BIAS)
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, True, 2**64])
+def test_a_seed_is_an_int_of_64_bits(biased, qkv, seed) -> None:
+    with pytest.raises(attnlang.CallError, match="`seed`"):
+        biased(*qkv, BIAS, seed=seed)
+
+
+def test_an_int_beyond_64_bits_is_refused(biased, qkv) -> None:
+    assert torch.equal(biased(*qkv, BIAS, window=2**63 - 1), biased(*qkv, BIAS, window=17))
+    with pytest.raises(attnlang.CallError, match="`window`: expected an int of 64 bits"):
+        biased(*qkv, BIAS, window=2**63)
+
+
+def test_without_a_softmax_there_is_no_lse(qkv) -> None:
+    variant = attnlang.loads("attention plain: weights = sigmoid(score)")
+    for call in (variant, variant.reference):
+        with pytest.raises(attnlang.CallError, match="`return_lse`"):
+            call(*qkv, return_lse=True)
+
+
+def test_copies_and_pickles_mean_the_same(biased, qkv) -> None:
+    expected = biased(*qkv, BIAS)
+    model = torch.nn.Linear(1, 1)
+    model.attend = biased
+    assert copy.deepcopy(model).attend is biased
+    for twin in (copy.copy(biased), pickle.loads(pickle.dumps(biased))):
+        assert twin.signature == biased.signature
+        assert twin.__doc__ == "A bias."
+        assert torch.equal(twin(*qkv, BIAS), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"q": "text"}, "q"),
+        ({"q": torch.ones(4, 17, 16)}, "q"),
+        ({"v": None}, "v"),
+        ({"k": torch.ones(1, 2, 17, 16, dtype=torch.int64)}, "k"),
+        ({"bias": torch.ones(3)}, "bias"),
+        ({"window": 2.0}, "window"),
+        ({"window": 0}, "window"),
+        ({"rounding": "most"}, "rounding"),
+        ({"gian": 1.0}, "gian"),
+    ],
+)
+def test_the_reference_checks_its_call_too(biased, qkv, change, argument) -> None:
+    call = {**dict(zip("qkv", qkv, strict=True)), "bias": BIAS, **change}
+    with pytest.raises(attnlang.CallError) as caught:
+        biased.reference(**call)
+    assert caught.value.argument == argument
+
+
+def test_the_reference_takes_other_dtypes_and_makes_v_of_k(qkv) -> None:
+    q, k, _ = (x.double() for x in qkv)
+    variant = attnlang.loads("attention shared: v = k[0:8]")
+    assert variant.reference(q, k).shape == (1, 4, 17, 8)
+
+
+def test_texts_that_hold_no_variant(tmp_path) -> None:
+    with pytest.raises(attnlang.CallError, match="`text`: expected a string, found bytes"):
+        attnlang.loads(b"attention a:")
+    empty = tmp_path / "empty.attn"
+    empty.write_text("")
+    with pytest.raises(attnlang.CallError, match=r"expected a spec with an attention.*empty\.attn"):
+        attnlang.load(empty)
