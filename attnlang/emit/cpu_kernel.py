@@ -26,7 +26,15 @@ RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
 
 _UNIT_NAME = "kernel.cpp"
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
-_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv")
+# Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
+# stores for local, and drop the call that makes them (docs/decisions/0010-no-ivopts.md).
+_FLAGS = (
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fwrapv",
+    "-fno-ivopts",
+)
 _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
 _ELEMENT = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "int32_t"}

@@ -43,10 +43,10 @@ template <class Product, int kRows>
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) row[r] = rows[r];
 #pragma GCC unroll 2
-  for (int t = 0; t < depth; ++t) {
+  for (int64_t t = 0; t < depth; ++t, panel += kPanel) {
     F x[kPanelVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kPanelVectors; ++v) x[v] = load_f(panel + t * kPanel + v * kLanes);
+    for (int v = 0; v < kPanelVectors; ++v) x[v] = load_f(panel + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F y = broadcast_element(row[r] + t);
@@ -75,12 +75,13 @@ template <class Product, int kRows>
       if (factor != nullptr) sum[r][v] *= load_f(factor + v * kLanes);
     }
   }
+  const float* const* const end = rows + count;
 #pragma GCC unroll 2
-  for (int t = 0; t < count; ++t) {
-    const float* row = rows[t] + column;
+  for (; rows != end; ++rows, panel += kPanel) {
+    const float* row = *rows + column;
     F x[kPanelVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kPanelVectors; ++v) x[v] = load_f(panel + t * kPanel + v * kLanes);
+    for (int v = 0; v < kPanelVectors; ++v) x[v] = load_f(panel + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F y = broadcast_element(row + r);

@@ -137,10 +137,11 @@ inline FloatInterval floormod(FloatInterval a, FloatInterval b) {
   if (!rest.known() || a.infinite() || b.infinite() || quotient.infinite()) {
     return FloatInterval::any();
   }
-  // Between 0 and b, but for the rounding of a / b, that of b * quotient and that of the difference.
+  // Between 0 and b, but for the rounding of a / b, that of b * quotient and that of the
+  // difference.
   const double slack = 1e-6 * std::max(std::fabs(a.lo), std::fabs(a.hi)) + 1e-36;
-  const FloatInterval period = detail::widened(std::min<double>(0, b.lo) - slack,
-                                               std::max<double>(0, b.hi) + slack);
+  const FloatInterval period =
+      detail::widened(std::min<double>(0, b.lo) - slack, std::max<double>(0, b.hi) + slack);
   return {std::max(rest.lo, period.lo), std::min(rest.hi, period.hi)};
 }
 inline FloatInterval relu(FloatInterval x) { return max(x, FloatInterval::point(0)); }
