@@ -19,7 +19,8 @@ attention large(slopes: float[HQ], columns: float[HKV, KV], doc: int[B, KV], n: 
             (2 if (doc[b, min(q_row, KV - 1)] == doc[b, kv_col]) else -1.25), 1.25)
             if (((n == sign(steps[kv_col % 7])) or bit(int((float(q_idx % 9) * 0.25 + -20.625)), 5))
                 or ((float(q_idx % 9) * 1.0 + 0.125) == (float(64 % 1000) * 0.5 + 0.375) + 0.0625))
-            else log(0.5 + abs((0.01 * clamp(floor((float(kv_col % 1000) * 0.5 + 0.875)), -99, 99))))
+            else log(0.5 + abs((0.01 * clamp(floor((float(kv_col % 1000) * 0.5 + 0.875)),
+                -99, 99))))
             ), -6, 6)
     score = score + 0.5 * clamp(softplus(min((clamp(slopes[h], -2, 2) * clamp(a, -2, 2)), 1.5)),
             -6, 6) * clamp(max(tanh(columns[h_kv, kv_col]) ** 2, (columns[h_kv, kv_col]
