@@ -18,7 +18,7 @@ from attnlang.ir.nodes import ScalarParam
 from attnlang.symbolic.masks import MaskEnv, brute_force
 
 QUICK = range(6)
-SLOW = range(6, 66)
+SLOW = range(6, 18)
 CALLS = 4
 
 
