@@ -189,5 +189,5 @@ def test_deep_expressions_below_a_deep_stack_are_told() -> None:
 def test_hostile_files_end_quickly(text: str) -> None:
     start = time.process_time()
     found = analysed(text).diagnostics
-    assert time.perf_counter() - start < 2 * QUICK
+    assert time.process_time() - start < 2 * QUICK
     assert 0 < len(found) <= 101
