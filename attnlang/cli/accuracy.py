@@ -157,7 +157,7 @@ def _reference(
         variant,
         call.q,
         call.k,
-        call.v,
+        call.passed_v(variant),
         params=call.params,
         q_offset=options.get("q_offset"),
         kv_offset=options.get("kv_offset", 0),

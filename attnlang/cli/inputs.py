@@ -17,6 +17,7 @@ from attnlang.cli.draw import draw_tensor
 from attnlang.cli.roles import PLAIN, Role, Use, uses
 from attnlang.cli.scalars import Request, broken, choose_scalars, given_tensors, is_given
 from attnlang.cli.static import static_value
+from attnlang.emit.op_schema import takes_v
 from attnlang.ir.nodes import Kind, TensorParam, Variant
 from attnlang.ops.arguments import ParamValue, Shape
 from attnlang.reference import reference
@@ -32,9 +33,13 @@ class Call:
     shape: Shape
     q: Tensor
     k: Tensor
-    v: Tensor
+    v: Tensor  # not passed where the spec makes v of k
     params: Mapping[str, ParamValue]
     options: Mapping[str, int | Tensor] = field(default_factory=dict)  # kv_lens, offsets
+
+    def passed_v(self, variant: Variant) -> Tensor | None:
+        """Return what a call of the variant passes as v."""
+        return self.v if takes_v(variant) else None
 
     @property
     def scalars(self) -> dict[str, bool | int | float]:
@@ -145,7 +150,7 @@ def reads_fit(variant: Variant, call: Call, rows: Tensor) -> bool:
             variant,
             call.q,
             call.k,
-            call.v,
+            call.passed_v(variant),
             params=call.params,
             q_offset=options.get("q_offset"),
             kv_offset=options.get("kv_offset", 0),

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.programs import CallField, Programs, ProgramText
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
@@ -97,8 +98,6 @@ class KernelContext:
     title: str
     file: str
     element: str
-    head_dim: int
-    value_dim: int
     softmax: str
     mask: str
     column_mask: str
@@ -109,6 +108,10 @@ class KernelContext:
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
     tile: TileText
+    vectors: tuple[tuple[str, str, str], ...]  # type, name and value of the constants
+    programs: tuple[ProgramText, ...]
+    product_dim: int  # of q' and k'
+    acc_dim: int
 
 
 def kernel_sources(plan: Plan, name: str) -> Sources:
@@ -149,6 +152,7 @@ class _Emitter:
         self.ranges = Ranges(plan.dtypes)
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
+        self.programs = Programs(plan, self.ranges, _TENSOR[plan.key.dtype])
 
     def context(self) -> KernelContext:
         """Return the context of the template."""
@@ -157,23 +161,55 @@ class _Emitter:
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             file=_file_name(self.variant.span.source.path),
             element=_TENSOR[key.dtype],
-            head_dim=key.head_dim,
-            value_dim=key.value_dim,
             softmax=_bool(lowered.exponent is not None),
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
-            call=(*self._plumbing(), *self._term_fields(Level.CALL)),
+            call=(
+                *self._plumbing(),
+                *_call_fields(self.programs.plumbing()),
+                *self._term_fields(Level.CALL),
+                *_call_fields(self.programs.tables()),
+            ),
             request=self._term_fields(Level.REQUEST),
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
             tile=self._tile(),
+            vectors=tuple(self._vectors()),
+            programs=tuple(self.programs.texts()),
+            product_dim=self.plan.widths.product,
+            acc_dim=self.plan.widths.acc,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        return SimdPrinter(self.ranges, self.terms, level, fields)
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.programs.dots)
+
+    def _vectors(self) -> Iterable[tuple[str, str, str]]:
+        """Yield the constants that say how vectors are made."""
+        t, widths = self.plan.transforms, self.plan.widths
+        flags = {
+            "kQuery": t.query.program is not None,
+            "kKey": t.key.program is not None,
+            "kValue": t.value.program is not None,
+            "kOut": t.out is not None,
+            "kValueFromKey": t.value_from_key,
+            "kValueReadsKey": t.value_reads_key,
+            "kValueSharesKey": t.value_shares_key,
+        }
+        numbers = {
+            "kQueryStart": t.query.start,
+            "kKeyStart": t.key.start,
+            "kValueStart": t.value.start,
+            "kHeadDim": widths.head,
+            "kValueDim": widths.head if t.value_from_key else widths.value,
+            "kOutDim": widths.out,
+        }
+        for name, flag in flags.items():
+            yield "bool", name, _bool(flag)
+        for name, number in numbers.items():
+            yield "int", name, str(number)
 
     def _term_fields(self, level: Level) -> tuple[Field, ...]:
         printer = self._printer(level)
@@ -224,7 +260,7 @@ class _Emitter:
                 yield Field(type_, param_field(param.name), read, None)
 
     def _tensor_fields(self) -> Iterable[Field]:
-        names = {e.tensor for e in self.used if isinstance(e, Load)}
+        names = {e.tensor for e in self.used if isinstance(e, Load)} | self.programs.freqs()
         for i, param in enumerate(tensor_params(self.variant)):
             if param.name in names:
                 view = f"{_TENSOR[self.plan.dtypes[param.name]]}, {len(param.dims)}"
@@ -264,6 +300,10 @@ class _Emitter:
         mask = self.plan.lowered.mask
         printer = IntervalPrinter(self._printer(Level.REQUEST), self.terms)
         return TileText(printer.text(mask), _line(mask))
+
+
+def _call_fields(fields: Iterable[CallField]) -> Iterable[Field]:
+    return (Field(f.type, f.name, f.value, None) for f in fields)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -26,6 +26,7 @@ from attnlang.ir.nodes import (
     Const,
     Coord,
     CoordName,
+    Dot,
     Expr,
     Function,
     Kind,
@@ -39,7 +40,7 @@ from attnlang.ir.nodes import (
     UnaryOp,
 )
 from attnlang.plan.terms import Term
-from attnlang.symbolic.variability import Level
+from attnlang.symbolic.variability import Level, level
 
 
 class Lane(StrEnum):
@@ -130,6 +131,7 @@ class SimdPrinter:
     terms: Mapping[Expr, Term]
     level: Level
     fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
+    dots: Mapping[Expr, str] = field(default_factory=dict)  # their functions
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -203,6 +205,8 @@ class SimdPrinter:
                 return self._cast(expr)
             case Call():
                 return self._call(expr)
+            case Dot():
+                return self._dot(expr)
             case _:
                 raise AssertionError(f"{type(expr).__name__} does not reach a CPU kernel")
 
@@ -252,6 +256,15 @@ class SimdPrinter:
                 return Value(code, Lane.L if wide else Lane.I, True)
             case _:
                 assert_never(expr.type.kind)
+
+    def _dot(self, expr: Dot) -> Value:
+        """Print a product of vectors: a function of one row, called for each lane."""
+        name, own = self.dots[expr], level(expr)
+        if own in (Level.CALL, Level.REQUEST):
+            return Value(f"{name}({'p' if own == Level.CALL else 'r'})", Lane.F, False)
+        number = "q_row" if own == Level.ROW else "kv_col"
+        each = f"[&](int64_t i) {{ return {name}(r, i); }}"
+        return Value(f"lanes_of({self.fields[own]}{number}, {each})", Lane.F, True)
 
     # Operators
 

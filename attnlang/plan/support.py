@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnlang.diagnostics import Diagnostic
-from attnlang.ir.nodes import Dot, Expr, Variant, Vector, VectorName
-from attnlang.ir.traverse import walk
+from attnlang.ir.nodes import Expr, Variant
 from attnlang.passes import Lowered
 
 
@@ -45,10 +44,6 @@ class Unsupported(Diagnostic):
         )
 
 
-def _has_dot(expr: Expr) -> Expr | None:
-    return next((e for e in walk(expr) if isinstance(e, Dot)), None)
-
-
 def unsupported(lowered: Lowered) -> tuple[Diagnostic, ...]:
     """Return one diagnostic for each construct of the variant that no CPU kernel runs."""
     variant: Variant = lowered.variant
@@ -57,20 +52,8 @@ def unsupported(lowered: Lowered) -> tuple[Diagnostic, ...]:
     def refuse(expr: Expr, what: str) -> None:
         found.append(Unsupported(what, span=expr.span))
 
-    for expr, name in (
-        (variant.q, VectorName.Q),
-        (variant.k, VectorName.K),
-        (variant.v, VectorName.V),
-    ):
-        if not (isinstance(expr, Vector) and expr.name == name):
-            refuse(expr, f"a transform of `{name}`")
-    if not (isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC):
-        refuse(variant.out, "an `out` expression")
     if variant.weights.softmax is not None and variant.weights.factor is not None:
         refuse(variant.weights.factor, "factors on softmax weights")
     if variant.weights.dropout is not None:
         refuse(variant.weights.dropout, "dropout")
-    for _, root in lowered.roots:
-        if (dot := _has_dot(root)) is not None:
-            refuse(dot, "`dot` of two vectors")
     return tuple(found)

@@ -11,6 +11,7 @@
 #include "attnlang/cpu/gemv.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tiles.h"
+#include "kernels/cpu_transforms.h"
 #include "kernels/cpu_variant.h"
 
 namespace attnlang::cpu {
@@ -39,6 +40,7 @@ class Decode {
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
   using State = DecodeState<kDV>;
+  using Source = KvSource<Variant, Element, kD, kDV>;
 
   struct Scratch {
     State state;
@@ -50,6 +52,7 @@ class Decode {
     Element zeros[kDV];
     const Element* k_rows[kDecodeKeys];
     const Element* v_rows[kDecodeKeys];
+    typename Source::Stage stage;
   };
 
   // Rows [row0, row0 + rows) of the group's heads x queries.
@@ -59,7 +62,7 @@ class Decode {
   };
 
   Decode(const Problem<Element>& problem, const Params& params)
-      : problem_(problem), params_(params) {}
+      : problem_(problem), params_(params), source_(problem, params) {}
 
   int64_t group_rows() const { return problem_.group() * problem_.queries; }
   int64_t chunks() const { return (group_rows() + kDecodeRows - 1) / kDecodeRows; }
@@ -79,10 +82,9 @@ class Decode {
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
     std::optional<Request> requests[kDecodeRows];
     for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
-    load_queries(item, scratch);
+    load_queries(item, requests, scratch);
     state.clear(item.rows);
     std::fill_n(scratch.zeros, kDV, Element{});
-    const auto kv = problem_.kv(item.b, item.h_kv);
     const auto verdict_of = [&](int64_t a, int64_t b) {
       Verdict all = row_verdict(item, *requests[0], 0, a, b);
       for (int r = 1; r < item.rows && !is_unknown(all); ++r) {
@@ -92,6 +94,7 @@ class Decode {
     };
     k1 = std::min(k1, problem_.kv_len(item.b));
     visit_tiles(k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
+      const auto kv = source_.rows(*requests[0], item.b, item.h_kv, k, n, scratch.stage);
       if (masked) run_block<true>(item, requests, kv, k, n, scratch, state);
       else run_block<false>(item, requests, kv, k, n, scratch, state);
     });
@@ -118,13 +121,14 @@ class Decode {
   void finish(const Item& item, State& state) const {
     for (int r = 0; r < item.rows; ++r) {
       float* acc = state.acc + r * padded(kDV);
-      float lse = -kInfinity;
+      float lse = -kInfinity, row_sum = row_sums(state, r);
       if constexpr (Variant::kSoftmax) {
         const F factor = splat_f(normaliser(item, state, r, &lse));
+        row_sum *= factor[0];
         for (int e = 0; e < padded(kDV); e += kLanes) store(acc + e, load_f(acc + e) * factor);
       }
       const int64_t h = head(item, r), i = query(item, r);
-      float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
+      write_row(item, r, acc, row_sum, lse);
       float* out = problem_.lse(item.b, h, i);
       if (out != nullptr) *out = lse;
     }
@@ -149,17 +153,41 @@ class Decode {
     return tile_verdict<Variant>(request, i, i + 1, k0, k1);
   }
 
+  // The sum of the weights of a row, before they are normalised.
+  static float row_sums(const State& state, int r) { return state.sum[r]; }
+
+  void write_row(const Item& item, int r, const float* acc, float row_sum, float lse) const {
+    Element* out = problem_.out_row(item.b, head(item, r), query(item, r));
+    const int64_t inner = problem_.call.out.stride[3];
+    if constexpr (Variant::kOut) {
+      alignas(64) float row[row_room(kDV)];
+      std::copy_n(acc, padded(kDV), row);
+      write_out<Variant, Element, kD, kDV>(request(item, r), query(item, r), row, row_sum, lse, out,
+                                           inner);
+    } else {
+      float_to_row(out, inner, acc, kDV);
+    }
+  }
+
   static float finite_reference(float top) { return top == -kInfinity ? 0.0f : top; }
   // 2^(from - to) for from <= to.
   static float scale(float from, float to) {
     return exp2_below_one(splat_f(from - finite_reference(to)))[0];
   }
 
-  void load_queries(const Item& item, Scratch& scratch) const {
+  void load_queries(const Item& item, const Requests& requests, Scratch& scratch) const {
+    const int64_t inner = problem_.call.q.stride[3];
     for (int r = 0; r < item.rows; ++r) {
       float* to = scratch.queries + r * padded(kD);
-      row_to_float(to, problem_.q_row(item.b, head(item, r), query(item, r)),
-                   problem_.call.q.stride[3], kD);
+      const Element* row = problem_.q_row(item.b, head(item, r), query(item, r));
+      if constexpr (Variant::kQuery) {
+        Element rounded[kD];
+        transform_query<Variant, Element, kD, kDV>(*requests[r], query(item, r), row, inner,
+                                                   rounded);
+        row_to_float(to, rounded, 1, kD);
+      } else {
+        row_to_float(to, row + Variant::kQueryStart * inner, inner, kD);
+      }
       std::fill(to + kD, to + padded(kD), 0.0f);
     }
   }
@@ -175,7 +203,7 @@ class Decode {
   void run_block(const Item& item, const Requests& requests, const StridedKv<Element>& kv,
                  int64_t k0, int n, Scratch& scratch, State& state) const {
     for (int j = 0; j < n; ++j) {
-      scratch.k_rows[j] = contiguous<kD>(kv.k_row(k0 + j), kv.k_inner, scratch.k + j * kD);
+      scratch.k_rows[j] = contiguous<kD>(kv.k_row(j), kv.k_inner, scratch.k + j * kD);
     }
     const int whole = padded(n);
     for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
@@ -189,7 +217,7 @@ class Decode {
     for (int j = 0; j < n; ++j) {
       const bool skip = kHides && hidden_from_all(scratch, item.rows, j);
       scratch.v_rows[j] =
-          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(k0 + j), kv.v_inner, scratch.v + j * kDV);
+          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(j), kv.v_inner, scratch.v + j * kDV);
     }
     for (int j = n; j < kDecodeKeys; ++j) scratch.v_rows[j] = scratch.zeros;
     for (int j = 0; j < n; j += kValueKeys) {
@@ -302,6 +330,7 @@ class Decode {
 
   const Problem<Element>& problem_;
   const Params& params_;
+  Source source_;
 };
 
 }  // namespace attnlang::cpu

@@ -155,6 +155,7 @@ class Binding {
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
     KernelKey key{};
+    int64_t out_dim = 0;
 
     explicit Bound(const Arguments& arguments) {
       call.version = kCallVersion;
@@ -269,6 +270,8 @@ class Binding {
     void finish(const Extents& extents) {
       if (!has_scale_) call.scale = 1.0 / std::sqrt(static_cast<double>(extents.D));
       if (call.kv_lens.data == nullptr) call.kv_lens.value = extents.KV;
+      if (extents.DV < 1 || extents.out < 1) refuse_argument("q", "too narrow for the spec");
+      out_dim = extents.out;
       expect_positions(call.q_offset, "q_offset", extents.B);
       expect_positions(call.kv_offset, "kv_offset", extents.B);
       for (int32_t i = 0; i < kSpec.tensor_count; ++i) {
@@ -297,7 +300,7 @@ class Binding {
     Call& call = bound.call;
     const Kernel& kernel = kernels().get(bound.key, kSpec.name);
     OwnedTensor out, lse;
-    allocate_out(call, out);
+    allocate_out(call, bound.out_dim, out);
     allocate_lse(call, bound.return_lse, lse);
     char error[kErrorSize] = "";
     if (kernel.run(&call, error) != 0)
@@ -336,11 +339,11 @@ class Binding {
     stack[0] = static_cast<StableIValue>(reinterpret_cast<uintptr_t>(&api));
   }
 
-  // [B, HQ, Q, DV], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
+  // [B, HQ, Q, d], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
   // its rows. The fake implementation says the same.
-  static void allocate_out(Call& call, OwnedTensor& owner) {
+  static void allocate_out(Call& call, int64_t d, OwnedTensor& owner) {
     Tensor& out = call.out;
-    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2], d = call.v.size[3];
+    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2];
     const bool rows_first = call.q.stride[1] < call.q.stride[2];
     out = {.data = nullptr,
            .dtype = call.q.dtype,
