@@ -10,10 +10,10 @@ import math
 
 import pytest
 import torch
-
-import attnlang
 from support import Sizes, make_qkv
 from torch import Tensor
+
+import attnlang
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 QUERIES = (135, 21, 1)
