@@ -97,6 +97,7 @@ class OpContext:
     scalar_count: int
     tensor_count: int
     size_count: int
+    has_dropout: str
 
 
 def op_sources(variant: Variant, op_name: str) -> Sources:
@@ -133,6 +134,7 @@ def op_context(variant: Variant, schema: OpSchema) -> OpContext:
         scalar_count=len(scalars),
         tensor_count=len(tensors),
         size_count=len(variant.sizes),
+        has_dropout="true" if variant.weights.dropout is not None else "false",
     )
 
 

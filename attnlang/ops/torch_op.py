@@ -29,7 +29,7 @@ Check = Callable[[Mapping[str, object]], None]
 
 _DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "boolean")  # as DType
 _ABSENT = -1
-_API_VERSION, _CALL_VERSION = 1, 1
+_API_VERSION, _CALL_VERSION = 1, 2
 _ERROR_SIZE = 512
 _TORCH_DTYPES = {
     torch.float32: "f32",
@@ -174,7 +174,7 @@ class TorchOp:
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
 
-    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
         arguments = self._trace(args, kwargs)
         q, v = arguments["q"], arguments.get("v", arguments["k"])
         assert isinstance(q, Tensor)
@@ -185,8 +185,11 @@ class TorchOp:
             out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
         else:
             out = q.new_empty((b, h, rows, dv))
-        lse_shape = (b, h, rows) if arguments.get("return_lse") else (0,)
-        return out, q.new_empty(lse_shape, dtype=torch.float32)
+        lse = q.new_empty(
+            (b, h, rows) if arguments.get("return_lse") else (0,), dtype=torch.float32
+        )
+        top = q.new_empty((b, h) if arguments.get("return_max") else (0,), dtype=torch.float32)
+        return out, lse, top
 
     def _fake_tiles(self, *args: object, **kwargs: object) -> Tensor:
         q = self._trace(args, kwargs)["q"]
