@@ -19,9 +19,10 @@ class Lowered:
 
     `exponent` and `sink` are times log2(e), for `exp2`; `factor` multiplies what `exp2` gives.
     Without a softmax these are None, `weight` is there, and `score` for who asks for the largest.
-    `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of the mask's conjuncts that read
-    no row (None: there is none). `operations` counts those of one element: with everything computed
-    in the inner loop as it was written, and what is left there once the coarser terms are hoisted.
+    `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of the
+    mask's conjuncts that read no row (None: there is none). `operations` counts those of one
+    element: with everything computed in the inner loop as it was written, and what is left there
+    once the coarser terms are hoisted.
     """
 
     variant: Variant
