@@ -19,8 +19,8 @@ _WORDS = """
 attention a def f from import "x.attn" "../y.attn" "/etc/passwd" ( ) [ ] , : = == != < <= > >= + -
 * / // % ** and or not if else true false none const require float int bool 0 1 2 1.5 1e9 9e999
 9223372036854775807 9223372036854775808 "doc" "open # && || ! ^ ' ; . .. { } @ $ ` True return
-lambda "\\q" 1.2.3 5x := -> => += __class__ __import__ causal alibi soft_cap sliding_window same_document
-x
+lambda "\\q" 1.2.3 5x := -> => += __class__ __import__ causal alibi soft_cap sliding_window
+same_document x
 """
 _OPERATORS = "+ - * / // % ** == != < <= > >= and or"
 _LITERALS = "0 1 2 7 64 -1 1.5 0.0 1e-6 1e308 9223372036854775807 true false none inf pi"
