@@ -129,7 +129,7 @@ def _explanation(variant: Variant, call: Call, lowered: Lowered, grid: Grid | No
     if weights.softmax is None:
         facts.append(("", "no softmax: there is no lse, and a row's weights need not sum to 1"))
     facts += _tiles(grid)
-    facts.append(("kernels", _kernels(lowered)))
+    facts.append(("kernels", "cpu"))
     return "\n".join(f"{label:<8} {text}" for label, text in facts)
 
 
@@ -163,11 +163,3 @@ def _tiles(grid: Grid | None) -> list[tuple[str, str]]:
         ("partial", f"{share(Verdict.PARTIAL)}, computed with it"),
         ("empty", f"{share(Verdict.EMPTY)}, skipped"),
     ]
-
-
-def _kernels(lowered: Lowered) -> str:
-    """Say whether the CPU kernels run it, and if not, why."""
-    from attnlang.plan.support import unsupported
-
-    refused = unsupported(lowered)
-    return "; ".join(dict.fromkeys(d.headline for d in refused)) if refused else "cpu"

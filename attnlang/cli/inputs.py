@@ -36,6 +36,7 @@ class Call:
     v: Tensor  # not passed where the spec makes v of k
     params: Mapping[str, ParamValue]
     options: Mapping[str, int | Tensor] = field(default_factory=dict)  # kv_lens, offsets
+    seed: int | None = None  # of dropout
 
     def passed_v(self, variant: Variant) -> Tensor | None:
         """Return what a call of the variant passes as v."""
@@ -55,7 +56,8 @@ def invent(variant: Variant, request: Request) -> Call:
     tensors = _tensors(variant, request, scalars, known, rng)
     q, k, v = _vectors(request, rng)
     params = {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
-    return Call(request.shape, q, k, v, params)
+    seed = None if variant.weights.dropout is None else request.seed
+    return Call(request.shape, q, k, v, params, seed=seed)
 
 
 def _vectors(request: Request, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +157,7 @@ def reads_fit(variant: Variant, call: Call, rows: Tensor) -> bool:
             q_offset=options.get("q_offset"),
             kv_offset=options.get("kv_offset", 0),
             kv_lens=kv_lens if isinstance(kv_lens, Tensor) else None,
+            seed=0,
             rows=rows,
         )
     except (IndexError, ZeroDivisionError):

@@ -14,7 +14,6 @@ from pathlib import Path
 from torch import Tensor
 
 from attnlang.compiler import kernel_sources, lower, plan
-from attnlang.diagnostics import SpecError
 from attnlang.emit.op_schema import op_name
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
@@ -22,7 +21,6 @@ from attnlang.jit.build import build
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
-from attnlang.plan.support import unsupported
 from attnlang.plan.widths import Widths, measure, value_dim
 
 progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
@@ -65,8 +63,6 @@ class Specialised:
     @cached_property
     def op(self) -> TorchOp:
         """The torch op, registered. Builds the binding on first use (not the kernels)."""
-        if refused := unsupported(self.lowered):
-            raise SpecError(refused)  # before anything is built
         library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
         return TorchOp.register(self.lowered.variant, self.name, library, self.build_kernel)
 

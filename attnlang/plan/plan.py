@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnlang.diagnostics import SpecError
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.passes import Lowered
-from attnlang.plan.support import unsupported
 from attnlang.plan.terms import Term, hoist, invariants
 from attnlang.plan.transforms import Transforms, plan_transforms
 from attnlang.plan.transforms import describe as describe_transforms
@@ -63,12 +61,8 @@ def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
 def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
     """Plan a CPU kernel.
 
-    Raises SpecError where the spec holds what no CPU kernel runs yet, WidthError where its vectors
-    do not fit the head dims.
+    Raises WidthError where the spec's vectors do not fit the head dims.
     """
-    refused = unsupported(lowered)
-    if refused:
-        raise SpecError(refused)
     roots = tuple(expr for _, expr in lowered.roots)
     widths = measure(lowered.variant, key.head_dim, key.value_dim)
     transforms = plan_transforms(lowered.variant, widths)

@@ -177,16 +177,21 @@ class KvSource {
       const auto verdict_of = [&](int64_t k0, int64_t k1) {
         return tile_verdict<Variant>(request, 0, problem_.queries, k0, k1);
       };
-      visit_tiles(begin, end, kTile, verdict_of,
-                  [&](int64_t k0, int, bool) { visited[(k0 - begin) / kTile] = true; });
+      visit_tiles(tile_coverage<Variant>(request, 0, problem_.queries), begin, end, kTile,
+                  verdict_of, [&](int64_t k0, int, bool) { visited[(k0 - begin) / kTile] = true; });
     }
     const auto request = problem_.template request<Variant>(params_, b, h_kv * problem_.group());
     const Rows raw = problem_.kv(b, h_kv);
     for (int64_t k0 = begin; k0 < end; k0 += kTile) {
-      if (!visited[(k0 - begin) / kTile]) continue;
       const int n = static_cast<int>(std::min(kTile, end - k0));
-      const auto column = [k0](int j) { return k0 + j; };
-      transform_rows(request, raw, column, n, key_row(b, h_kv, k0), value_row(b, h_kv, k0));
+      Element *k = key_row(b, h_kv, k0), *v = value_row(b, h_kv, k0);
+      if (visited[(k0 - begin) / kTile]) {
+        transform_rows(request, raw, [k0](int j) { return k0 + j; }, n, k, v);
+        continue;
+      }
+      // The verdict of fewer rows may be the looser one: then it finds zeros, all of them masked.
+      if constexpr (Variant::kKey) std::fill_n(k, n * kD, Element{});
+      if constexpr (Variant::kValue) std::fill_n(v, n * kDV, Element{});
     }
   }
 
