@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
@@ -108,6 +109,7 @@ class KernelContext:
     row: tuple[Field, ...]
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
+    lines: tuple[LineText, ...]
     tile: TileText
 
 
@@ -153,6 +155,8 @@ class _Emitter:
     def context(self) -> KernelContext:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
+        table = LineTable(self._printer)
+        tile = self._tile(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             file=_file_name(self.variant.span.source.path),
@@ -168,7 +172,8 @@ class _Emitter:
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
-            tile=self._tile(),
+            lines=table.texts(),
+            tile=tile,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
@@ -260,9 +265,9 @@ class _Emitter:
             comment, type_, signature, self._printer(level).result(expr), _line(expr)
         )
 
-    def _tile(self) -> TileText:
+    def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        printer = IntervalPrinter(self._printer(Level.REQUEST), self.terms)
+        printer = IntervalPrinter(self._printer(Level.REQUEST), table)
         return TileText(printer.text(mask), _line(mask))
 
 

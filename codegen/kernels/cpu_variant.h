@@ -11,6 +11,7 @@
 #include "attnlang/host/call.h"
 #include "attnlang/host/float_interval.h"
 #include "attnlang/host/interval_load.h"
+#include "kernels/cpu_lines.h"
 
 namespace attnlang::cpu {
 
