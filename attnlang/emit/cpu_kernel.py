@@ -13,14 +13,18 @@ from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
+from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
-from attnlang.ir.nodes import CallScale, Expr, Kind, Load, Scalar, ScalarParam, Size
+from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
 from attnlang.plan.terms import Term
+from attnlang.symbolic.range_tree import Direction
+from attnlang.symbolic.solve_mask import solve
+from attnlang.symbolic.tile_form import for_tiles
 from attnlang.symbolic.variability import Level
 
 RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
@@ -85,7 +89,7 @@ class FunctionText:
 
 @dataclass(frozen=True, slots=True)
 class TileText:
-    """The mask over intervals."""
+    """The mask over intervals, or its ranges."""
 
     value: str
     line: int
@@ -104,6 +108,8 @@ class KernelContext:
     mask: str
     column_mask: str
     sink: str
+    factor: str
+    row_sum: str
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
@@ -111,13 +117,14 @@ class KernelContext:
     functions: tuple[FunctionText, ...]
     lines: tuple[LineText, ...]
     tile: TileText
+    ranges: TileText
 
 
 def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
     text = _number_lines(render("cpu_kernel.cpp.j2", _Emitter(plan).context()))
-    unit = Unit(_UNIT_NAME, text)
-    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES), _FLAGS)
+    unit = Unit(_UNIT_NAME, text, flags=_FLAGS)
+    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES))
 
 
 def _number_lines(text: str) -> str:
@@ -156,7 +163,8 @@ class _Emitter:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
         table = LineTable(self._printer)
-        tile = self._tile(table)
+        # Printing them is what asks for lines.
+        tile, ranges = self._tile(table), self._ranges(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             file=_file_name(self.variant.span.source.path),
@@ -167,13 +175,16 @@ class _Emitter:
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
+            factor=_bool(self._has_factor()),
+            row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
             call=(*self._plumbing(), *self._term_fields(Level.CALL)),
-            request=self._term_fields(Level.REQUEST),
+            request=(*self._term_fields(Level.REQUEST), *self._dropout_fields()),
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
             lines=table.texts(),
             tile=tile,
+            ranges=ranges,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
@@ -197,10 +208,25 @@ class _Emitter:
             splat=_SPLAT[lane],
         )
 
+    def _has_factor(self) -> bool:
+        """Whether something multiplies the softmax's weights."""
+        lowered = self.plan.lowered
+        return lowered.exponent is not None and (lowered.factor or lowered.dropout) is not None
+
+    def _dropout_fields(self) -> Iterable[Field]:
+        """Yield the dropout of a (request, head); its probability reads no row and no column."""
+        p = self.plan.lowered.dropout
+        if p is not None:
+            printed = self._printer(Level.REQUEST).result(p)
+            value = f"Dropout::of({_FIELDS[Level.CALL]}seed, b, h, {printed})"
+            yield Field("Dropout", "dropout", value, _line(p))
+
     def _plumbing(self) -> Iterable[Field]:
         """Yield the fields that come straight from the call: scale, sizes, parameters."""
         if any(isinstance(e, CallScale) for e in self.used):
             yield Field("float", "scale", "float(call.scale)", None)
+        if self.plan.lowered.dropout is not None:
+            yield Field("uint64_t", "seed", "call.seed", None)
         sizes = {e.name for e in self.used if isinstance(e, Size)}
         known = {
             "B": "call.q.size[0]",
@@ -241,10 +267,16 @@ class _Emitter:
         element = "const Request& r, const Row& row, const Column& column, F dot"
         for name, expr, comment in (
             ("score", lowered.exponent, "Softmax's argument times log2(e)."),
-            ("weight", lowered.weight, "The weight, without normalisation."),
+            ("score", lowered.score, "The score, where a call asks for the largest one."),
         ):
             if expr is not None:
                 yield self._function(comment, "F", f"{name}({element})", Level.ELEMENT, expr)
+        if lowered.weight is not None:
+            comment = "The weight, without normalisation."
+            yield self._product(comment, f"weight({element})", lowered.weight)
+        elif self._has_factor():
+            comment = "What multiplies a softmax's weight, after the sum of weights."
+            yield self._product(comment, f"factor({element})", lowered.factor)
         if not _is_true(lowered.mask):
             comment = "The whole mask."
             signature = f"keep({element})"
@@ -265,10 +297,27 @@ class _Emitter:
             comment, type_, signature, self._printer(level).result(expr), _line(expr)
         )
 
+    def _product(self, comment: str, signature: str, factor: Expr | None) -> FunctionText:
+        """Return a function whose value, where there is a dropout, is multiplied by it."""
+        dropout = self.plan.lowered.dropout
+        line = _line(factor or dropout or self.plan.lowered.mask)
+        parts = [] if factor is None else [self._printer(Level.ELEMENT).result(factor)]
+        if dropout is not None:
+            parts = [f"({part})" for part in parts]
+            parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
+        return FunctionText(comment, "F", signature, " * ".join(parts), line)
+
     def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        printer = IntervalPrinter(self._printer(Level.REQUEST), table)
-        return TileText(printer.text(mask), _line(mask))
+        return TileText(self._intervals(table).text(for_tiles(mask)), _line(mask))
+
+    def _ranges(self, table: LineTable) -> TileText:
+        mask = self.plan.lowered.mask
+        text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
+        return TileText(text, _line(mask))
+
+    def _intervals(self, table: LineTable) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), table)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from attnlang.emit.cpu_kernel import COUNT_TILES, RUN
-from attnlang.emit.op_schema import OpSchema, Role, make_schema
+from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.plan.plan import KernelKey
@@ -29,7 +29,6 @@ Check = Callable[[Mapping[str, object]], None]
 
 _DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "boolean")  # as DType
 _ABSENT = -1
-_API_VERSION, _CALL_VERSION = 1, 1
 _ERROR_SIZE = 512
 _TORCH_DTYPES = {
     torch.float32: "f32",
@@ -97,7 +96,7 @@ class TorchOp:
         self.tiles = getattr(ops, f"{schema.name}_tiles").default
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
-        if (self._api.version, self._api.call_version) != (_API_VERSION, _CALL_VERSION):
+        if (self._api.version, self._api.call_version) != (API_VERSION, CALL_VERSION):
             raise RuntimeError(
                 f"the op {schema.name} was registered by another version of attnlang"
             )
@@ -174,7 +173,7 @@ class TorchOp:
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
 
-    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
         arguments = self._trace(args, kwargs)
         q, v = arguments["q"], arguments.get("v", arguments["k"])
         assert isinstance(q, Tensor)
@@ -185,8 +184,11 @@ class TorchOp:
             out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
         else:
             out = q.new_empty((b, h, rows, dv))
-        lse_shape = (b, h, rows) if arguments.get("return_lse") else (0,)
-        return out, q.new_empty(lse_shape, dtype=torch.float32)
+        lse = q.new_empty(
+            (b, h, rows) if arguments.get("return_lse") else (0,), dtype=torch.float32
+        )
+        top = q.new_empty((b, h) if arguments.get("return_max") else (0,), dtype=torch.float32)
+        return out, lse, top
 
     def _fake_tiles(self, *args: object, **kwargs: object) -> Tensor:
         q = self._trace(args, kwargs)["q"]
