@@ -10,7 +10,11 @@ COMMANDS = ["check", "fmt", "show", "explain", "run", "verify", "build", "help",
 def test_help_lists_the_commands(cli):
     done = cli("--help")
     assert done.code == 0
-    names = [line.split()[0] for line in done.out.splitlines() if line[:4].isspace() and line[4:5].strip()]
+    names = [
+        line.split()[0]
+        for line in done.out.splitlines()
+        if line[:4].isspace() and line[4:5].strip()
+    ]
     assert names == COMMANDS
     assert "\x1b" not in done.out
 
