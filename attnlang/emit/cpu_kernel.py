@@ -211,7 +211,6 @@ class _Emitter:
             "kValue": t.value.program is not None,
             "kOut": t.out is not None,
             "kValueFromKey": t.value_from_key,
-            "kValueReadsKey": t.value_reads_key,
             "kValueSharesKey": t.value_shares_key,
         }
         numbers = {

@@ -27,10 +27,10 @@ _FIELDS = {Level.CALL: "r.p.", Level.REQUEST: "r."}
 _FIELDS_OF_CALL = {Level.CALL: "p.", Level.REQUEST: "r."}
 _ROW, _COLUMN = "int64_t q_row", "int64_t kv_col"
 _SIGNATURES = {
-    "query": ("q'.", f"{_ROW}, const float* q", "q_row"),
-    "key": ("k'.", f"{_COLUMN}, const float* k", "kv_col"),
-    "value": ("v'.", f"{_COLUMN}, const float* k, const float* v", "kv_col"),
-    "out": ("The out expression.", f"{_ROW}, const float* acc, float row_sum, float lse", "q_row"),
+    "query": ("q'.", f"{_ROW}, const float* q"),
+    "key": ("k'.", f"{_COLUMN}, const float* k"),
+    "value": ("v'.", f"{_COLUMN}, const float* v"),
+    "out": ("The out expression.", f"{_ROW}, const float* acc, float row_sum, float lse"),
 }
 _POSITIONS = {
     CoordName.Q_IDX: "const int64_t q_idx = q_row + r.q_offset;",
@@ -123,8 +123,10 @@ class Programs:
     def texts(self) -> Iterator[ProgramText]:
         """Yield every program."""
         for name, expr, width in self._plan.transforms.programs:
-            comment, signature, _ = _SIGNATURES[name]
+            comment, signature = _SIGNATURES[name]
             inputs = {v: v.value for v in VectorName}
+            if name == "value":
+                inputs[VectorName.K] = "v"  # read where v is made of k
             program = VectorProgram(self._context(Level.ROW), inputs, expr)
             program.vector(expr, width, "result")
             yield ProgramText(

@@ -50,11 +50,6 @@ class Transforms:
         )
         return tuple((n, e, w) for n, e, w in named if e is not None)
 
-    @property
-    def value_reads_key(self) -> bool:
-        """Whether v' is computed from k as the call passed it."""
-        return self.value.program is not None and reads(self.value.program, VectorName.K)
-
 
 def reads(expr: Expr, name: VectorName) -> bool:
     """Whether an expression reads a vector."""

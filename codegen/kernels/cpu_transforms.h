@@ -98,7 +98,7 @@ class KvSource {
   static void transform_rows(const Request& request, const Rows& raw, const ColumnOf& column_of,
                              int n, Element* k, Element* v) {
     using Width = Widths<Variant, kD, kDV>;
-    constexpr bool kReadsKey = Variant::kKey || Variant::kValueReadsKey;
+    constexpr bool kReadsKey = Variant::kKey || Variant::kValueFromKey;
     constexpr bool kReadsValue = Variant::kValue && !Variant::kValueFromKey;
     alignas(64) float key[row_room(Width::kHead)];
     alignas(64) float value[row_room(kReadsValue ? Width::kValue : 1)];
@@ -112,7 +112,7 @@ class KvSource {
       }
       if constexpr (kReadsValue) load_vector<Width::kValue>(value, raw.v_row(column), raw.v_inner);
       if constexpr (Variant::kValue) {
-        Variant::value(request, column, key, value, result);
+        Variant::value(request, column, Variant::kValueFromKey ? key : value, result);
         float_to_row(v + j * kDV, 1, result, kDV);
       }
     }

@@ -36,7 +36,6 @@ concept HasVectorFlags = requires {
   { V::kValue } -> std::convertible_to<bool>;
   { V::kOut } -> std::convertible_to<bool>;
   { V::kValueFromKey } -> std::convertible_to<bool>;
-  { V::kValueReadsKey } -> std::convertible_to<bool>;
   { V::kValueSharesKey } -> std::convertible_to<bool>;
   { V::kQueryStart } -> std::convertible_to<int>;
   { V::kKeyStart } -> std::convertible_to<int>;
@@ -55,7 +54,7 @@ concept HasKey = !V::kKey || requires(const typename V::Request& r, const float*
 
 template <class V>
 concept HasValue = !V::kValue || requires(const typename V::Request& r, const float* x, float* y) {
-  V::value(r, int64_t{}, x, x, y);
+  V::value(r, int64_t{}, x, y);
 };
 
 template <class V>
@@ -138,7 +137,7 @@ constexpr bool check_variant() {
   static_assert(HasVectorFlags<V>, "a Variant says kQuery, kKey, kValue, kOut and their views");
   static_assert(HasQuery<V>, "a Variant with kQuery has query(Request, q_row, q, result)");
   static_assert(HasKey<V>, "a Variant with kKey has key(Request, kv_col, k, result)");
-  static_assert(HasValue<V>, "a Variant with kValue has value(Request, kv_col, k, v, result)");
+  static_assert(HasValue<V>, "a Variant with kValue has value(Request, kv_col, v or k, result)");
   static_assert(HasOut<V>, "a Variant with kOut has out(Request, q_row, acc, row_sum, lse, ...)");
   static_assert(!V::kValueSharesKey || (V::kKey && !V::kValue), "v' is a part of a transformed k'");
   static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");

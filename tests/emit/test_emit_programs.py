@@ -70,7 +70,6 @@ def check(
         ("score = score / sqrt(1 + dot(q, q)) + dot(k[0:37], v) mask = dot(q, q) > 40", {}),
         ("k = rope(k, kv_idx, start=33, dims=12) v = k[0:32] mask = causal", {}),
         ("v = k[0:33] k = rope(k, kv_idx, start=33, dims=12)", {"dtype": BF16}),
-        ("v = v * 0.5 + k[0:37] mask = causal", {}),
         ("weights = sigmoid(score) / KV out = acc / max(abs(row_sum), 0.01)", {}),
     ],
 )
