@@ -16,6 +16,7 @@ from attnlang.cli.inputs import Call
 from attnlang.cli.static import static_value
 from attnlang.ir.nodes import Coord, CoordName, Variant
 from attnlang.ir.traverse import walk
+from attnlang.passes.specialise import specialise
 from attnlang.symbolic.masks import MaskEnv, brute_force
 
 _BLOCK_ELEMENTS = 1 << 22
@@ -59,6 +60,8 @@ def call_sizes(variant: Variant, call: Call) -> dict[str, int]:
 def dense_mask(variant: Variant, call: Call, max_elements: int) -> Tensor | None:
     """Return the mask [B or 1, HQ or 1, Q, KV], or None when it has more elements than allowed."""
     s = call.shape
+    given = frozenset(n for n, t in call.params.items() if isinstance(t, Tensor))
+    variant = specialise(variant, call.scalars, given)
     names = {e.name for e in walk(variant.mask) if isinstance(e, Coord)}
     batch = s.b if CoordName.B in names else 1
     heads = s.hq if names & {CoordName.H, CoordName.H_KV} else 1
