@@ -25,6 +25,7 @@ from attnlang.ops.arguments import Shape
 
 _MAX_TRIES = 4096
 _MAX_SIZES = 1024
+_NEAR = 1024  # how far a length may be from the one that was wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,15 @@ def _similar_shapes(shape: Shape) -> Iterator[Shape]:
     """Yield the shape itself, then others that differ in as little as specs ask for."""
     yield shape
     heads = ((shape.hq, shape.hkv), (shape.hq, shape.hq), (shape.hq, 1), (1, 1))
-    whole = ((n, n) for n in range(shape.kv, 0, -1))
-    lengths = (
-        *((shape.q, shape.kv), (shape.kv, shape.kv), (min(64, shape.q), shape.kv), (1, shape.kv)),
-        *((shape.q, 4 * shape.q), *whole),
-    )
+    own = (shape.q, shape.kv)
+    lengths = (own, (shape.kv, shape.kv), (min(64, shape.q), shape.kv), (1, shape.kv))
+    lengths = (*lengths, (shape.q, 4 * shape.q))
     dims = ((shape.d, shape.dv), (shape.d, shape.d), (128, 128), (192, 128), (576, 512), (32, 32))
     for (q, kv), (hq, hkv), (d, dv) in product(lengths, heads, dims):
         yield Shape(shape.b, hq, hkv, q, kv, d, dv)
+    least, most = max(shape.kv - _NEAR, 0), max(shape.kv, _NEAR)
+    for length in (*range(shape.kv, least, -1), *range(shape.kv + 1, most + 1)):
+        yield replace(shape, q=length, kv=length)  # as whole rows of an image, whole blocks
 
 
 def choose_scalars(
