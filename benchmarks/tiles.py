@@ -2,10 +2,10 @@
 
     python benchmarks/tiles.py [NAME...] [--len 4096] [--json out.json]
 
-One call a variant with parameters like the papers': the tiles that the kernel computes and skips, how
-many of those it computes could have been skipped, or been computed without mask arithmetic, and the
-time of the analysis. The truth is counted by the reference, a stripe of rows at a time: with weights
-of 1 and values that mark their key tile, `out` is the number of visible keys in each tile.
+One call a variant with parameters like the papers': the tiles that the kernel computes and skips,
+how many of those it computes could have been skipped, or been computed without mask arithmetic, and
+the time of the analysis. The truth is counted by the reference, a stripe of rows at a time: with
+weights of 1 and values that mark their key tile, `out` is the number of visible keys in each tile.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def images(n: int, g: Generator) -> Tensor:
 
 
 def forest(n: int, g: Generator) -> Tensor:
-    """The ancestors of the nodes of a random forest, bool [1, n, n]."""
+    """Draw a random forest: the ancestors of each node, bool [1, n, n]."""
     found = torch.eye(n, dtype=torch.bool)
     for node in range(1, n):
         parent = int(torch.randint(-1, node, (), generator=g))

@@ -136,9 +136,7 @@ def broken(
     )
 
 
-def _complaint(
-    variant: Variant, request: Request, scalars: Mapping[str, Number]
-) -> str | None:
+def _complaint(variant: Variant, request: Request, scalars: Mapping[str, Number]) -> str | None:
     """Say which `require` does not hold, whatever sizes the tensors bind; None where all can."""
     given = given_tensors(variant, request)
     if wrong := broken(variant, request.shape.sizes(), scalars, given):
