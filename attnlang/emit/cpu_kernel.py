@@ -103,6 +103,7 @@ class KernelContext:
     mask: str
     column_mask: str
     sink: str
+    shift: str
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
@@ -163,6 +164,7 @@ class _Emitter:
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
+            shift=_bool(lowered.shift is not None),
             call=(*self._plumbing(), *self._term_fields(Level.CALL)),
             request=self._term_fields(Level.REQUEST),
             row=self._term_fields(Level.ROW),
@@ -252,6 +254,11 @@ class _Emitter:
             comment = "The sink times log2(e)."
             signature = "sink(const Request& r, const Row& row)"
             yield self._function(comment, "F", signature, Level.ROW, lowered.sink)
+
+        if lowered.shift is not None:
+            comment = "What softmax's argument lacks in every column, times log2(e)."
+            signature = "shift(const Request& r, const Row& row)"
+            yield self._function(comment, "F", signature, Level.ROW, lowered.shift)
 
     def _function(
         self, comment: str, type_: str, signature: str, level: Level, expr: Expr

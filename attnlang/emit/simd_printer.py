@@ -16,6 +16,7 @@ from typing import assert_never
 from attnlang.emit.ranges import INT32, Ranges
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -171,6 +172,9 @@ class SimdPrinter:
                 return self._const(expr)
             case Coord():
                 return self._coord(expr)
+            case Anchor(name=name):
+                field = "anchor_row" if name == CoordName.Q_ROW else "anchor_idx"
+                return Value(f"{self.fields[Level.REQUEST]}{field}", Lane.L, False)
             case Size(name=name):
                 level = Level.REQUEST if name in ("Q", "KV") else Level.CALL
                 return Value(f"{self.fields[level]}{size_field(name)}", Lane.L, False)

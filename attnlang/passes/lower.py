@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from attnlang.ir.nodes import BinaryOp, Const, Expr, Variant
 from attnlang.passes.exponent import LOG2E, exponent, lower_scale, weight
 from attnlang.passes.lowered import Lowered
+from attnlang.passes.shift import drop_row_terms
 from attnlang.passes.simplify_pass import simplify_pass
 from attnlang.passes.specialise import specialise
 from attnlang.symbolic.build import binary, conjunction, const
@@ -48,14 +49,20 @@ def _simplify(state: Lowered, _: Build) -> Lowered:
     return replace(state, variant=variant, report=(*state.report, *fired))
 
 
+def _shift(state: Lowered, _: Build) -> Lowered:
+    return drop_row_terms(state)
+
+
 def _exponent(state: Lowered, _: Build) -> Lowered:
     variant, weights, scale = state.variant, state.variant.weights, state.variant.scale
     mask = lower_scale(variant.mask, scale)
     if weights.softmax is None:
         factor = weights.factor
         return replace(state, mask=mask, weight=None if factor is None else weight(factor, scale))
+    shift = None if state.shift is None else exponent(state.shift, scale)
     sink = None if weights.sink is None else exponent(weights.sink, scale)
-    return replace(state, mask=mask, sink=sink, exponent=exponent(weights.softmax, scale))
+    argument = weights.softmax if state.exponent is None else state.exponent
+    return replace(state, mask=mask, sink=sink, shift=shift, exponent=exponent(argument, scale))
 
 
 def _split_mask(state: Lowered, _: Build) -> Lowered:
@@ -72,6 +79,7 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
     tidied = replace(
         state,
         exponent=tidy(state.exponent),
+        shift=tidy(state.shift),
         sink=tidy(state.sink),
         weight=tidy(state.weight),
         mask=run.simplify(state.mask),
@@ -87,6 +95,7 @@ PASSES: tuple[Pass, ...] = (
         "specialise", "first: what is constant from here on folds in every later pass", _specialise
     ),
     Pass("simplify", "before the exponent, which takes products as it finds them", _simplify),
+    Pass("shift", "after simplify, in the terms of the spec: a sum as it is written", _shift),
     Pass("exponent", "after simplify: a sum that cancelled takes no factor", _exponent),
     Pass(
         "split-mask",
@@ -136,10 +145,12 @@ def _written(variant: Variant) -> Lowered:
     return Lowered(
         variant=variant,
         exponent=weights.softmax,
+        shift=None,
         sink=weights.sink,
         weight=plain,
         mask=variant.mask,
         column_mask=None,
         report=(),
+        declined=(),
         operations=(0, 0),
     )

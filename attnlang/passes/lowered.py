@@ -14,22 +14,34 @@ from attnlang.symbolic.simplify import Fired
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """A rule that looked at the variant and did not fire, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lowered:
     """A variant, ready to be planned.
 
-    `exponent` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as the
-    variant has a softmax or not. `column_mask` is the conjunction of the mask's conjuncts that read
-    no row (None: there is none). `operations` counts those of one element: with everything computed
-    in the inner loop as it was written, and what is left there once the coarser terms are hoisted.
+    `exponent`, `shift` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as
+    the variant has a softmax or not; `shift` is what the exponent lacks of softmax's argument in
+    every column of a row (None: nothing). `column_mask` is the conjunction of the mask's conjuncts
+    that read no row (None: there is none). `operations` counts those of one element: with
+    everything computed in the inner loop as it was written, and what is left there once the coarser
+    terms are hoisted.
     """
 
     variant: Variant
     exponent: Expr | None
+    shift: Expr | None
     sink: Expr | None
     weight: Expr | None
     mask: Expr
     column_mask: Expr | None
     report: tuple[Fired, ...]
+    declined: tuple[Declined, ...]
     operations: tuple[int, int]
 
     @property
@@ -42,6 +54,7 @@ class Lowered:
         """The kernel's expressions by name, without those that are None."""
         named = (
             ("exponent", self.exponent),
+            ("shift", self.shift),
             ("sink", self.sink),
             ("weight", self.weight),
             ("mask", self.mask),

@@ -138,7 +138,7 @@ class Decode {
   }
   int64_t query(const Item& item, int r) const { return (item.row0 + r) % problem_.queries; }
   [[gnu::noinline]] Request request(const Item& item, int r) const {
-    return problem_.template request<Variant>(params_, item.b, head(item, r));
+    return problem_.template request<Variant>(params_, item.b, head(item, r), query(item, r));
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {
     return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
@@ -285,19 +285,24 @@ class Decode {
     return sum;
   }
 
-  // What acc is multiplied by; 0 for an empty row. The lse knows no sink.
+  // What acc is multiplied by, as in `Forward`.
   float normaliser(const Item& item, const State& state, int r, float* lse) const {
     const float top = state.max[r], sum = state.sum[r];
-    if (sum == 0) return 0;
-    *lse = kLn2 * (top + log2(sum));
+    float shift = 0;
+    if constexpr (Variant::kShift) {
+      const Request request = this->request(item, r);
+      shift = Variant::shift(request, row(item, request, r))[0];
+    }
+    if (sum == 0 || shift == -kInfinity) return 0;
+    *lse = kLn2 * (top + log2(sum) + shift);
     if constexpr (Variant::kSink) {
       const Request request = this->request(item, r);
-      const float sink = Variant::sink(request, row(item, request, r))[0];
+      const float sink = Variant::sink(request, row(item, request, r))[0] - shift;
       const float base = finite_reference(max(top, sink));
       const float factor = exp2(top - base);
-      return factor / (sum * factor + exp2(sink - base));
+      return factor / (sum * factor + exp2(sink - base)) + (shift - shift);
     }
-    return 1 / sum;
+    return 1 / sum + (shift - shift);
   }
 
   const Problem<Element>& problem_;

@@ -189,17 +189,19 @@ def test_describe_shows_expressions_loops_rules_and_counts() -> None:
     )
     assert describe(low) == (
         "variant made\n"
-        f"  exponent = dot(q, k) * (scale * {LOG2E}) + t * {LOG2E} * m[h]\n"
+        f"  exponent = dot(q, k) * (scale * {LOG2E})\n"
+        f"  shift = t * {LOG2E} * m[h]\n"
         "  mask = kv_idx <= q_idx\n"
         "\n"
         "computed outside the loop over elements:\n"
         f"  call     scale * {LOG2E}\n"
         f"  request  t * {LOG2E} * m[h]\n"
         "\n"
-        "operations for each element: 7 as written, 3 as lowered\n"
+        "operations for each element: 7 as written, 2 as lowered\n"
         "\n"
-        "rules:\n"
-        "    1  logic-repeated\n"
+        "rules, with the operations for each element of what they rewrote:\n"
+        "    1  logic-repeated         2 -> 1\n"
+        "    1  shift-invariance       1 -> 0\n"
     )
 
 
