@@ -77,6 +77,8 @@ CASES: list[tuple[str, Expr, Expr | None]] = [
     ("int-zero", op("*", num(0), N), num(0)),
     ("int-zero", op("-", N, N), num(0)),
     ("int-zero", op("%", N, num(1)), num(0)),
+    ("int-zero", op("%", num(0), N), num(0)),
+    ("int-zero", op("//", num(0), N), num(0)),
     ("int-zero", op("*", num(0.0), X), None),
     ("int-zero", op("-", X, X), None),
     ("int-zero", op("-", N, M), None),
