@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
-from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import CallScale, Expr, Kind, Load, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
+from attnlang.plan.ranges import Ranges
+from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
 from attnlang.symbolic.variability import Level
 
@@ -148,6 +149,7 @@ class _Emitter:
         self.plan = plan
         self.variant = plan.lowered.variant
         self.ranges = Ranges(plan.dtypes)
+        self.reads: dict[Expr, Read] = {r.load: r for r in plan.reads}
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
 
@@ -175,7 +177,7 @@ class _Emitter:
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        return SimdPrinter(self.ranges, self.terms, level, fields)
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads)
 
     def _term_fields(self, level: Level) -> tuple[Field, ...]:
         printer = self._printer(level)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from attnlang.ir.nodes import (
     FLOAT,
+    INT,
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -52,7 +54,8 @@ from attnlang.symbolic.bound_arithmetic import (
 )
 from attnlang.symbolic.build import binary, const, negate
 from attnlang.symbolic.evaluate import Leaf, evaluate
-from attnlang.symbolic.signs import signs_of
+from attnlang.symbolic.magnitudes import cannot_wrap
+from attnlang.symbolic.signs import Signs, signs_of
 from attnlang.symbolic.simplify import Simplifier
 
 __all__ = ["Bounds", "bounds", "bounds_at", "describe_bounds", "score_bounds"]
@@ -72,10 +75,13 @@ def score_bounds(variant: Variant) -> Bounds:
     return bounds(variant.score if argument is None else argument, variant)
 
 
-def bounds(expr: Expr, variant: Variant) -> Bounds:
-    """Return the bounds of a scalar expression of a variant, simplified."""
+def bounds(expr: Expr, variant: Variant, signs: Signs | None = None) -> Bounds:
+    """Return the bounds of a scalar expression of a variant, simplified.
+
+    `signs` is what is known beside the variant's requirements.
+    """
     run = Simplifier()
-    rules = BoundArithmetic(signs_of(variant.requires))
+    rules = BoundArithmetic(signs_of(variant.requires) if signs is None else signs)
     found = _Bounder(variant, rules).of(run.simplify(expr))
     low, high = (None if e is None else run.simplify(e) for e in (found.low, found.high))
     return Bounds(finite(low), finite(high))
@@ -139,7 +145,7 @@ class _Bounder:
         return known[id(root)]
 
     def _node(self, expr: Expr, x: list[Bounds]) -> Bounds:
-        if expr.type.kind == Kind.BOOL:
+        if expr.type.kind == Kind.BOOL or (expr.type == INT and not cannot_wrap(expr)):
             return UNKNOWN
         match expr:
             case Const() | Scalar() | Size() | CallScale():
@@ -148,6 +154,8 @@ class _Bounder:
                 extent = Size(_EXTENTS[name], span=expr.span)
                 one = const(1, expr.span)
                 return Bounds(const(0, expr.span), binary(BinaryOp.SUB, extent, one, expr.span))
+            case Anchor(CoordName.Q_ROW):
+                return self._node(Coord(CoordName.Q_ROW, span=expr.span), x)
             case Raw():
                 return self._raw(expr)
             case Unary(UnaryOp.NEG):

@@ -27,6 +27,7 @@ from attnlang.ir.nodes import (
     UnaryOp,
 )
 from attnlang.symbolic.build import conjuncts, value_of
+from attnlang.symbolic.magnitudes import cannot_wrap
 
 _ABOVE = {CompareOp.GT: True, CompareOp.GE: False}
 _BELOW = {CompareOp.LT: True, CompareOp.LE: False}
@@ -65,11 +66,11 @@ class Signs:
                 return x.type.kind == Kind.INT == kind.kind or (
                     x.type.kind == Kind.INT and self.is_positive(x)
                 )
-            case Binary(BinaryOp.ADD, x, y):
+            case Binary(BinaryOp.ADD, x, y) if cannot_wrap(expr):
                 return (self.is_positive(x) and self.is_not_negative(y)) or (
                     self.is_not_negative(x) and self.is_positive(y)
                 )
-            case Binary(BinaryOp.MUL | BinaryOp.DIV, x, y) if expr.type.kind == Kind.FLOAT:
+            case Binary(BinaryOp.MUL | BinaryOp.DIV, x, y) if _is_exact(expr):
                 return self.is_positive(x) and self.is_positive(y)
             case Call(Function.MAX, args):
                 return any(map(self.is_positive, args))
@@ -99,10 +100,14 @@ class Signs:
                 return all(map(self.is_not_negative, args))
             case Binary(BinaryOp.MUL, x, y) if x == y:
                 return expr.type.kind == Kind.FLOAT
-            case Binary(BinaryOp.ADD, x, y):
+            case Binary(BinaryOp.ADD, x, y) if cannot_wrap(expr):
                 return self.is_not_negative(x) and self.is_not_negative(y)
-            case Binary(BinaryOp.MUL | BinaryOp.DIV, x, y) if expr.type.kind == Kind.FLOAT:
+            case Binary(BinaryOp.MUL | BinaryOp.DIV, x, y) if _is_exact(expr):
                 return self.is_not_negative(x) and self.is_not_negative(y)
+            case Binary(BinaryOp.SUB, x, Call(Function.MIN, args)):
+                return any(_is_at_most(a, x) for a in args)
+            case Binary(BinaryOp.SUB, Call(Function.MAX, args), x):
+                return any(_is_at_most(x, a) for a in args)
             case Unary(UnaryOp.NEG, x):
                 value = value_of(x)
                 return value is not None and value <= 0
@@ -119,6 +124,15 @@ class Signs:
             case Cast(x, _):
                 return self.is_not_positive(x)
         return False
+
+
+def _is_at_most(x: Expr, y: Expr) -> bool:
+    a, b = value_of(x), value_of(y)
+    return x == y or (a is not None and b is not None and a <= b)
+
+
+def _is_exact(expr: Expr) -> bool:
+    return expr.type.kind == Kind.FLOAT or cannot_wrap(expr)
 
 
 def signs_of(requires: Iterable[Require]) -> Signs:
