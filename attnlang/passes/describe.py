@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from attnlang.ir.nodes import QK, Anchor, CallScale, Const, Coord, Expr, Scalar, Size
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children
+from attnlang.passes.facts import facts, reasons
 from attnlang.passes.lowered import Lowered
 from attnlang.symbolic.count import count_element_operations
 from attnlang.symbolic.variability import Level, Variabilities
@@ -29,6 +30,10 @@ def describe(lowered: Lowered) -> str:
         lines += [f"  {level:<8} {print_expr(expr)}" for level, expr in terms]
     lines += ["", f"operations for each element: {before} as written, {after} as lowered"]
     lines += _rules(lowered)
+    known = facts(lowered)
+    if known:
+        lines += ["", "facts:"]
+        lines += [f"       {fact.name}: {fact.text}" for fact in known]
     return "\n".join(lines) + "\n"
 
 
@@ -41,9 +46,10 @@ def _rules(lowered: Lowered) -> Iterator[str]:
         before = sum(count_element_operations((f.before,)) for f in fired)
         after = sum(count_element_operations((f.after,)) for f in fired)
         yield f"  {count:>3}  {rule:<20} {before:>3} -> {after}"
-    if lowered.declined:
-        yield from ("", "rules that did not fire:")
-    for declined in lowered.declined:
+    missing = reasons(lowered)
+    if missing:
+        yield from ("", "what did not apply:")
+    for declined in missing:
         yield f"       {declined.rule}: {declined.reason}"
 
 
