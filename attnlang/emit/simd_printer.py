@@ -376,6 +376,9 @@ class SimdPrinter:
             return Value(code, then.lane, False)
         lane = self.lane(expr)
         arms = [self._vector(v, lane) for v in (then, other)]
+        if not condition.vector:  # the same in every element: one arm is computed
+            code = f"({condition.code} ? {arms[0].code} : {arms[1].code})"
+            return Value(code, lane, True)
         mask = self._vector(condition, Lane.M)
         return Value(f"select({mask.code}, {arms[0].code}, {arms[1].code})", lane, True)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from attnlang.ir.nodes import BinaryOp, Const, Expr, Variant
 from attnlang.passes.exponent import LOG2E, exponent, lower_scale, weight
 from attnlang.passes.lowered import Lowered
+from attnlang.passes.powers import powers_by_exponentials
 from attnlang.passes.shift import drop_row_terms
 from attnlang.passes.simplify_pass import simplify_pass
 from attnlang.passes.specialise import specialise
@@ -90,6 +91,16 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
     return replace(tidied, report=report, operations=(state.operations[0], count))
 
 
+def _powers(state: Lowered, _: Build) -> Lowered:
+    changed = [
+        None if root is None else powers_by_exponentials(root)
+        for root in (state.exponent, state.weight)
+    ]
+    first, second = (None if c is None else c[0] for c in changed)
+    fired = tuple(f for c in changed if c is not None for f in c[1])
+    return replace(state, exponent=first, weight=second, report=(*state.report, *fired))
+
+
 PASSES: tuple[Pass, ...] = (
     Pass(
         "specialise", "first: what is constant from here on folds in every later pass", _specialise
@@ -102,6 +113,7 @@ PASSES: tuple[Pass, ...] = (
         "after simplify, which makes conjuncts of what was `if` and `not`",
         _split_mask,
     ),
+    Pass("powers", "after the exponent: its products are gathered without the guard", _powers),
     Pass("tidy", "last: folds the constants that the exponent brought together", _tidy),
 )
 
