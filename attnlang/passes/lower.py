@@ -57,13 +57,15 @@ def _shift(state: Lowered, _: Build) -> Lowered:
 def _exponent(state: Lowered, _: Build) -> Lowered:
     variant, weights, scale = state.variant, state.variant.weights, state.variant.scale
     mask = lower_scale(variant.mask, scale)
+    factor = None if weights.factor is None else weight(weights.factor, scale)
+    state = replace(state, mask=mask, dropout=weights.dropout)
     if weights.softmax is None:
-        factor = weights.factor
-        return replace(state, mask=mask, weight=None if factor is None else weight(factor, scale))
+        return replace(state, weight=factor, score=lower_scale(variant.score, scale))
     shift = None if state.shift is None else exponent(state.shift, scale)
     sink = None if weights.sink is None else exponent(weights.sink, scale)
     argument = weights.softmax if state.exponent is None else state.exponent
-    return replace(state, mask=mask, sink=sink, shift=shift, exponent=exponent(argument, scale))
+    lowered = exponent(argument, scale)
+    return replace(state, sink=sink, shift=shift, factor=factor, exponent=lowered)
 
 
 def _split_mask(state: Lowered, _: Build) -> Lowered:
@@ -82,11 +84,15 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
         exponent=tidy(state.exponent),
         shift=tidy(state.shift),
         sink=tidy(state.sink),
+        factor=tidy(state.factor),
         weight=tidy(state.weight),
+        score=tidy(state.score),
+        dropout=tidy(state.dropout),
         mask=run.simplify(state.mask),
         column_mask=tidy(state.column_mask),
     )
-    count = count_element_operations((tidied.exponent, tidied.weight, tidied.mask))
+    inner = (tidied.exponent, tidied.factor, tidied.weight, tidied.mask)
+    count = count_element_operations(inner)
     report = (*state.report, *run.fired)
     return replace(tidied, report=report, operations=(state.operations[0], count))
 
@@ -94,11 +100,11 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
 def _powers(state: Lowered, _: Build) -> Lowered:
     changed = [
         None if root is None else powers_by_exponentials(root)
-        for root in (state.exponent, state.weight)
+        for root in (state.exponent, state.factor, state.weight)
     ]
-    first, second = (None if c is None else c[0] for c in changed)
-    fired = tuple(f for c in changed if c is not None for f in c[1])
-    return replace(state, exponent=first, weight=second, report=(*state.report, *fired))
+    argument, factor, weights = (None if c is None else c[0] for c in changed)
+    report = (*state.report, *(f for c in changed if c is not None for f in c[1]))
+    return replace(state, exponent=argument, factor=factor, weight=weights, report=report)
 
 
 PASSES: tuple[Pass, ...] = (
@@ -146,20 +152,23 @@ def _naive(variant: Variant) -> Iterator[Expr]:
         span = weights.span
         argument = lower_scale(weights.softmax, scale)
         yield binary(BinaryOp.MUL, argument, const(LOG2E, span), span)
-    elif weights.factor is not None:
+    if weights.factor is not None:
         yield lower_scale(weights.factor, scale)
 
 
 def _written(variant: Variant) -> Lowered:
     """Return a variant as it stands: its expressions are those of the spec, in terms of `Raw`."""
     weights = variant.weights
-    plain: Expr | None = weights.factor if weights.softmax is None else None
+    plain = weights.softmax is None
     return Lowered(
         variant=variant,
         exponent=weights.softmax,
         shift=None,
         sink=weights.sink,
-        weight=plain,
+        factor=None if plain else weights.factor,
+        weight=weights.factor if plain else None,
+        score=variant.score if plain else None,
+        dropout=weights.dropout,
         mask=variant.mask,
         column_mask=None,
         report=(),

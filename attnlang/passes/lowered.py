@@ -25,19 +25,23 @@ class Declined:
 class Lowered:
     """A variant, ready to be planned.
 
-    `exponent`, `shift` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as
-    the variant has a softmax or not; `shift` is what the exponent lacks of softmax's argument in
-    every column of a row (None: nothing). `column_mask` is the conjunction of the mask's conjuncts
-    that read no row (None: there is none). `operations` counts those of one element: with
-    everything computed in the inner loop as it was written, and what is left there once the coarser
-    terms are hoisted.
+    `exponent`, `shift` and `sink` are times log2(e), for `exp2`; `shift` is what the exponent lacks
+    of softmax's argument in every column of a row (None: nothing); `factor` multiplies what `exp2`
+    gives. Without a softmax these are None, `weight` is there, and `score` for who asks for the
+    largest. `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of
+    the mask's conjuncts that read no row (None: there is none). `operations` counts those of one
+    element: with everything computed in the inner loop as it was written, and what is left there
+    once the coarser terms are hoisted.
     """
 
     variant: Variant
     exponent: Expr | None
     shift: Expr | None
     sink: Expr | None
+    factor: Expr | None
     weight: Expr | None
+    score: Expr | None
+    dropout: Expr | None
     mask: Expr
     column_mask: Expr | None
     report: tuple[Fired, ...]
@@ -56,7 +60,10 @@ class Lowered:
             ("exponent", self.exponent),
             ("shift", self.shift),
             ("sink", self.sink),
+            ("factor", self.factor),
             ("weight", self.weight),
+            ("score", self.score),
+            ("dropout", self.dropout),
             ("mask", self.mask),
             ("column_mask", self.column_mask),
         )

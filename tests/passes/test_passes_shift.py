@@ -243,6 +243,11 @@ def test_sums_of_all_kinds_are_accurate(
     u, m = torch.randn(s.hq, s.q, generator=g) * 30, torch.rand(s.hq, generator=g)
     sink = torch.randn(s.hq, generator=g) + 20
     assert_accurate(variants["shifted"], q, k, v, c=c, u=u, m=m, s=sink)
+    call = {"c": c, "u": u, "m": m, "s": sink, "return_max": True}
+    _, top = variants["shifted"](q, k, v, **call)
+    wide = {name: x.double() if isinstance(x, torch.Tensor) else x for name, x in call.items()}
+    _, wanted = variants["shifted"].reference(q.double(), k.double(), v.double(), **wide)
+    torch.testing.assert_close(top.double(), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("q_len", [70, 2])
