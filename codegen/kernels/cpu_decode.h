@@ -139,7 +139,7 @@ class Decode {
       float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
       float* out = problem_.lse(item.b, h, i);
       if (out != nullptr) *out = lse;
-      if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(state, r));
+      if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(item, state, r));
     }
   }
 
@@ -151,7 +151,7 @@ class Decode {
   }
   int64_t query(const Item& item, int r) const { return (item.row0 + r) % problem_.queries; }
   [[gnu::noinline]] Request request(const Item& item, int r) const {
-    return problem_.template request<Variant>(params_, item.b, head(item, r));
+    return problem_.template request<Variant>(params_, item.b, head(item, r), query(item, r));
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {
     return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
@@ -338,11 +338,22 @@ class Decode {
   }
 
   // Base e; NaN for a row that has one.
-  static float largest_score(const State& state, int r) {
+  float largest_score(const Item& item, const State& state, int r) const {
     const float top = state.max[r], sum = state.sum[r];
     if constexpr (!Variant::kSoftmax) return top;
     // NaN is in the sums, the running maxima pass over it.
-    return sum != sum && top < kInfinity ? sum : kLn2 * top;
+    if (sum != sum && top < kInfinity) return sum;
+    return top == -kInfinity ? top : kLn2 * (top + row_shift(item, r));
+  }
+
+  // What the scores of a row lack.
+  float row_shift(const Item& item, int r) const {
+    if constexpr (Variant::kShift) {
+      const Request request = this->request(item, r);
+      return Variant::shift(request, row(item, request, r))[0];
+    } else {
+      return 0;
+    }
   }
 
   // The sum of the final weights; `factor` is what acc is multiplied by.
@@ -350,19 +361,20 @@ class Decode {
     return (kWeighted<Variant> ? state.weighted[r] : state.sum[r]) * factor;
   }
 
-  // What acc is multiplied by; 0 for an empty row. The lse knows no sink.
+  // What acc is multiplied by, as in `Forward`.
   float normaliser(const Item& item, const State& state, int r, float* lse) const {
     const float top = state.max[r], sum = state.sum[r];
-    if (sum == 0) return 0;
-    *lse = kLn2 * (top + log2(sum));
+    const float shift = row_shift(item, r);
+    if (sum == 0 || shift == -kInfinity) return 0;
+    *lse = kLn2 * (top + log2(sum) + shift);
     if constexpr (Variant::kSink) {
       const Request request = this->request(item, r);
-      const float sink = Variant::sink(request, row(item, request, r))[0];
+      const float sink = Variant::sink(request, row(item, request, r))[0] - shift;
       const float base = finite_reference(max(top, sink));
       const float factor = exp2(top - base);
-      return factor / (sum * factor + exp2(sink - base));
+      return factor / (sum * factor + exp2(sink - base)) + (shift - shift);
     }
-    return 1 / sum;
+    return 1 / sum + (shift - shift);
   }
 
   const Problem<Element>& problem_;

@@ -96,11 +96,13 @@ struct Problem {
     }
   }
 
+  // `anchor`: the row that stands for the query tile that is worked on; a tile's verdict needs
+  // none.
   template <class Variant>
-  typename Variant::Request request(const typename Variant::Params& params, int64_t b,
-                                    int64_t h) const {
+  typename Variant::Request request(const typename Variant::Params& params, int64_t b, int64_t h,
+                                    int64_t anchor = 0) const {
     return Variant::request(params, b, h, h / group(), queries, kv_len(b), q_offset(b),
-                            call.kv_offset[b]);
+                            call.kv_offset[b], anchor);
   }
 };
 
