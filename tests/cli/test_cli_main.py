@@ -4,7 +4,7 @@ import pytest
 
 from attnlang.cli import check, main
 
-COMMANDS = ["check", "show", "explain", "run", "verify", "help", "doctor", "cache"]
+COMMANDS = ["check", "fmt", "show", "explain", "run", "verify", "help", "doctor", "cache"]
 
 
 def test_help_lists_the_commands(cli):
