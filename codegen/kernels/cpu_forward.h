@@ -353,9 +353,9 @@ class Forward {
     problem_.raise_max(item.b, item.h, top);
   }
 
-  // The sums of the final weights; `factor` is what acc is multiplied by.
-  static F row_sum(const State& state, int m, F factor) {
-    return load_f((kWeighted<Variant> ? state.weighted : state.sum) + m) * factor;
+  // The sums of the final weights of kLanes rows, before they are normalised.
+  static F row_sums(const State& state, int m) {
+    return load_f((kWeighted<Variant> ? state.weighted : state.sum) + m);
   }
 
   // What acc is multiplied by; 0 for an empty row. The lse knows no sink. The scores lack the row's

@@ -24,6 +24,12 @@ struct StridedKv {
 
   const Element* k_row(int64_t j) const { return k + j * k_stride; }
   const Element* v_row(int64_t j) const { return v + j * v_stride; }
+  // The view whose column 0 is this one's column j.
+  StridedKv from(int64_t j) const {
+    StridedKv later = *this;
+    later.k = k_row(j), later.v = v_row(j);
+    return later;
+  }
 };
 
 template <class Element>
