@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from attnlang.emit.ranges import Ranges
 from attnlang.emit.vector_program import (
     Context,
     Rotation,
@@ -21,6 +20,7 @@ from attnlang.emit.vector_program import (
 from attnlang.ir.nodes import Coord, CoordName, Dot, Expr, Rope, ScalarParam, Vector, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.plan.plan import Plan
+from attnlang.plan.ranges import Ranges
 from attnlang.symbolic.variability import Level, level
 
 _FIELDS = {Level.CALL: "r.p.", Level.REQUEST: "r."}

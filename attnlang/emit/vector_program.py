@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import (
     Lane,
     SimdPrinter,
@@ -43,6 +42,7 @@ from attnlang.ir.nodes import (
     VectorName,
 )
 from attnlang.ir.traverse import children, walk
+from attnlang.plan.ranges import Ranges
 from attnlang.plan.terms import Term, is_leaf
 from attnlang.plan.widths import fixed_int, width_of
 from attnlang.symbolic.variability import Level, level

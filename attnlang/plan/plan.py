@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.passes import Lowered
+from attnlang.plan.ranges import Ranges
+from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.terms import Term, hoist, invariants
 from attnlang.plan.transforms import Transforms, plan_transforms
 from attnlang.plan.transforms import describe as describe_transforms
@@ -45,6 +47,12 @@ class Plan:
         """The expressions that the kernel evaluates for an element, and its vector programs."""
         programs = (expr for _, expr, _ in self.transforms.programs)
         return (*(expr for _, expr in self.lowered.roots), *programs)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """How the tensors are read that an element's expressions read; programs clamp theirs."""
+        roots = (expr for _, expr in self.lowered.roots)
+        return plan_reads(roots, self.lowered.variant, Ranges(self.dtypes))
 
     @property
     def dtypes(self) -> Mapping[str, str]:
@@ -81,6 +89,8 @@ def describe(plan: Plan) -> str:
     lines += describe_transforms(plan.transforms)
     for name, dtype in plan.dtypes.items():
         lines.append(f"tensor {name}: {dtype}")
+    for read in plan.reads:
+        lines.append(f"read {read.text}")
     for term in plan.terms:
         lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
     for name, expr in plan.lowered.roots:

@@ -62,6 +62,17 @@ class KvSource {
     alignas(64) Element v[Variant::kValue ? kMaxKeyTile * kDV : 1];
   };
 
+  // Some columns: those that are read where they lie by their numbers, staged ones in order.
+  struct Columns {
+    Rows rows;
+    const int32_t* at;
+
+    const Element* k_row(int j) const { return rows.k_row(Variant::kKey ? j : at[j]); }
+    const Element* v_row(int j) const {
+      return rows.v_row(Variant::kValue || Variant::kValueSharesKey ? j : at[j]);
+    }
+  };
+
   KvSource(const Problem<Element>& problem, const Params& params)
       : problem_(problem), params_(params) {}
 
@@ -91,6 +102,16 @@ class KvSource {
       transform_rows(request, raw, column, n, stage.k, stage.v);
       return placed(passed, stage.k, stage.v);
     }
+  }
+
+  // The columns at[0] .. at[n - 1], staged where they are transformed.
+  Columns columns(const Request& request, int64_t b, int64_t h_kv, const int32_t* at, int n,
+                  Stage& stage) const {
+    const Rows raw = problem_.kv(b, h_kv);
+    if constexpr (kTransforms) {
+      transform_rows(request, raw, [at](int j) { return at[j]; }, n, stage.k, stage.v);
+    }
+    return {.rows = placed(view(raw), stage.k, stage.v), .at = at};
   }
 
   // k' and v' of n columns, which need not be neighbours, as rows of `k` and `v`.

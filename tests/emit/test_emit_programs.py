@@ -180,3 +180,16 @@ def test_torch_knows_the_shape_of_the_result() -> None:
     result = torch.library.opcheck(variant.op, (q, k), test_utils="test_faketensor")
     assert result == {"test_faketensor": "SUCCESS"}
     assert _tensor(variant(q, k)).shape == (1, 2, 3, 8)
+
+
+def test_selected_columns_are_transformed() -> None:
+    """Staging takes any list of columns; what is not transformed is read where it lies."""
+    text = "attention a: k = rope(rms_norm(k), kv_idx, dims=44) v = v[0:20] mask = causal"
+    variant = attnlang.loads(text)
+    g = torch.Generator().manual_seed(3)
+    q, k, v = make_qkv(Sizes(2, 4, 2, 19, 141, 45, 37), F32, g)
+    chosen = torch.randint(-1, 141, (2, 2, 19, 70), generator=g)
+    got = variant(q, k, v, kv_indices=chosen)
+    want = variant.reference(q, k, v, kv_indices=chosen, dtype=torch.float64)
+    assert _tensor(got).shape == (2, 4, 19, 20)
+    assert (got.double() - want).abs().max() < 2e-5
