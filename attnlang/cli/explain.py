@@ -14,7 +14,7 @@ from attnlang.cli.outputs import check_writable
 
 if TYPE_CHECKING:
     from attnlang.cli.grid import Grid
-    from attnlang.cli.inputs import Call
+    from attnlang.invent.inputs import Call
     from attnlang.ir.nodes import Variant
     from attnlang.passes import Lowered
 
@@ -58,7 +58,7 @@ def explain(args: Namespace) -> int:
             raise InputError(f"--plot: {plot} must end in {', '.join(_PICTURES)}")
     with console.activity("loading torch") as activity:
         from attnlang.cli.grid import tile_grid
-        from attnlang.cli.masks import mask_env
+        from attnlang.invent.masks import mask_env
 
         activity.now("making inputs")
         call = _call(variant, q_len, kv_len, args.set)
@@ -82,10 +82,10 @@ def explain(args: Namespace) -> int:
 def _call(variant: Variant, q_len: int, kv_len: int, settings: list[str]) -> Call:
     import torch
 
-    from attnlang.cli.inputs import invent
-    from attnlang.cli.scalars import Request, fit_shape
     from attnlang.cli.settings import parse_settings
-    from attnlang.ops.arguments import Shape
+    from attnlang.invent.inputs import invent
+    from attnlang.invent.scalars import Request, fit_shape
+    from attnlang.invent.shape import Shape
 
     parsed = parse_settings(variant, settings)
     shape = fit_shape(variant, Shape(1, 4, 4, q_len, kv_len, 64, 64), parsed)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attnlang.diagnostics.suggest import nearest
+from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import (
     CallScale,
     Expr,
@@ -52,33 +52,6 @@ _KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
     Kind.INT: (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
     Kind.BOOL: (torch.bool,),
 }
-
-ParamValue = Tensor | float | int | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a dense call."""
-
-    b: int
-    hq: int
-    hkv: int
-    q: int
-    kv: int
-    d: int
-    dv: int
-
-    def sizes(self) -> dict[str, int]:
-        """Return them under the language's names."""
-        return {
-            "B": self.b,
-            "HQ": self.hq,
-            "HKV": self.hkv,
-            "Q": self.q,
-            "KV": self.kv,
-            "D": self.d,
-            "DV": self.dv,
-        }
 
 
 def name_params(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
+from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
-from attnlang.ops.arguments import ParamValue
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.tiles import Tiles

@@ -7,11 +7,11 @@ import torch
 from attnlang.cli import peers
 from attnlang.cli.eager import eager
 from attnlang.cli.grid import Verdict, tile_grid
-from attnlang.cli.inputs import invent
-from attnlang.cli.masks import dense_mask, mask_env
-from attnlang.cli.scalars import Request
-from attnlang.cli.settings import Settings
 from attnlang.cli.shapes import parse_shape
+from attnlang.invent.inputs import invent
+from attnlang.invent.masks import dense_mask, mask_env
+from attnlang.invent.scalars import Request
+from attnlang.invent.settings import Settings
 from attnlang.reference import reference
 
 NONE = Settings({}, {}, {})
@@ -117,7 +117,7 @@ def test_a_dense_mask_in_blocks_is_the_same(variant, monkeypatch):
     spec = variant("attention a(n: int = 7):\n mask = sliding_window(n)")
     call = call_of(spec, "1,2,2,40,50,16")
     whole = dense_mask(spec, call, 1 << 20)
-    monkeypatch.setattr("attnlang.cli.masks._BLOCK_ELEMENTS", 130)
+    monkeypatch.setattr("attnlang.invent.masks._BLOCK_ELEMENTS", 130)
     assert torch.equal(dense_mask(spec, call, 1 << 20), whole)
     assert whole.shape == (1, 1, 40, 50)
     distance = torch.arange(40)[:, None] + 10 - torch.arange(50)

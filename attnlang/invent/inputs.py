@@ -13,12 +13,12 @@ from itertools import islice, product
 import torch
 from torch import Generator, Tensor
 
-from attnlang.cli.draw import draw_tensor
-from attnlang.cli.roles import PLAIN, Role, Use, uses
-from attnlang.cli.scalars import Request, broken, choose_scalars, given_tensors, is_given
-from attnlang.cli.static import static_value
+from attnlang.invent.draw import draw_tensor
+from attnlang.invent.roles import PLAIN, Role, Use, uses
+from attnlang.invent.scalars import Request, broken, choose_scalars, given_tensors, is_given
+from attnlang.invent.shape import ParamValue, Shape
+from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Kind, TensorParam, Variant
-from attnlang.ops.arguments import ParamValue, Shape
 from attnlang.reference import reference
 
 _MAX_TRIES = 1024
@@ -45,12 +45,21 @@ class Call:
 def invent(variant: Variant, request: Request) -> Call:
     """Invent a call. Raises InputError where no value would satisfy the spec's `require`s."""
     rng = torch.Generator().manual_seed(request.seed)
+    params = _params(variant, request, rng)
+    return Call(request.shape, *_vectors(request, rng), params)
+
+
+def invent_outline(variant: Variant, request: Request) -> Call:
+    """Invent a call whose q, k and v are zeros without memory: all but them is as in `invent`."""
+    rng = torch.Generator().manual_seed(request.seed)
+    return _without_values(request, _params(variant, request, rng))
+
+
+def _params(variant: Variant, request: Request, rng: Generator) -> dict[str, ParamValue]:
     known = uses(variant)
     scalars = choose_scalars(variant, request, known, rng)
     tensors = _tensors(variant, request, scalars, known, rng)
-    q, k, v = _vectors(request, rng)
-    params = {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
-    return Call(request.shape, q, k, v, params)
+    return {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
 
 
 def _vectors(request: Request, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,9 +135,15 @@ def _draw_all(
     for name, param in params.items():
         if not is_given(variant, param, request):
             continue
-        if name in request.settings.fills:
-            value = request.settings.fills[name]
-            tensors[name] = torch.full(tuple(extents[name]), value, dtype=_DTYPES[param.kind])
+        settings, dtype = request.settings, _DTYPES[param.kind]
+        if name in settings.tensors:
+            tensors[name] = settings.tensors[name]
+            continue
+        if name in settings.fills:
+            tensors[name] = torch.tensor(settings.fills[name], dtype=dtype).expand(extents[name])
+            continue
+        if request.drawn is not None and name not in request.drawn:
+            tensors[name] = torch.zeros((), dtype=dtype).expand(extents[name])
             continue
         use = known.get(name, PLAIN)
         reach = extents[use.tensor][use.axis] if use.role is Role.INDEX else 0
