@@ -77,6 +77,13 @@ def kernel_sources(planned: Plan, name: str) -> Sources:
     return emit(planned, name)
 
 
+def aot_sources(planned: Plan, op_name: str) -> Sources:
+    """Emit one object that registers the op and holds the planned kernel."""
+    from attnlang.emit.aot_unit import aot_sources as emit
+
+    return emit(planned, op_name)
+
+
 def refusals(variant: Variant) -> tuple[Diagnostic, ...]:
     """Return what no kernel of this version runs in a sound variant, with its default constants.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from attnlang import __version__
-from attnlang.cli import cache, check, console, doctor, explain, help, run, show, verify
+from attnlang.cli import build, cache, check, console, doctor, explain, help, run, show, verify
 from attnlang.cli.errors import InputError
 from attnlang.diagnostics import SpecError
 from attnlang.options import OptionError, options
@@ -43,6 +43,7 @@ COMMANDS = (
     Command("explain", explain.add_arguments, explain.explain),
     Command("run", run.add_arguments, run.run),
     Command("verify", verify.add_arguments, verify.verify),
+    Command("build", build.add_arguments, build.build),
     Command("help", help.add_arguments, help.help_),
     Command("doctor", doctor.add_arguments, doctor.doctor),
     Command("cache", cache.add_arguments, cache.cache),

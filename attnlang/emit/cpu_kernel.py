@@ -114,8 +114,8 @@ class KernelContext:
 def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
     text = _number_lines(render("cpu_kernel.cpp.j2", _Emitter(plan).context()))
-    unit = Unit(_UNIT_NAME, text)
-    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES), _FLAGS)
+    unit = Unit(_UNIT_NAME, text, flags=_FLAGS)
+    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES))
 
 
 def _number_lines(text: str) -> str:

@@ -15,13 +15,17 @@ Const parameters are no arguments: their values are part of the op's name.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Vector, VectorName
+from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
+
+API_VERSION, CALL_VERSION = 1, 1  # kApiVersion, kCallVersion
 
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
@@ -98,6 +102,25 @@ class OpSchema:
 def runtime_params(variant: Variant) -> tuple[Param, ...]:
     """Return the parameters that the op takes, in declared order."""
     return tuple(p for p in variant.params if not (isinstance(p, ScalarParam) and p.const))
+
+
+def op_name(
+    variant: Variant, consts: Mapping[str, bool | int | float], given: frozenset[str]
+) -> str:
+    """Name the op of a variant with these const values and optional tensors given.
+
+    The name is the variant's and a hash of what it means, and of the version of what is passed:
+    ops that differ in either never meet under one name.
+    """
+    meaning = "\0".join(
+        [
+            f"{API_VERSION}.{CALL_VERSION}",
+            print_variant(variant),
+            *(f"{n}={v!r}" for n, v in sorted(consts.items())),
+            *sorted(given),
+        ]
+    )
+    return f"{variant.name}_{hashlib.sha256(meaning.encode()).hexdigest()[:12]}"
 
 
 def takes_v(variant: Variant) -> bool:

@@ -80,6 +80,19 @@ class ExtentText:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltInText:
+    """The kernel that an ahead-of-time object carries beside its op."""
+
+    dtype: str
+    head_dim: int
+    value_dim: int
+    param_dtypes: tuple[str, ...]  # with a spare one where there is none
+    run: str
+    count_tiles: str
+    features: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpContext:
     """What `op.cpp.j2` reads; every string is C++ text."""
 
@@ -97,15 +110,23 @@ class OpContext:
     scalar_count: int
     tensor_count: int
     size_count: int
+    built_in: BuiltInText | None
 
 
 def op_sources(variant: Variant, op_name: str) -> Sources:
     """Emit the unit that registers `torch.ops.attnlang.<op_name>`; building it needs no kernel."""
-    text = render("op.cpp.j2", op_context(variant, make_schema(variant, op_name)))
-    return Sources(f"{op_name}_op", Target.CPU, (Unit("op.cpp", text, torch=True),), (), ("-O1",))
+    return Sources(f"{op_name}_op", Target.CPU, (op_unit(variant, op_name),), ())
 
 
-def op_context(variant: Variant, schema: OpSchema) -> OpContext:
+def op_unit(variant: Variant, op_name: str, built_in: BuiltInText | None = None) -> Unit:
+    """Emit the unit alone; `built_in` is a kernel of another unit of the same object."""
+    text = render("op.cpp.j2", op_context(variant, make_schema(variant, op_name), built_in))
+    return Unit("op.cpp", text, torch=True, flags=("-O1",))
+
+
+def op_context(
+    variant: Variant, schema: OpSchema, built_in: BuiltInText | None = None
+) -> OpContext:
     """Fill the template's context."""
     tensors = [p for p in variant.params if isinstance(p, TensorParam)]
     scalars = [p for p in variant.params if isinstance(p, ScalarParam) and not p.const]
@@ -133,6 +154,7 @@ def op_context(variant: Variant, schema: OpSchema) -> OpContext:
         scalar_count=len(scalars),
         tensor_count=len(tensors),
         size_count=len(variant.sizes),
+        built_in=built_in,
     )
 
 

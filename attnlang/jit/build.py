@@ -24,7 +24,7 @@ from attnlang.jit.cpu import this_cpu
 from attnlang.jit.errors import BuildError
 from attnlang.jit.recipe import Recipe, make_recipe
 from attnlang.jit.units import Sources
-from attnlang.options import options
+from attnlang.options import CpuTarget, options
 
 Progress = Callable[[str], None]
 
@@ -43,13 +43,16 @@ _KEPT = (".cpp", ".so", ".map", ".ninja", ".h")
 _built: dict[tuple[Path, str], Path] = {}
 
 
-def build(sources: Sources, *, progress: Progress | None = None) -> Path:
+def build(
+    sources: Sources, *, cpu: CpuTarget | None = None, progress: Progress | None = None
+) -> Path:
     """Return the path of the object built from the sources, from the cache where it has it.
 
-    `progress` hears one line a step. Raises BuildError when the toolchain fails or the disk is
+    `cpu` is what it shall run on, by default what `ATTNLANG_CPU` says. `progress` hears one line a
+    step. Raises BuildError when the toolchain fails or the disk is
     full.
     """
-    recipe = make_recipe(sources)
+    recipe = make_recipe(sources, cpu)
     root = options().cache_dir
     known = _built.get((root, recipe.key))
     if known is None or not known.exists():

@@ -84,10 +84,10 @@ def include_roots() -> tuple[Path, ...]:
     return (asset("runtime", "include"), asset("codegen"))
 
 
-def make_recipe(sources: Sources) -> Recipe:
+def make_recipe(sources: Sources, cpu: CpuTarget | None = None) -> Recipe:
     """Choose the tools and flags for the sources. Raises BuildError when a tool is missing."""
     compiler = find_compiler()
-    cpu = options().cpu
+    cpu = cpu or options().cpu
     torch = torch_install() if any(unit.torch for unit in sources.units) else None
     stem = _file_stem(sources.name)
     key = f"{stem}-{_digest(sources, compiler, cpu, torch)}"
@@ -119,9 +119,8 @@ def _digest(
         FORMAT,
         sources.name,
         str(sources.target),
-        [(unit.name, unit.text, unit.torch) for unit in sources.units],
+        [(unit.name, unit.text, unit.torch, unit.flags) for unit in sources.units],
         sources.entry_points,
-        sources.flags,
         include_closure((unit.text for unit in sources.units), include_roots()),
         [_COMPILE_FLAGS, _LINK_FLAGS, TORCH_TARGET, compiler.command[1:]],
         compiler.identity,
@@ -140,7 +139,7 @@ def _edges(
     for unit in sources.units:
         output = f"{unit.name}.o"
         special = _torch_flags(torch) if unit.torch and torch else cpu_flags(cpu)
-        words = [*compiler.command, *_COMPILE_FLAGS, *special, *sources.flags, *includes]
+        words = [*compiler.command, *_COMPILE_FLAGS, *special, *unit.flags, *includes]
         words += ["-c", unit.name, "-o", output]
         edges.append(ninja.Edge(output, (unit.name,), shlex.join(words), f"compile {unit.name}"))
         objects.append(output)

@@ -23,6 +23,7 @@ class Unit:
     name: str
     text: str
     torch: bool = False  # includes torch's stable-ABI headers
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +38,3 @@ class Sources:
     target: Target
     units: tuple[Unit, ...]
     entry_points: tuple[str, ...]
-    flags: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ they are first needed. Two variants that mean the same share the op.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import cached_property
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from attnlang.compiler import kernel_sources, lower, plan
 from attnlang.diagnostics import SpecError
+from attnlang.emit.op_schema import op_name
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
-from attnlang.ir.printer import print_variant
 from attnlang.jit.build import build
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered
@@ -47,14 +46,7 @@ class Specialised:
     @cached_property
     def name(self) -> str:
         """The op's name: the variant's, and a hash of what it means."""
-        meaning = "\0".join(
-            [
-                print_variant(self.variant),
-                *(f"{n}={v!r}" for n, v in sorted(self.consts.items())),
-                *sorted(self.given),
-            ]
-        )
-        return f"{self.variant.name}_{hashlib.sha256(meaning.encode()).hexdigest()[:12]}"
+        return op_name(self.variant, self.consts, self.given)
 
     @cached_property
     def op(self) -> TorchOp:

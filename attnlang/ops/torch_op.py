@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from attnlang.emit.cpu_kernel import COUNT_TILES, RUN
-from attnlang.emit.op_schema import OpSchema, Role, make_schema
+from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.plan.plan import KernelKey
@@ -29,7 +29,6 @@ Check = Callable[[Mapping[str, object]], None]
 
 _DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "boolean")  # as DType
 _ABSENT = -1
-_API_VERSION, _CALL_VERSION = 1, 1
 _ERROR_SIZE = 512
 _TORCH_DTYPES = {
     torch.float32: "f32",
@@ -97,7 +96,7 @@ class TorchOp:
         self.tiles = getattr(ops, f"{schema.name}_tiles").default
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
-        if (self._api.version, self._api.call_version) != (_API_VERSION, _CALL_VERSION):
+        if (self._api.version, self._api.call_version) != (API_VERSION, CALL_VERSION):
             raise RuntimeError(
                 f"the op {schema.name} was registered by another version of attnlang"
             )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_builds_once_and_finds_it_again(compiler, answer):
 
 def test_a_key_follows_the_text_the_flags_and_the_name(answer):
     base = answer()
-    flagged = Sources(base.name, base.target, base.units, base.entry_points, ("-DX=1",))
+    flagged = replace(base, units=(replace(base.units[0], flags=("-DX=1",)),))
     paths = {build(s) for s in (base, answer(43), answer(name="other"), flagged)}
     assert len(paths) == 4
 

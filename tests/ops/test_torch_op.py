@@ -75,7 +75,7 @@ def plain(plain_checks):
     load(build(op_sources(ir, PLAIN)))
     assert is_registered(PLAIN)
     call = Arguments()
-    with pytest.raises(RuntimeError, match="no kernel for this dtype"):
+    with pytest.raises(RuntimeError, match="no kernel for these dtypes"):
         getattr(torch.ops.attnlang, PLAIN)(*call.qkv)
 
     def check(arguments):

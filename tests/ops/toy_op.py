@@ -145,8 +145,13 @@ def build_kernel(element: str = "float", add: int = 0, *, scalars: int = 3) -> P
     sources = Sources(
         "toy_kernel",
         Target.CPU,
-        (Unit("kernel.cpp", KERNEL),),
+        (
+            Unit(
+                "kernel.cpp",
+                KERNEL,
+                flags=(f"-DELEMENT={element}", f"-DADD={add}", f"-DSCALARS={scalars}"),
+            ),
+        ),
         ("attnlang_run", "attnlang_count_tiles"),
-        (f"-DELEMENT={element}", f"-DADD={add}", f"-DSCALARS={scalars}"),
     )
     return build(sources)

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/op_built_in.h"
 #include "attnlang/host/op_extents.h"
 #include "attnlang/host/op_kernels.h"
 #include "attnlang/host/op_values.h"
@@ -113,15 +114,12 @@ class Binding {
   // ahead-of-time copy in one process), that one stays in charge.
   Binding() {
     TorchLibraryHandle definitions = nullptr, cpu = nullptr, all = nullptr;
-    check(aoti_torch_library_init_fragment("attnlang", __FILE__, __LINE__, &definitions),
-          "open a library");
+    check(aoti_torch_library_init_fragment("attnlang", kFile, 0, &definitions), "open a library");
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
     check(aoti_torch_library_def(definitions, kSpec.tiles_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.api_schema), "define an op");
-    check(aoti_torch_library_init_impl("attnlang", "CPU", __FILE__, __LINE__, &cpu),
-          "open a library");
-    check(aoti_torch_library_init_impl("attnlang", "CompositeExplicitAutograd", __FILE__, __LINE__,
-                                       &all),
+    check(aoti_torch_library_init_impl("attnlang", "CPU", kFile, 0, &cpu), "open a library");
+    check(aoti_torch_library_init_impl("attnlang", "CompositeExplicitAutograd", kFile, 0, &all),
           "open a library");
     const std::string name = kSpec.name;
     implement(cpu, name, forward);
@@ -333,6 +331,7 @@ class Binding {
         .add = [](const KernelKey* key, KernelFunction run,
                   CountFunction count) { kernels().add(*key, run, count); },
         .set_builder = [](BuilderFunction builder) { kernels().set_builder(builder); },
+        .set_obstacle = [](const char* text) { kernels().set_obstacle(text); },
     };
     stack[0] = static_cast<StableIValue>(reinterpret_cast<uintptr_t>(&api));
   }
@@ -369,6 +368,9 @@ class Binding {
   }
 
   static int64_t at_least_one(int64_t n) { return n > 1 ? n : 1; }  // torch's rule for strides
+
+  // What torch is told of where registrations stand: `__FILE__` would hold a path of the builder's.
+  static constexpr const char* kFile = "attnlang/host/op.h";
 
   static void* allocate(int64_t rank, const int64_t* sizes, const int64_t* strides, DType dtype,
                         OwnedTensor& owner) {

@@ -62,14 +62,21 @@ class KernelTable {
 
   void set_builder(BuilderFunction builder) { builder_.store(builder, std::memory_order_release); }
 
+  // Remembers why a kernel that an object carries was not added, for the error of a call without.
+  void set_obstacle(const char* text) {
+    const std::lock_guard<std::mutex> guard(adding_);
+    obstacle_ = std::string("; ") + text;
+  }
+
   // Finds the kernel of a key, building it where there is a builder. Throws when there is none.
   const Kernel& get(const KernelKey& key, const char* op_name) {
     if (const Kernel* kernel = find(key)) return *kernel;
     const BuilderFunction builder = builder_.load(std::memory_order_acquire);
     if (builder == nullptr) {
+      const std::lock_guard<std::mutex> guard(adding_);
       throw std::runtime_error(
           std::string(op_name) +
-          ": no kernel for this dtype and these head dims, and nothing to build one");
+          ": no kernel for these dtypes and head dims, and nothing to build one" + obstacle_);
     }
     char error[kErrorSize] = "";
     if (builder(&key, error) != 0) throw std::runtime_error(std::string(op_name) + ": " + error);
@@ -81,6 +88,7 @@ class KernelTable {
   std::atomic<const Kernel*> head_{nullptr};
   std::atomic<BuilderFunction> builder_{nullptr};
   std::mutex adding_;
+  std::string obstacle_;
 };
 
 // How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
@@ -90,6 +98,7 @@ struct Api {
   int32_t call_version;  // kCallVersion of the Call that kernels are given
   void (*add)(const KernelKey* key, KernelFunction run, CountFunction count_tiles);
   void (*set_builder)(BuilderFunction builder);
+  void (*set_obstacle)(const char* text);
 };
 
 }  // namespace attnlang::op

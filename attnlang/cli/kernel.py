@@ -1,0 +1,132 @@
+"""One kernel of a variant, as a command line names it: constants, tensors given, dtypes, head dims.
+
+Shared by the commands that look at or build a kernel without a call. Invariant: what cannot be the
+key of a kernel is refused here, with the option's name.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from attnlang.cli.errors import InputError
+from attnlang.cli.options import DType, add_choice, add_set
+from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
+
+if TYPE_CHECKING:
+    from attnlang.passes import Lowered
+    from attnlang.plan.plan import Plan
+
+_HEAD_DIM = 128
+_PARAM_DTYPES = {
+    Kind.FLOAT: ("f32", "f64", "f16", "bf16"),  # the first is the default
+    Kind.INT: ("i64", "i32", "i16", "i8", "u8"),
+    Kind.BOOL: ("bool",),
+}
+
+
+def add_arguments(parser: ArgumentParser, use: str) -> None:
+    """Declare what names a kernel; `use` says for what, where a command does not always need it."""
+    add_choice(parser, "--dtype", DType, DType.F32, f"of q, k and v{use}")
+    parser.add_argument(
+        "--head-dim",
+        default=str(_HEAD_DIM),
+        metavar="D[,DV]",
+        help=f"of q and k, and of v where it differs{use} (default: {_HEAD_DIM})",
+    )
+    parser.add_argument(
+        "--param-dtype",
+        action="append",
+        default=[],
+        metavar="NAME=DTYPE",
+        help=f"of a tensor parameter{use} (default: f32, i64 or bool)",
+    )
+    add_set(parser)
+    parser.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an optional tensor that the call passes",
+    )
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The kernel that a command line names."""
+
+    variant: Variant
+    args: Namespace
+
+    @cached_property
+    def consts(self) -> dict[str, bool | int | float]:
+        """The value of each const parameter."""
+        from attnlang.cli.settings import parse_settings
+
+        settings = parse_settings(self.variant, self.args.set)
+        consts = [p for p in self.variant.params if isinstance(p, ScalarParam) and p.const]
+        values = {p.name: settings.scalars.get(p.name, p.default) for p in consts}
+        return {
+            p.name: float(value) if p.kind == Kind.FLOAT else value
+            for p in consts
+            if (value := values[p.name]) is not None
+        }
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        """The tensors that the call passes."""
+        tensors = [p for p in self.variant.params if isinstance(p, TensorParam)]
+        optional = {p.name for p in tensors if p.optional}
+        for name in self.args.given:
+            if name not in optional:
+                raise InputError(f"--given: {self.variant.name} has no optional tensor {name}")
+        return frozenset({p.name for p in tensors} - optional | set(self.args.given))
+
+    @cached_property
+    def lowered(self) -> Lowered:
+        """What the kernel evaluates."""
+        from attnlang.compiler import lower
+
+        try:
+            return lower(self.variant, self.consts, self.given)
+        except ValueError as error:  # a const parameter without a value
+            raise InputError(f"{error} (--set)") from None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How the kernel runs. Raises SpecError for what no kernel can run."""
+        from attnlang.compiler import plan
+        from attnlang.plan.plan import KernelKey
+
+        head_dim, value_dim = self._head_dims()
+        key = KernelKey(self.args.dtype, head_dim, value_dim, self._param_dtypes())
+        return plan(self.lowered, key)
+
+    def _head_dims(self) -> tuple[int, int]:
+        text: str = self.args.head_dim
+        dims = text.split(",")
+        if len(dims) > 2 or not all(d.isdecimal() and int(d) > 0 for d in dims):
+            raise InputError(f"--head-dim: expected D or D,DV, found {text}")
+        return int(dims[0]), int(dims[-1])
+
+    def _param_dtypes(self) -> tuple[str, ...]:
+        tensors = {p.name: p for p in self.variant.params if isinstance(p, TensorParam)}
+        chosen = {name: _PARAM_DTYPES[p.kind][0] for name, p in tensors.items()}
+        for text in self.args.param_dtype:
+            name, _, dtype = (part.strip() for part in text.partition("="))
+            if name not in tensors:
+                known = ", ".join(tensors) or "none"
+                raise InputError(
+                    f"--param-dtype: {self.variant.name} has no tensor {name}; it has: {known}"
+                )
+            allowed = _PARAM_DTYPES[tensors[name].kind]
+            if dtype not in allowed:
+                expected = ", ".join(allowed)
+                raise InputError(f"--param-dtype: {name} takes {expected}; found {dtype or text}")
+            chosen[name] = dtype
+        return tuple(
+            "none" if name not in self.given else "boolean" if dtype == "bool" else dtype
+            for name, dtype in chosen.items()
+        )
