@@ -35,6 +35,7 @@ class Call:
     v: Tensor
     params: Mapping[str, ParamValue]
     options: Mapping[str, int | Tensor] = field(default_factory=dict)  # kv_lens, offsets
+    seed: int | None = None  # of dropout
 
     @property
     def scalars(self) -> dict[str, bool | int | float]:
@@ -46,7 +47,9 @@ def invent(variant: Variant, request: Request) -> Call:
     """Invent a call. Raises InputError where no value would satisfy the spec's `require`s."""
     rng = torch.Generator().manual_seed(request.seed)
     params = _params(variant, request, rng)
-    return Call(request.shape, *_vectors(request, rng), params)
+    q, k, v = _vectors(request, rng)
+    seed = None if variant.weights.dropout is None else request.seed
+    return Call(request.shape, q, k, v, params, seed=seed)
 
 
 def invent_outline(variant: Variant, request: Request) -> Call:
@@ -165,6 +168,7 @@ def reads_fit(variant: Variant, call: Call, rows: Tensor) -> bool:
             q_offset=options.get("q_offset"),
             kv_offset=options.get("kv_offset", 0),
             kv_lens=kv_lens if isinstance(kv_lens, Tensor) else None,
+            seed=0,
             rows=rows,
         )
     except (IndexError, ZeroDivisionError):

@@ -29,6 +29,7 @@ int run(const Call& call, char* error) {
   error[0] = '\0';
   if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
   const Problem<Element> problem(call);
+  problem.start_max();
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
   try {
     const typename Variant::Params params = Variant::params(call);

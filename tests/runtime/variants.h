@@ -13,6 +13,8 @@ struct Positions {
   static constexpr bool kMask = false;
   static constexpr bool kColumnMask = false;
   static constexpr bool kSink = false;
+  static constexpr bool kFactor = false;
+  static constexpr bool kRowSum = false;
 
   struct Params {
     float scale;
@@ -123,6 +125,7 @@ struct Padding : Positions {
 // sigmoid(scale * dot + bias) without normalisation, causal.
 struct SigmoidCausal : CapAlibi {
   static constexpr bool kSoftmax = false;
+  static F score(const Request& r, const Row&, const Column&, F dot) { return dot * r.p.scale; }
   static F weight(const Request& r, const Row&, const Column&, F dot) {
     return sigmoid(dot * r.p.scale + float(r.p.call.scalars[0].real));
   }
