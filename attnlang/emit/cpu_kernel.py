@@ -61,7 +61,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a generated struct; `line` is where the spec says it (as after `#line`), None for plumbing."""
+    """A field of a generated struct; `line` is where the spec says it, None for plumbing."""
 
     type: str
     name: str

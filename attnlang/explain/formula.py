@@ -99,6 +99,10 @@ class Formulas:
         letter = _LETTERS.get(name, name.value)
         return name.value if letter in self._own else letter
 
+    def unused(self, letter: str) -> str:
+        """Return a letter, doubled where a spec uses it."""
+        return letter * 2 if letter in self._own else letter
+
     def coordinate(self, name: ir.CoordName) -> Box:
         """Return the box of a coordinate."""
         return Name(self.letter(name))

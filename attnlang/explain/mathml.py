@@ -16,7 +16,7 @@ from attnlang.explain.boxes import Box
 
 def to_mathml(box: Box) -> Element:
     """Return a `math` element."""
-    return _element("math", [_element("mrow", _parts(box))])
+    return _element("math", [_element("mrow", _parts(box))], displaystyle="true")
 
 
 def _element(tag: str, children: Iterable[Element], **attributes: str) -> Element:

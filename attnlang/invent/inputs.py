@@ -6,6 +6,7 @@ extent and every `require` holds. Invariant: the same request gives the same cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
@@ -21,6 +22,7 @@ from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Kind, TensorParam, Variant
 from attnlang.reference import reference
 
+MAX_DRAWN = 1 << 24  # elements of a tensor in an outline: a larger one is zeros
 _MAX_TRIES = 1024
 _DTYPES = {Kind.BOOL: torch.bool, Kind.INT: torch.int64, Kind.FLOAT: torch.float32}
 
@@ -145,7 +147,9 @@ def _draw_all(
         if name in settings.fills:
             tensors[name] = torch.tensor(settings.fills[name], dtype=dtype).expand(extents[name])
             continue
-        if request.drawn is not None and name not in request.drawn:
+        if request.drawn is not None and (
+            name not in request.drawn or math.prod(extents[name]) > MAX_DRAWN
+        ):
             tensors[name] = torch.zeros((), dtype=dtype).expand(extents[name])
             continue
         use = known.get(name, PLAIN)

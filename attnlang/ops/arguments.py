@@ -234,7 +234,7 @@ def check_tensors(
     """Check tensor parameters against their declared shapes; add what they bind to `sizes`."""
     params = {p.name: p for p in variant.params if isinstance(p, TensorParam)}
     for param in params.values():
-        _check_tensor(param, values[param.name])
+        check_tensor(param, values[param.name])
     for bound in variant.sizes:
         tensor = values[bound.tensor]
         if not isinstance(tensor, Tensor):
@@ -254,10 +254,11 @@ def check_tensors(
     for param in params.values():
         tensor = values[param.name]
         if isinstance(tensor, Tensor):
-            _check_dims(param, tensor, sizes, values)
+            check_dims(param, tensor, sizes, values)
 
 
-def _check_tensor(param: TensorParam, value: ParamValue) -> None:
+def check_tensor(param: TensorParam, value: ParamValue) -> None:
+    """Check the kind and the number of dimensions of a tensor parameter."""
     if value is None and param.optional:
         return
     if not isinstance(value, Tensor):
@@ -268,9 +269,10 @@ def _check_tensor(param: TensorParam, value: ParamValue) -> None:
         raise CallError(param.name, describe_param(param), _shape(value))
 
 
-def _check_dims(
+def check_dims(
     param: TensorParam, tensor: Tensor, sizes: Mapping[str, int], values: Mapping[str, ParamValue]
 ) -> None:
+    """Check the shape of a tensor parameter."""
     wanted = [size_value(d, sizes, values) for d in param.dims]
     if list(tensor.shape) != wanted:
         text = ", ".join(f"{print_expr(d)} = {w}" for d, w in zip(param.dims, wanted, strict=True))

@@ -7,7 +7,7 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 from __future__ import annotations
 
 import inspect
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.tiles import Tiles
 from attnlang.plan.plan import KernelKey
 from attnlang.reference import reference
+
+if TYPE_CHECKING:
+    from attnlang.explain.explanation import Explanation
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
@@ -188,6 +191,17 @@ class Variant:
         call = self._op_arguments(values, None, q_offset, kv_offset, kv_lens)
         counts = specialised.op.tiles(q, k, v, **call)
         return Tiles(*counts.tolist())
+
+    def explain(self, q_len: int = 4096, kv_len: int = 4096, **params: ParamValue) -> Explanation:
+        """Explain what the variant means, which tiles such a call visits and what that costs.
+
+        Parameters are those of the call; what is not given is its default or invented. The sizes of
+        the given tensors hold, the others are those of a usual call. The machine's speed is
+        measured once, in less than a second. Raises CallError for a wrong argument.
+        """
+        from attnlang.ops.explained import explain_call
+
+        return explain_call(self.ir, q_len, kv_len, params)
 
     def reference(
         self,

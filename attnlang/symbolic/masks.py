@@ -29,7 +29,17 @@ from attnlang.symbolic.verdicts import EMPTY, FULL, UNKNOWN, Bools
 
 Array = npt.NDArray[Any]
 
-__all__ = ["EMPTY", "FULL", "UNKNOWN", "MaskEnv", "brute_force", "split_mask", "tile_verdicts"]
+__all__ = [
+    "EMPTY",
+    "FULL",
+    "UNKNOWN",
+    "MaskEnv",
+    "brute_force",
+    "elements",
+    "split_mask",
+    "tile_verdicts",
+    "verdicts_at",
+]
 
 
 def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt.NDArray[np.int8]:
@@ -37,14 +47,25 @@ def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt
 
     Three-valued interval evaluation: nothing of the size Q x KV is built.
     """
-    first_row = np.arange(0, env.q_len, q_tile).reshape(-1, 1)
-    first_column = np.arange(0, env.kv_len, kv_tile).reshape(1, -1)
-    rows = (first_row, np.minimum(first_row + q_tile, env.q_len) - 1)
-    columns = (first_column, np.minimum(first_column + kv_tile, env.kv_len) - 1)
-    shape = (first_row.size, first_column.size)
+    first_rows = np.arange(0, env.q_len, q_tile)
+    first_columns = np.arange(0, env.kv_len, kv_tile)
+    return verdicts_at(mask, env, (first_rows, q_tile), (first_columns, kv_tile))
+
+
+def verdicts_at(
+    mask: Expr, env: MaskEnv, rows: tuple[Array, int], columns: tuple[Array, int]
+) -> npt.NDArray[np.int8]:
+    """Return a verdict for each pair of a block of rows and one of columns, [blocks, blocks].
+
+    Blocks are given by their first indices and their length; the ends of the sequence cut them.
+    """
+    shape = (rows[0].size, columns[0].size)
     if 0 in shape:
         return np.empty(shape, np.int8)
-    value = TileEvaluator(env, rows, columns).value(mask)
+    first_row, first_column = rows[0].reshape(-1, 1), columns[0].reshape(1, -1)
+    row_extent = (first_row, np.minimum(first_row + rows[1], env.q_len) - 1)
+    column_extent = (first_column, np.minimum(first_column + columns[1], env.kv_len) - 1)
+    value = TileEvaluator(env, row_extent, column_extent).value(mask)
     assert isinstance(value, Bools)
     return np.broadcast_to(value.verdict, shape).copy()
 
@@ -64,9 +85,14 @@ def split_mask(mask: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
 
 def brute_force(mask: Expr, env: MaskEnv) -> npt.NDArray[np.bool_]:
     """Return the mask element by element, [Q, KV]: for pictures of small sizes, and to test by."""
-    assert mask.type == BOOL
     rows = np.arange(env.q_len).reshape(-1, 1)
     columns = np.arange(env.kv_len).reshape(1, -1)
+    return elements(mask, env, rows, columns)
+
+
+def elements(mask: Expr, env: MaskEnv, rows: Array, columns: Array) -> npt.NDArray[np.bool_]:
+    """Return the mask at some rows and columns, which are broadcast against each other."""
+    assert mask.type == BOOL
 
     def leaf(found: Leaf) -> object:
         match found:
@@ -87,4 +113,5 @@ def brute_force(mask: Expr, env: MaskEnv) -> npt.NDArray[np.bool_]:
         limits = zip(indices, tensor.shape, strict=True)
         return tensor[tuple(np.clip(index, 0, extent - 1) for index, extent in limits)]
 
-    return np.broadcast_to(evaluate(mask, leaf, read), (env.q_len, env.kv_len)).astype(np.bool_)
+    shape = np.broadcast_shapes(rows.shape, columns.shape)
+    return np.broadcast_to(evaluate(mask, leaf, read), shape).astype(np.bool_)

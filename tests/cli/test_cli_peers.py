@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from attnlang.cli.grid import Verdict, tile_grid
 
 from attnlang.cli import peers
 from attnlang.cli.eager import eager
-from attnlang.cli.grid import Verdict, tile_grid
 from attnlang.cli.shapes import parse_shape
 from attnlang.invent.inputs import invent
 from attnlang.invent.masks import dense_mask, mask_env
