@@ -36,7 +36,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word between formulas, such as `if`."""
+    """Words in the place of a formula."""
 
     text: str
 
@@ -138,12 +138,10 @@ _RAISED: Final = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹�
 def to_text(box: Box) -> str:
     """Render a formula as a line of Unicode text."""
     match box:
-        case Name(text) | Number(text):
+        case Name(text) | Number(text) | Word(text):
             return text
         case Operator(text, prefix):
             return text if prefix else f" {text} "
-        case Word(text):
-            return f" {text} "
         case Row(parts):
             return "".join(map(to_text, parts))
         case Fenced(inner, left, right):

@@ -47,7 +47,7 @@ def _parts(box: Box) -> list[Element]:
             form = {"form": "prefix"} if prefix else {"form": "infix"}
             return [_leaf("mo", text, **form)]
         case boxes.Word(text):
-            return [_leaf("mtext", f"\u00a0{text}\u00a0")]
+            return [_leaf("mtext", text)]
         case boxes.Row(parts):
             return [e for part in parts for e in _parts(part)]
         case boxes.Fenced(inner, text_only=True):

@@ -6,7 +6,7 @@ transform, no mask, a plain output) is not written. Invariant: the letters are t
 
 from __future__ import annotations
 
-from attnlang.explain.boxes import Apply, Box, Fraction, Name, Operator, Root, Row, Sub, Sum
+from attnlang.explain.boxes import Apply, Box, Fraction, Name, Operator, Root, Row, Sub, Sum, Word
 from attnlang.explain.explanation import Equation
 from attnlang.explain.formula import MEANINGS, TIMES, Formulas
 from attnlang.ir.nodes import (
@@ -114,8 +114,7 @@ def _argument(variant: Variant, formulas: Formulas) -> tuple[Equation, ...]:
 def _keys(variant: Variant, formulas: Formulas) -> Equation:
     key = formulas.coordinate(CoordName.KV_IDX)
     if isinstance(variant.mask, Const):
-        which: Box = Name("every" if variant.mask.value else "no")
-        return Equation(_set(formulas), Row((which, Operator(" "), Name("key"))))
+        return Equation(_set(formulas), Word("every key" if variant.mask.value else "no key"))
     parts = (Operator("{", prefix=True), key, Operator(":"), formulas.box(variant.mask))
     return Equation(_set(formulas), Row((*parts, Operator("}", prefix=True))), "the keys it sees")
 

@@ -1,0 +1,66 @@
+"""The text: goldens of some variants, and every example of the gallery."""
+
+from pathlib import Path
+
+import pytest
+from explain_specs import EXAMPLES, check, example, explained
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.mark.parametrize("name", ["gemma2_local", "alibi", "sink", "sigmoid", "relative_table"])
+def test_a_golden(golden, name):
+    golden(GOLDENS / f"{name}.txt", f"{explained(example(name), 1024, 1024)}\n")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.attn")), ids=lambda p: p.stem)
+def test_every_example_explains(path):
+    e = explained(example(path.stem), 200, 300)
+    text = str(e)
+    assert text.startswith(path.stem)
+    for heading in ("meaning", "tiles", "found", "rules", "work", "roofline", "kernels"):
+        assert f"\n\n{heading}\n" in text
+    if e.tiles is not None:
+        assert e.tiles.all == 4 * 5
+        total = (e.tiles.full, e.tiles.partial, e.tiles.empty)
+        assert sum(count.elements for count in total) == 200 * 300
+
+
+def test_a_name_of_the_spec_keeps_its_letter():
+    e = explained(
+        check("attention a(i: float = 2.0, l: float = 1.0):\n score = i + l * score\n"), 64, 64
+    )
+    text = str(e)
+    assert "x_q_idxj = i + l · s_q_idxj" in text
+    assert "Σ_{ll ∈ K_q_idx}" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("(score + 1.0) * 2.0", "(s_ij + 1) · 2"),
+        ("score - (score - 1.0)", "s_ij − (s_ij − 1)"),
+        ("score / (score * 2.0)", "s_ij / (s_ij · 2)"),
+        ("2.0 * (score / 3.0)", "2 · (s_ij / 3)"),
+        ("(score / 3.0) ** 2", "(s_ij / 3)²"),
+        ("abs(score) ** 0.5", "|s_ij|^(0.5)"),
+        ("float(q_idx // 2 - kv_idx % 3)", "⌊i / 2⌋ − j mod 3"),
+        ("score if kv_idx < 3 else -score", "s_ij if j < 3, else −s_ij"),
+        ("sqrt(1.0 + exp(score))", "√(1 + exp(s_ij))"),
+        ("sigmoid(score) * 1e-6", "σ(s_ij) · (10⁻⁶)"),
+    ],
+)
+def test_a_formula(written, shown):
+    from attnlang.explain.boxes import to_text
+    from attnlang.explain.formula import Formulas
+
+    variant = check(f"attention a:\n score = {written}\n")
+    assert to_text(Formulas(()).box(variant.score)) == shown
+
+
+def test_why_there_is_no_kernel_is_said():
+    e = explained(
+        check("attention a:\n weights = relu(score)\n out = acc / max(row_sum, 1.0)\n"), 64, 64
+    )
+    assert "out_i = a_i / max(n_i, 1)" in str(e)
+    assert ("out", "once for each query, after the last key") in e.transforms
