@@ -1,4 +1,4 @@
-"""`attnlang explain`: the text on stdout, the page and the picture as files, whole or not at all."""
+"""`attnlang explain`: the text on stdout, the page and the picture as files, whole or not."""
 
 import sys
 from pathlib import Path
