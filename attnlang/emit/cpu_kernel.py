@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
@@ -20,6 +21,9 @@ from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
 from attnlang.plan.terms import Term
+from attnlang.symbolic.range_tree import Direction
+from attnlang.symbolic.solve_mask import solve
+from attnlang.symbolic.tile_form import for_tiles
 from attnlang.symbolic.variability import Level
 
 RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
@@ -84,7 +88,7 @@ class FunctionText:
 
 @dataclass(frozen=True, slots=True)
 class TileText:
-    """The mask over intervals."""
+    """The mask over intervals, or its ranges."""
 
     value: str
     line: str
@@ -110,6 +114,7 @@ class KernelContext:
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
     tile: TileText
+    ranges: TileText
 
 
 def kernel_sources(plan: Plan, name: str) -> Sources:
@@ -174,6 +179,7 @@ class _Emitter:
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
             tile=self._tile(),
+            ranges=self._ranges(),
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
@@ -298,8 +304,14 @@ class _Emitter:
 
     def _tile(self) -> TileText:
         mask = self.plan.lowered.mask
-        printer = IntervalPrinter(self._printer(Level.REQUEST), self.terms)
-        return TileText(printer.text(mask), _line(mask))
+        return TileText(self._intervals().text(for_tiles(mask)), _line(mask))
+
+    def _ranges(self) -> TileText:
+        mask = self.plan.lowered.mask
+        return TileText(print_ranges(solve(mask, Direction.KEYS), self._intervals()), _line(mask))
+
+    def _intervals(self) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), self.terms)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -23,6 +23,11 @@ from attnlang.ir.nodes import (
 from attnlang.symbolic.build import conjuncts
 from attnlang.symbolic.evaluate import Leaf, evaluate
 from attnlang.symbolic.mask_env import MaskEnv
+from attnlang.symbolic.range_sets import RangeSet
+from attnlang.symbolic.range_tree import Direction
+from attnlang.symbolic.solve_mask import solve
+from attnlang.symbolic.tile_form import for_tiles
+from attnlang.symbolic.tile_ranges import evaluate as evaluate_ranges
 from attnlang.symbolic.tiles import TileEvaluator
 from attnlang.symbolic.variability import variability
 from attnlang.symbolic.verdicts import EMPTY, FULL, UNKNOWN, Bools
@@ -45,7 +50,8 @@ __all__ = [
 def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt.NDArray[np.int8]:
     """Return a verdict for each tile, [ceil(Q / q_tile), ceil(KV / kv_tile)].
 
-    Three-valued interval evaluation: nothing of the size Q x KV is built.
+    Three-valued interval evaluation, and the ranges of the closed form: nothing of the size
+    Q x KV is built.
     """
     first_rows = np.arange(0, env.q_len, q_tile)
     first_columns = np.arange(0, env.kv_len, kv_tile)
@@ -62,12 +68,36 @@ def verdicts_at(
     shape = (rows[0].size, columns[0].size)
     if 0 in shape:
         return np.empty(shape, np.int8)
-    first_row, first_column = rows[0].reshape(-1, 1), columns[0].reshape(1, -1)
-    row_extent = (first_row, np.minimum(first_row + rows[1], env.q_len) - 1)
-    column_extent = (first_column, np.minimum(first_column + columns[1], env.kv_len) - 1)
-    value = TileEvaluator(env, row_extent, column_extent).value(mask)
+    row_extent, column_extent = (
+        (first, np.minimum(first + length, limit) - 1)
+        for (first, length), limit in ((rows, env.q_len), (columns, env.kv_len))
+    )
+    tall = (row_extent[0].reshape(-1, 1), row_extent[1].reshape(-1, 1))
+    wide = (column_extent[0].reshape(1, -1), column_extent[1].reshape(1, -1))
+    value = TileEvaluator(env, tall, wide).value(for_tiles(mask))
     assert isinstance(value, Bools)
-    return np.broadcast_to(value.verdict, shape).copy()
+    verdicts = np.broadcast_to(value.verdict, shape).copy()
+    ranges = evaluate_ranges(solve(mask, Direction.KEYS), env, Direction.KEYS, row_extent)
+    for line, coverage in zip(verdicts, ranges, strict=True):
+        line[~_touched(coverage.may, *column_extent)] = EMPTY
+        line[_filled(coverage.must, *column_extent)] = FULL
+    return verdicts
+
+
+def _touched(ranges: RangeSet, first: Array, last: Array) -> npt.NDArray[np.bool_]:
+    """Return the blocks, sorted, that hold a column of the ranges."""
+    found = np.zeros(first.size, np.bool_)
+    for begin, end in ranges:
+        found[np.searchsorted(last, begin) : np.searchsorted(first, end)] = True
+    return found
+
+
+def _filled(ranges: RangeSet, first: Array, last: Array) -> npt.NDArray[np.bool_]:
+    """Return the blocks, sorted, whose columns all lie in one range."""
+    found = np.zeros(first.size, np.bool_)
+    for begin, end in ranges:
+        found[np.searchsorted(first, begin) : np.searchsorted(last, end)] = True
+    return found
 
 
 def split_mask(mask: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:

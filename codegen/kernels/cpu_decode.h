@@ -93,8 +93,12 @@ class Decode {
       }
       return all;
     };
+    Coverage coverage = row_coverage(item, *requests[0], 0);
+    for (int r = 1; r < item.rows; ++r) {
+      coverage = join(coverage, row_coverage(item, *requests[r], r));
+    }
     k1 = std::min(k1, problem_.kv_len(item.b));
-    visit_tiles(k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
+    visit_tiles(coverage, k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
       if (masked) run_block<true>(item, requests, kv, k, n, scratch, state);
       else run_block<false>(item, requests, kv, k, n, scratch, state);
     });
@@ -151,6 +155,10 @@ class Decode {
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {
     return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
+  }
+  Coverage row_coverage(const Item& item, const Request& request, int r) const {
+    const int64_t i = query(item, r);
+    return tile_coverage<Variant>(request, i, i + 1);
   }
   Verdict row_verdict(const Item& item, const Request& request, int r, int64_t k0,
                       int64_t k1) const {

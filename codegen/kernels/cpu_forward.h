@@ -88,12 +88,8 @@ class Forward {
   // Key tiles with something to do, for scheduling.
   int64_t cost(const Item& item) const {
     const Request request = problem_.template request<Variant>(params_, item.b, item.h);
-    int64_t tiles = 0;
-    divide_tiles(0, problem_.kv_len(item.b), kKeyTile, verdicts(request, item),
-                 [&](int64_t a, int64_t b, Verdict v) {
-                   if (!is_empty(v)) tiles += (b - a + kKeyTile - 1) / kKeyTile;
-                 });
-    return tiles;
+    return tile_cost(coverage(request, item), problem_.kv_len(item.b), kKeyTile,
+                     verdicts(request, item));
   }
 
   // The state of an item over keys [k0, k1), k0 a multiple of kKeyTile.
@@ -107,10 +103,11 @@ class Forward {
     load_rows(request, item, scratch);
     state.clear(panels);
     k1 = std::min(k1, problem_.kv_len(item.b));
-    visit_tiles(k0, k1, kKeyTile, verdicts(request, item), [&](int64_t k, int n, bool masked) {
+    const auto run_each = [&](int64_t k, int n, bool masked) {
       if (masked) run_tile<true>(request, kv, k, n, panels, scratch, state);
       else run_tile<false>(request, kv, k, n, panels, scratch, state);
-    });
+    };
+    visit_tiles(coverage(request, item), k0, k1, kKeyTile, verdicts(request, item), run_each);
   }
 
   // Joins the state of later keys into that of earlier ones.
@@ -166,6 +163,9 @@ class Forward {
   // What weights are taken relative to: 0 for a row that has seen nothing but -inf.
   static F finite_reference(F top) { return top == -kInfinity ? F{} : top; }
 
+  static Coverage coverage(const Request& request, const Item& item) {
+    return tile_coverage<Variant>(request, item.q0, item.q0 + item.rows);
+  }
   static auto verdicts(const Request& request, const Item& item) {
     return [&request, q0 = item.q0, q1 = item.q0 + item.rows](int64_t k0, int64_t k1) {
       return tile_verdict<Variant>(request, q0, q1, k0, k1);

@@ -10,6 +10,7 @@
 #include "attnlang/cpu/philox.h"
 #include "attnlang/cpu/simd.h"
 #include "attnlang/host/call.h"
+#include "attnlang/host/coverage.h"
 #include "attnlang/host/float_interval.h"
 #include "attnlang/host/interval_load.h"
 
@@ -69,6 +70,7 @@ concept HasMask = !V::kMask || requires(const typename V::Request& r, const type
                                         const typename V::Column& column, F dot, int64_t i) {
   { V::keep(r, row, column, dot) } -> std::same_as<M>;
   { V::tile(r, i, i, i, i) } -> std::same_as<Verdict>;
+  { V::ranges(r, i, i) } -> std::same_as<Coverage>;
 };
 
 template <class V>
@@ -92,7 +94,8 @@ constexpr bool check_variant() {
   static_assert(HasScore<V>, "a Variant has score -> F");
   static_assert(HasWeight<V>, "a Variant without kSoftmax has weight -> F");
   static_assert(HasFactor<V>, "a Variant with kFactor has factor -> F");
-  static_assert(HasMask<V>, "a Variant with kMask has keep -> M and tile -> Verdict");
+  static_assert(HasMask<V>,
+                "a Variant with kMask has keep -> M, tile -> Verdict, ranges -> Coverage");
   static_assert(HasColumnMask<V>, "a Variant with kColumnMask has column_keep -> M");
   static_assert(HasSink<V>, "a Variant with kSink has sink(Request, Row) -> F");
   static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");
@@ -104,6 +107,13 @@ constexpr bool check_variant() {
 // Whether the sum of the final weights is read, and another one than the softmax's.
 template <class V>
 constexpr bool kWeighted = V::kFactor && V::kRowSum;
+
+// The columns of a block of rows, as far as the closed form tells; without a mask all of them.
+template <class V>
+Coverage tile_coverage(const typename V::Request& request, int64_t q0, int64_t q1) {
+  if constexpr (V::kMask) return V::ranges(request, q0, q1);
+  else return Coverage::all();
+}
 
 // The verdict of a range of tiles; without a mask everything is kept.
 template <class V>

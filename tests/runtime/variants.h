@@ -58,6 +58,9 @@ struct Positions {
     return dot * (r.p.scale * kLog2E);
   }
 
+  // Nothing in closed form: verdicts find the tiles.
+  static Coverage ranges(const Request&, int64_t, int64_t) { return Coverage::unknown(); }
+
   static Interval q_idx(const Request& r, int64_t q0, int64_t q1) {
     return Interval{q0, q1 - 1} + Interval::point(r.q_offset);
   }
