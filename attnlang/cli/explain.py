@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from attnlang.explain.explanation import Explanation
     from attnlang.ir.nodes import Variant
 
-_DEFAULT_LENGTH = 4096
 _MAX_LENGTH = 1 << 30  # as positions in a call
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -27,9 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--q-len",
         type=positive,
-        default=_DEFAULT_LENGTH,
         metavar="N",
-        help=f"queries (default: {_DEFAULT_LENGTH})",
+        help="queries (default: 4096, or what the spec takes)",
     )
     parser.add_argument(
         "--kv-len", type=positive, metavar="N", help="keys (default: as many as queries)"
@@ -44,12 +42,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def explain(args: Namespace) -> int:
     """Say what a variant means, which tiles it visits and what that costs on this machine."""
     variant = choose(args.file, args.name, args.include).variant
-    q_len: int = args.q_len
-    kv_len: int = args.kv_len or q_len
+    q_len: int | None = args.q_len
+    kv_len: int | None = args.kv_len
     html: Path | None = args.html
     plot: Path | None = args.plot
     for option, length in (("--q-len", q_len), ("--kv-len", kv_len)):
-        if length >= _MAX_LENGTH:
+        if length is not None and length >= _MAX_LENGTH:
             raise InputError(f"{option}: a length is below 2 ** 30, found {length}")
     _check_outputs(html, plot)
     with console.activity("loading torch") as activity:
@@ -85,7 +83,9 @@ def _check_outputs(html: Path | None, plot: Path | None) -> None:
         raise InputError(f"--plot: {plot} is the page")
 
 
-def _explain(variant: Variant, q_len: int, kv_len: int, settings: list[str]) -> Explanation:
+def _explain(
+    variant: Variant, q_len: int | None, kv_len: int | None, settings: list[str]
+) -> Explanation:
     from attnlang.cli.settings import parse_settings
     from attnlang.explain.machine import this_machine
     from attnlang.explain.make import explain as make

@@ -45,6 +45,7 @@ from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.terms import hoist
 
+USUAL_LENGTH = 4096
 _SIZES = {"B": 1, "HQ": 16, "HKV": 4, "D": 64, "DV": 64}  # as `attnlang run`
 _PARAM_DTYPES = {Kind.FLOAT: "f32", Kind.INT: "i64", Kind.BOOL: "boolean"}
 
@@ -54,13 +55,20 @@ def mask_tensors(variant: Variant) -> frozenset[str]:
     return frozenset(e.tensor for e in walk(variant.mask) if isinstance(e, Load))
 
 
-def request(variant: Variant, q_len: int, kv_len: int, settings: Settings) -> Request:
-    """Ask about a call of these lengths; the other sizes are those of the given tensors."""
+def request(variant: Variant, q_len: int | None, kv_len: int | None, settings: Settings) -> Request:
+    """Ask about a call of these lengths; the other sizes are those of the given tensors.
+
+    Without lengths the usual ones are taken, or such as the spec's `require`s allow.
+    """
     sizes = {**_SIZES, **_given_sizes(variant, settings)}
-    shape = Shape(q=q_len, kv=kv_len, **{n.lower(): sizes[n] for n in _SIZES})
+    shape = Shape(
+        q=q_len or USUAL_LENGTH,
+        kv=kv_len or q_len or USUAL_LENGTH,
+        **{n.lower(): sizes[n] for n in _SIZES},
+    )
     shape = fit_shape(variant, shape, settings)
-    if (shape.q, shape.kv) != (q_len, kv_len):  # what was asked for is never changed
-        shape = replace(shape, q=q_len, kv=kv_len)
+    # What was asked for is never changed: where it does not fit, that is an error.
+    shape = replace(shape, q=q_len or shape.q, kv=kv_len or shape.kv)
     return Request(shape, torch.float32, 0, settings, drawn=mask_tensors(variant))
 
 

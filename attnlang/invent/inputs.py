@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnlang.invent.draw import draw_tensor
+from attnlang.invent.errors import InputError
 from attnlang.invent.roles import PLAIN, Role, Use, uses
 from attnlang.invent.scalars import Request, broken, choose_scalars, given_tensors, is_given
 from attnlang.invent.shape import ParamValue, Shape
@@ -102,7 +103,10 @@ def _tensors(
         if reads_fit(variant, _without_values(request, {**scalars, **tensors}), ends):
             return tensors
         fallback = fallback or tensors
-    assert fallback is not None, "there is at least one choice of sizes"
+    if fallback is None:
+        names = ", ".join(dict.fromkeys(s.name for s in variant.sizes))
+        told = f"none of the sizes tried for {names} satisfies every require"
+        raise InputError(f"{variant.name}: {told} (see --shape, --set)")
     return fallback
 
 

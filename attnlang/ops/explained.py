@@ -24,10 +24,12 @@ from attnlang.ops.errors import CallError
 
 
 def explain_call(
-    variant: Variant, q_len: int, kv_len: int, params: Mapping[str, ParamValue]
+    variant: Variant, q_len: int | None, kv_len: int | None, params: Mapping[str, ParamValue]
 ) -> Explanation:
     """Explain a variant for a call of these lengths, its other arguments given or invented."""
     for name, length in (("q_len", q_len), ("kv_len", kv_len)):
+        if length is None:
+            continue
         if not isinstance(length, int) or isinstance(length, bool):
             raise CallError(name, "an int", f"{type(length).__name__} {length!r}")
         if not 1 <= length < check.POSITION_LIMIT:

@@ -192,12 +192,15 @@ class Variant:
         counts = specialised.op.tiles(q, k, v, **call)
         return Tiles(*counts.tolist())
 
-    def explain(self, q_len: int = 4096, kv_len: int = 4096, **params: ParamValue) -> Explanation:
+    def explain(
+        self, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue
+    ) -> Explanation:
         """Explain what the variant means, which tiles such a call visits and what that costs.
 
-        Parameters are those of the call; what is not given is its default or invented. The sizes of
-        the given tensors hold, the others are those of a usual call. The machine's speed is
-        measured once, in less than a second. Raises CallError for a wrong argument.
+        Lengths are 4096 unless the spec takes no such call. Parameters are those of the call; what
+        is not given is its default or invented. The sizes of given tensors hold, the others are
+        those of a usual call. The machine's speed is measured once, in less than a second. Raises
+        CallError for a wrong argument.
         """
         from attnlang.ops.explained import explain_call
 

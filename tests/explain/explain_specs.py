@@ -12,6 +12,7 @@ from attnlang.ir.nodes import Variant
 from attnlang.sources import Source
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NOTHING = Settings({}, {}, {})
 MACHINE = Machine(flops=1e11, functions=1e9, bandwidth=1e10, threads=2)
 
 
@@ -26,6 +27,8 @@ def example(name: str) -> Variant:
     return check((EXAMPLES / f"{name}.attn").read_text(encoding="utf-8"), f"{name}.attn")
 
 
-def explained(variant: Variant, q_len: int, kv_len: int, **scalars: float) -> Explanation:
-    wanted = request(variant, q_len, kv_len, Settings(scalars, {}, {}))
+def explained(
+    variant: Variant, q_len: int, kv_len: int, settings: Settings = NOTHING
+) -> Explanation:
+    wanted = request(variant, q_len, kv_len, settings)
     return explain(variant, wanted, MACHINE)
