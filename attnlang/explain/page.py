@@ -105,7 +105,10 @@ def _tiles(e: Explanation) -> Iterable[Child]:
     cell = f"{t.span * t.tile} × {t.span * t.tile} elements"
     whole = "a tile" if t.span == 1 else f"{t.span} × {t.span} tiles"
     pictures = (
-        (mask_picture(t, s.q, s.kv), f"The mask: the darker, the more of {cell} count."),
+        (
+            mask_picture(t, s.q, s.kv),
+            f"The mask: the stronger the colour, the more of {cell} count.",
+        ),
         (tile_picture(t, s.q, s.kv), f"The tiles, as the compiler knows them; a cell is {whole}."),
     )
     if s.q and s.kv:
@@ -153,7 +156,7 @@ def _rules(e: Explanation) -> Iterable[Child]:
         ]
         yield table(("fired", "rule", "what it does", "here, first"), rows)
     else:
-        yield element("p", "No rule fired: the spec is as simple as it can be written.")
+        yield element("p", "No rule fired: what was saved is work that left the inner loop.")
     rest = [(element("td", r.name, cls="k"), r.doc) for r in e.silent]
     title = f"{len(rest)} other rules found nothing to rewrite"
     yield element("details", element("summary", title), table((), rest))

@@ -144,4 +144,4 @@ def _times(axes: Axes, r: Roofline) -> None:
         axes.text(0, i - 0.28, name, fontsize=8, va="bottom")
     axes.set_ylim(len(parts) - 0.6, -0.8)
     axes.axis("off")
-    axes.set_title(f"at least {duration(r.seconds)}, by {r.bound}", fontsize=9, loc="left", pad=10)
+    axes.set_title(f"at least {duration(r.seconds)}, by {r.bound}", fontsize=8, loc="left", pad=10)
