@@ -2,7 +2,7 @@
 
 Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
 and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
-and `_file_name`.
+and `file_name`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Field:
     type: str
     name: str
     value: str
-    line: int | None
+    line: str | None
     element: str = ""
     splat: str = ""
 
@@ -85,7 +85,7 @@ class FunctionText:
     type: str
     signature: str
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class TileText:
     """The mask over intervals, or its ranges."""
 
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,6 @@ class KernelContext:
     """What `codegen/module/cpu_kernel.cpp.j2` is rendered with."""
 
     title: str
-    file: str
     element: str
     head_dim: int
     value_dim: int
@@ -138,13 +137,16 @@ def _number_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _file_name(path: str) -> str:
+def file_name(path: str) -> str:
     """Return the base name of a spec, reduced to what is safe between quotes."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", path.replace("\\", "/").rsplit("/", 1)[-1])
 
 
-def _line(expr: Expr) -> int:
-    return expr.span.source.text.count("\n", 0, expr.span.start) + 1
+def _line(expr: Expr) -> str:
+    """Return what follows `#line`: where the expression is written, be it in an imported file."""
+    source = expr.span.source
+    number = source.text.count("\n", 0, expr.span.start) + 1
+    return f'{number} "{file_name(source.path)}"'
 
 
 def _bool(value: bool) -> str:
@@ -170,7 +172,6 @@ class _Emitter:
         tile, ranges = self._tile(table), self._ranges(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
-            file=_file_name(self.variant.span.source.path),
             element=_TENSOR[key.dtype],
             head_dim=key.head_dim,
             value_dim=key.value_dim,
