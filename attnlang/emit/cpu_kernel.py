@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
@@ -114,6 +115,7 @@ class KernelContext:
     row: tuple[Field, ...]
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
+    lines: tuple[LineText, ...]
     tile: TileText
     ranges: TileText
 
@@ -160,6 +162,9 @@ class _Emitter:
     def context(self) -> KernelContext:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
+        table = LineTable(self._printer)
+        # Printing them is what asks for lines.
+        tile, ranges = self._tile(table), self._ranges(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             file=_file_name(self.variant.span.source.path),
@@ -177,8 +182,9 @@ class _Emitter:
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
-            tile=self._tile(),
-            ranges=self._ranges(),
+            lines=table.texts(),
+            tile=tile,
+            ranges=ranges,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
@@ -301,16 +307,17 @@ class _Emitter:
             parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
         return FunctionText(comment, "F", signature, " * ".join(parts), line)
 
-    def _tile(self) -> TileText:
+    def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals().text(for_tiles(mask)), _line(mask))
+        return TileText(self._intervals(table).text(for_tiles(mask)), _line(mask))
 
-    def _ranges(self) -> TileText:
+    def _ranges(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(print_ranges(solve(mask, Direction.KEYS), self._intervals()), _line(mask))
+        text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
+        return TileText(text, _line(mask))
 
-    def _intervals(self) -> IntervalPrinter:
-        return IntervalPrinter(self._printer(Level.REQUEST), self.terms)
+    def _intervals(self, table: LineTable) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), table)
 
 
 def _is_true(expr: Expr) -> bool:

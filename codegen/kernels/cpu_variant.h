@@ -13,6 +13,7 @@
 #include "attnlang/host/coverage.h"
 #include "attnlang/host/float_interval.h"
 #include "attnlang/host/interval_load.h"
+#include "kernels/cpu_lines.h"
 
 namespace attnlang::cpu {
 

@@ -1,6 +1,6 @@
 """`check` under fire: no crash, no input that takes 2 s or the process beyond 1 GiB.
 
-As a command: `python tests/fuzz/fuzz_check.py --count 100000`, about half an hour of one core.
+As a command: `python tests/fuzz/fuzz_check.py --count 100000`, about an hour of one core.
 """
 
 from __future__ import annotations
