@@ -6,16 +6,23 @@ extent and every `require` holds. Invariant: the same request gives the same cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor
 
 from attnlang.cli.draw import draw_tensor
 from attnlang.cli.roles import PLAIN, Role, Use, uses
-from attnlang.cli.scalars import Request, broken, choose_scalars, given_tensors, is_given
+from attnlang.cli.scalars import (
+    Request,
+    bound_sizes,
+    broken,
+    choose_scalars,
+    given_tensors,
+    is_given,
+)
 from attnlang.cli.static import static_value
 from attnlang.ir.nodes import Kind, TensorParam, Variant
 from attnlang.ops.arguments import ParamValue, Shape
@@ -80,7 +87,7 @@ def _tensors(
     fallback: dict[str, Tensor] | None = None
     q_len = request.shape.q
     ends = torch.tensor(sorted({0, q_len // 2, q_len - 1}) if q_len else [], dtype=torch.int64)
-    for sizes in islice(_bound_sizes(variant, request), _MAX_TRIES):
+    for sizes in islice(bound_sizes(variant, request), _MAX_TRIES):
         rng.set_state(state)
         tensors = _draw_all(variant, request, sizes, known, rng)
         if not variant.sizes:
@@ -100,16 +107,6 @@ def _without_values(request: Request, params: Mapping[str, ParamValue]) -> Call:
     q = zero.expand(s.b, s.hq, s.q, s.d)
     k, v = zero.expand(s.b, s.hkv, s.kv, s.d), zero.expand(s.b, s.hkv, s.kv, s.dv)
     return Call(s, q, k, v, params)
-
-
-def _bound_sizes(variant: Variant, request: Request) -> Iterator[dict[str, int]]:
-    shape, fixed = request.shape, request.settings.sizes
-    longest = max(shape.q, shape.kv, 1)
-    likely = (16, 32, 64, 128, 8, 4, 2, 1, longest, 2 * longest)
-    free = list(dict.fromkeys(s.name for s in variant.sizes))
-    choices = [(fixed[n],) if n in fixed else likely for n in free]
-    for values in product(*choices):
-        yield {**shape.sizes(), **dict(zip(free, values, strict=True))}
 
 
 def _draw_all(

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.range_printer import print_ranges
-from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
+from attnlang.plan.ranges import Ranges
+from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
 from attnlang.symbolic.range_tree import Direction
 from attnlang.symbolic.solve_mask import solve
@@ -108,6 +109,7 @@ class KernelContext:
     mask: str
     column_mask: str
     sink: str
+    shift: str
     factor: str
     row_sum: str
     call: tuple[Field, ...]
@@ -156,6 +158,7 @@ class _Emitter:
         self.plan = plan
         self.variant = plan.lowered.variant
         self.ranges = Ranges(plan.dtypes)
+        self.reads: dict[Expr, Read] = {r.load: r for r in plan.reads}
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
 
@@ -175,6 +178,7 @@ class _Emitter:
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
+            shift=_bool(lowered.shift is not None),
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
             call=(*self._plumbing(), *self._term_fields(Level.CALL)),
@@ -189,7 +193,7 @@ class _Emitter:
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        return SimdPrinter(self.ranges, self.terms, level, fields)
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads)
 
     def _term_fields(self, level: Level) -> tuple[Field, ...]:
         printer = self._printer(level)
@@ -289,6 +293,11 @@ class _Emitter:
             comment = "The sink times log2(e)."
             signature = "sink(const Request& r, const Row& row)"
             yield self._function(comment, "F", signature, Level.ROW, lowered.sink)
+
+        if lowered.shift is not None:
+            comment = "What softmax's argument lacks in every column, times log2(e)."
+            signature = "shift(const Request& r, const Row& row)"
+            yield self._function(comment, "F", signature, Level.ROW, lowered.shift)
 
     def _function(
         self, comment: str, type_: str, signature: str, level: Level, expr: Expr

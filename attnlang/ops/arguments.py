@@ -391,6 +391,23 @@ def check_per_request(
         raise CallError(name, "an offset below 2 ** 30 in magnitude", str(value))
 
 
+def check_selection(indices: Tensor | None, block: int, shape: Shape) -> None:
+    """Check `kv_indices=` and `kv_block=`; what the indices are, the kernel checks."""
+    if not _is_number(block, Kind.INT):
+        raise CallError("kv_block", "an int", f"{type(block).__name__} {block!r}")
+    if block < 1 or block >= 2**63:
+        raise CallError("kv_block", "a block of 1 column or more", str(block))
+    if indices is None:
+        return
+    expected = f"an int tensor [B = {shape.b}, HKV = {shape.hkv}, Q = {shape.q}, K]"
+    if not isinstance(indices, Tensor):
+        raise CallError("kv_indices", expected, type(indices).__name__)
+    if indices.dtype not in (torch.int32, torch.int64):
+        raise CallError("kv_indices", f"{expected}, int32 or int64", f"dtype {_dtype(indices)}")
+    if indices.dim() != 4 or tuple(indices.shape[:3]) != (shape.b, shape.hkv, shape.q):
+        raise CallError("kv_indices", expected, _shape(indices))
+
+
 def _shape(x: Tensor) -> str:
     return f"shape {list(x.shape)}"
 

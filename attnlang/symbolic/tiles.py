@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     Call,
     CallScale,
@@ -148,6 +149,8 @@ class TileEvaluator:
                 return intervals.cast(x[0], kind.kind)
             case Call(function):
                 return intervals.call(function, x, expr.type.kind)
+            case Anchor():
+                return ints.anything()
             case CallScale() | Raw() | QK() | RowSum() | Lse():
                 return floats.anything()
             case Vector() | Slice() | RmsNorm() | L2Norm() | Rope() | Dot():
