@@ -2,12 +2,11 @@
 
 Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
 and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
-and `_file_name`.
+and `spec_lines`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.programs import CallField, Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
+from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
@@ -73,7 +73,7 @@ class Field:
     type: str
     name: str
     value: str
-    line: int | None
+    line: str | None
     element: str = ""
     splat: str = ""
 
@@ -86,7 +86,7 @@ class FunctionText:
     type: str
     signature: str
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class TileText:
     """The mask over intervals, or its ranges."""
 
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,6 @@ class KernelContext:
     """What `codegen/module/cpu_kernel.cpp.j2` is rendered with."""
 
     title: str
-    file: str
     element: str
     softmax: str
     mask: str
@@ -141,15 +140,6 @@ def _number_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _file_name(path: str) -> str:
-    """Return the base name of a spec, reduced to what is safe between quotes."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", path.replace("\\", "/").rsplit("/", 1)[-1])
-
-
-def _line(expr: Expr) -> int:
-    return expr.span.source.text.count("\n", 0, expr.span.start) + 1
-
-
 def _bool(value: bool) -> str:
     return "true" if value else "false"
 
@@ -174,7 +164,6 @@ class _Emitter:
         tile, ranges = self._tile(table), self._ranges(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
-            file=_file_name(self.variant.span.source.path),
             element=_TENSOR[key.dtype],
             softmax=_bool(lowered.exponent is not None),
             mask=_bool(not _is_true(lowered.mask)),
@@ -243,7 +232,7 @@ class _Emitter:
             type=(_VECTOR if vector else _SCALAR)[lane],
             name=term.name,
             value=printer.definition(term),
-            line=_line(term.expr),
+            line=spec_line(term.expr),
             element=_ELEMENT[lane],
             splat=_SPLAT[lane],
         )
@@ -259,7 +248,7 @@ class _Emitter:
         if p is not None:
             printed = self._printer(Level.REQUEST).result(p)
             value = f"Dropout::of({_FIELDS[Level.CALL]}seed, b, h, {printed})"
-            yield Field("Dropout", "dropout", value, _line(p))
+            yield Field("Dropout", "dropout", value, spec_line(p))
 
     def _plumbing(self) -> Iterable[Field]:
         """Yield the fields that come straight from the call: scale, sizes, parameters."""
@@ -339,13 +328,13 @@ class _Emitter:
         self, comment: str, type_: str, signature: str, level: Level, expr: Expr
     ) -> FunctionText:
         return FunctionText(
-            comment, type_, signature, self._printer(level).result(expr), _line(expr)
+            comment, type_, signature, self._printer(level).result(expr), spec_line(expr)
         )
 
     def _product(self, comment: str, signature: str, factor: Expr | None) -> FunctionText:
         """Return a function whose value, where there is a dropout, is multiplied by it."""
         dropout = self.plan.lowered.dropout
-        line = _line(factor or dropout or self.plan.lowered.mask)
+        line = spec_line(factor or dropout or self.plan.lowered.mask)
         parts = [] if factor is None else [self._printer(Level.ELEMENT).result(factor)]
         if dropout is not None:
             parts = [f"({part})" for part in parts]
@@ -354,12 +343,12 @@ class _Emitter:
 
     def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals(table).text(for_tiles(mask)), _line(mask))
+        return TileText(self._intervals(table).text(for_tiles(mask)), spec_line(mask))
 
     def _ranges(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
         text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
-        return TileText(text, _line(mask))
+        return TileText(text, spec_line(mask))
 
     def _intervals(self, table: LineTable) -> IntervalPrinter:
         return IntervalPrinter(self._printer(Level.REQUEST), table)

@@ -18,6 +18,7 @@ from attnlang.emit.simd_printer import (
     float_literal,
     param_field,
 )
+from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import (
     Binary,
     BinaryOp,
@@ -65,7 +66,7 @@ class Rotation:
 class Statement:
     """A line of a program, and the line of the spec that it comes from."""
 
-    line: int
+    line: str  # after `#line`
     code: str
 
 
@@ -84,11 +85,6 @@ class Context:
 def exact_name(name: str) -> str:
     """Return the field of a float parameter in double."""
     return f"exact_{name}"
-
-
-def spec_line(expr: Expr) -> int:
-    """Return the line of the spec where an expression starts."""
-    return expr.span.source.text.count("\n", 0, expr.span.start) + 1
 
 
 def rotation(rope: Rope, width: int, sizes: Mapping[str, int]) -> Rotation:

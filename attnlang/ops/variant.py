@@ -7,22 +7,25 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 from __future__ import annotations
 
 import inspect
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
+from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
-from attnlang.ops.arguments import ParamValue
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.tiles import Tiles
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
+
+if TYPE_CHECKING:
+    from attnlang.explain.explanation import Explanation
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
@@ -211,6 +214,20 @@ class Variant:
         vectors = (q, k, v) if self._takes_v else (q, k)
         counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
+
+    def explain(
+        self, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue
+    ) -> Explanation:
+        """Explain what the variant means, which tiles such a call visits and what that costs.
+
+        Lengths are 4096 unless the spec takes no such call. Parameters are those of the call; what
+        is not given is its default or invented. The sizes of given tensors hold, the others are
+        those of a usual call. The machine's speed is measured once, in less than a second. Raises
+        CallError for a wrong argument.
+        """
+        from attnlang.ops.explained import explain_call
+
+        return explain_call(self.ir, q_len, kv_len, params)
 
     def reference(
         self,

@@ -7,11 +7,11 @@ import torch
 
 import attnlang
 from attnlang.cli.cases import make_case
-from attnlang.cli.inputs import invent, reads_fit
-from attnlang.cli.masks import dense_mask
-from attnlang.cli.scalars import Request, broken, fit_shape, given_tensors
 from attnlang.cli.settings import Settings
 from attnlang.cli.shapes import parse_shape
+from attnlang.invent.inputs import invent, reads_fit
+from attnlang.invent.masks import dense_mask
+from attnlang.invent.scalars import Request, broken, fit_shape, given_tensors
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.attn"))
 NONE = Settings({}, {}, {})

@@ -13,15 +13,15 @@ from itertools import islice, product
 import torch
 from torch import Generator
 
-from attnlang.cli.draw import draw_scalar, likely_scalars
-from attnlang.cli.errors import InputError
-from attnlang.cli.roles import PLAIN, Use, uses
-from attnlang.cli.settings import Settings
-from attnlang.cli.static import Number, static_value
+from attnlang.invent.draw import draw_scalar, likely_scalars
+from attnlang.invent.errors import InputError
+from attnlang.invent.roles import PLAIN, Use, uses
+from attnlang.invent.settings import Settings
+from attnlang.invent.shape import Shape
+from attnlang.invent.static import Number, static_value
 from attnlang.ir.nodes import Require, ScalarParam, Size, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
-from attnlang.ops.arguments import Shape
 
 _MAX_TRIES = 4096
 _MAX_SIZES = 1024
@@ -30,7 +30,10 @@ _NEAR = 1024  # how far a length may be from the one that was wanted
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What call is wanted. `optional` are the optional tensors to pass too."""
+    """What call is wanted. `optional` are the optional tensors to pass too.
+
+    `drawn` names the tensors whose values matter (None: all); the others are zeros without memory.
+    """
 
     shape: Shape
     dtype: torch.dtype
@@ -38,6 +41,7 @@ class Request:
     settings: Settings
     optional: frozenset[str] = frozenset()
     vary: bool = False  # draw 0-d parameters too, instead of taking their defaults
+    drawn: frozenset[str] | None = None
 
 
 def given_tensors(variant: Variant, request: Request) -> frozenset[str]:
@@ -51,8 +55,9 @@ def is_given(variant: Variant, param: TensorParam, request: Request) -> bool:
     sized = (s.name for s in variant.sizes if s.tensor == param.name)
     if any(name in request.settings.sizes for name in sized):
         return True
-    wanted = param.name in request.optional or param.name in request.settings.fills
-    return wanted or not param.optional
+    settings = request.settings
+    named = (request.optional, settings.fills, settings.tensors)
+    return any(param.name in names for names in named) or not param.optional
 
 
 def fit_shape(variant: Variant, shape: Shape, settings: Settings) -> Shape:
@@ -83,8 +88,8 @@ def _similar_shapes(shape: Shape) -> Iterator[Shape]:
     yield shape
     heads = ((shape.hq, shape.hkv), (shape.hq, shape.hq), (shape.hq, 1), (1, 1))
     own = (shape.q, shape.kv)
-    lengths = (own, (shape.kv, shape.kv), (min(64, shape.q), shape.kv), (1, shape.kv))
-    lengths = (*lengths, (shape.q, 4 * shape.q))
+    several = ((shape.kv, shape.kv), (min(64, shape.q), shape.kv), (1, shape.kv))
+    lengths = (own, *several, (shape.q, 4 * shape.q))
     dims = ((shape.d, shape.dv), (shape.d, shape.d), (128, 128), (192, 128), (576, 512), (32, 32))
     for (q, kv), (hq, hkv), (d, dv) in product(lengths, heads, dims):
         yield Shape(shape.b, hq, hkv, q, kv, d, dv)

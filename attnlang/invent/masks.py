@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlang.cli.inputs import Call
-from attnlang.cli.static import static_value
+from attnlang.invent.inputs import Call
+from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Coord, CoordName, Variant
 from attnlang.ir.traverse import walk
 from attnlang.passes import lower
