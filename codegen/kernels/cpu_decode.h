@@ -166,8 +166,8 @@ class Decode {
                  State& state) const {
     const auto kv =
         source_.columns(*requests[0], item.b, item.h_kv, scratch.columns, n, scratch.stage);
-    if (masked) run_block<true>(item, requests, kv, scratch.columns, n, scratch, state);
-    else run_block<false>(item, requests, kv, scratch.columns, n, scratch, state);
+    if (masked) run_block<true>(item, requests, kv, n, scratch, state);
+    else run_block<false>(item, requests, kv, n, scratch, state);
   }
 
   const Problem<Element>& problem() const { return problem_; }
@@ -239,7 +239,7 @@ class Decode {
 
   template <bool kMasked>
   void run_block(const Item& item, const Requests& requests, const typename Source::Columns& kv,
-                 const int32_t* at, int n, Scratch& scratch, State& state) const {
+                 int n, Scratch& scratch, State& state) const {
     for (int j = 0; j < n; ++j) {
       scratch.k_rows[j] = contiguous<kD>(kv.k_row(j), kv.rows.k_inner, scratch.k + j * kD);
     }
