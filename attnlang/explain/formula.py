@@ -305,9 +305,10 @@ class Formulas:
                     return norm
                 return _piece(Row((norm.box, Operator("⊙"), self._at(weight, _NEGATIVE))), _PRODUCT)
             case ir.L2Norm(operand, _):
-                x = self._piece(operand)
-                norm = Fraction(x.box, Fenced(x.box, "‖", "‖"), (x.level < _PRODUCT, False))
-                return _Piece(norm, _PRODUCT, _ATOM)
+                piece = self._piece(operand)
+                fences = (piece.level < _PRODUCT, False)
+                ratio = Fraction(piece.box, Fenced(piece.box, "‖", "‖"), fences)
+                return _Piece(ratio, _PRODUCT, _ATOM)
             case ir.Rope(operand, position):
                 turn = Sub(Name("rope"), (self._piece(position).box,), read=True)
                 return _atom(Apply(turn, (self._piece(operand).box,)))

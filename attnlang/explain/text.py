@@ -18,6 +18,7 @@ def to_text(e: Explanation) -> str:
         ("", _head(e)),
         ("meaning", _meaning(e)),
         ("tiles", _tiles(e)),
+        ("ranges", (line for r in e.ranges for line in str(r).splitlines())),
         ("found", _findings(e)),
         ("rules", _rules(e)),
         ("loops", _loops(e)),
@@ -91,6 +92,7 @@ def _rules(e: Explanation) -> Iterator[str]:
         yield f"{rule.count:>3}  {rule.name}: {rule.example}"
     silent = f"{len(e.silent)} other rules found nothing to rewrite"
     yield f"{silent}" if e.fired else f"no rule fired: {silent}"
+    yield from (f"  no  {d.rule}: {d.reason}" for d in e.declined)
 
 
 def _loops(e: Explanation) -> Iterator[str]:
@@ -120,7 +122,7 @@ def machine_line(m: Machine) -> str:
     """Say what a machine can do."""
     return (
         f"{quantity(m.flops, 'FLOP/s')}, {quantity(m.functions, 'functions/s')}, "
-        f"{quantity(m.bandwidth, 'B/s')} read, {m.threads} threads"
+        f"{quantity(m.bandwidth, 'B/s')} read, {m.threads} thread{'' if m.threads == 1 else 's'}"
     )
 
 
