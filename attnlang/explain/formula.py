@@ -305,10 +305,9 @@ class Formulas:
                     return norm
                 return _piece(Row((norm.box, Operator("⊙"), self._at(weight, _NEGATIVE))), _PRODUCT)
             case ir.L2Norm(operand, _):
-                piece = self._piece(operand)
-                fences = (piece.level < _PRODUCT, False)
-                ratio = Fraction(piece.box, Fenced(piece.box, "‖", "‖"), fences)
-                return _Piece(ratio, _PRODUCT, _ATOM)
+                x = self._piece(operand)
+                length = Fenced(x.box, "‖", "‖")
+                return _Piece(Fraction(x.box, length, (x.level < _PRODUCT, False)), _PRODUCT, _ATOM)
             case ir.Rope(operand, position):
                 turn = Sub(Name("rope"), (self._piece(position).box,), read=True)
                 return _atom(Apply(turn, (self._piece(operand).box,)))
