@@ -1,6 +1,6 @@
 """What the analyses proved of a variant, at the values of one call where they matter.
 
-Maps a lowered variant, a call and the kernel's key to findings: the facts of the passes, the lines
+Maps a lowered variant, a call and its plan to findings: the facts of the passes, the lines
 that tensors of the mask are judged by, and which indices need no clamp.
 """
 
@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from attnlang.explain.explanation import Finding
 from attnlang.invent.inputs import Call
 from attnlang.invent.masks import call_sizes
-from attnlang.ir.nodes import Expr, TensorParam, Variant
+from attnlang.ir.nodes import Expr, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children
 from attnlang.passes import Lowered, facts
-from attnlang.plan.plan import KernelKey
-from attnlang.plan.ranges import Ranges
-from attnlang.plan.reads import plan_reads
+from attnlang.plan.plan import Plan
 from attnlang.symbolic.bounds import Bounds, bounds, bounds_at, score_bounds
 from attnlang.symbolic.lines import Axis, Lines
 
@@ -29,9 +27,9 @@ _NAMES = {
 }
 
 
-def known(lowered: Lowered, call: Call, key: KernelKey) -> tuple[Finding, ...]:
+def known(lowered: Lowered, call: Call, planned: Plan) -> tuple[Finding, ...]:
     """Return what is proved, and of each tensor that is read how."""
-    return (*_facts(lowered, call), *_lines(lowered), *_reads(lowered, key))
+    return (*_facts(lowered, call), *_lines(lowered), *_reads(planned))
 
 
 def _facts(lowered: Lowered, call: Call) -> Iterator[Finding]:
@@ -73,11 +71,8 @@ def _lines(lowered: Lowered) -> Iterator[Finding]:
         yield Finding("tensors judge tiles", True, f"{'; '.join(told)}, summed up in blocks of 64")
 
 
-def _reads(lowered: Lowered, key: KernelKey) -> Iterator[Finding]:
+def _reads(planned: Plan) -> Iterator[Finding]:
     """Tell which indices are proved to lie within their tensor, and which are clamped."""
-    variant = lowered.variant
-    names = [p.name for p in variant.params if isinstance(p, TensorParam)]
-    ranges = Ranges(dict(zip(names, key.param_dtypes, strict=True)))
-    for read in plan_reads((expr for _, expr in lowered.roots), variant, ranges):
+    for read in planned.reads:
         tensor, _, told = read.text.partition(": ")
         yield Finding(f"{tensor} is read without a clamp", all(read.proved), told)

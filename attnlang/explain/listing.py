@@ -9,23 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from attnlang.compiler import kernel_sources, plan
+from attnlang.compiler import kernel_sources
 from attnlang.diagnostics import SpecError
 from attnlang.emit.spec_lines import file_name
 from attnlang.explain.explanation import CodeLine, Listing, SpecLine
 from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.plan import Plan
 from attnlang.sources import Source
 
 _DIRECTIVE = re.compile(r'#line (\d+) "(.*)"')
 
 
-def listing(lowered: Lowered, key: KernelKey) -> Listing:
+def listing(lowered: Lowered, planned: Plan) -> Listing:
     """Return the spec and the unit of a kernel; without a kernel, why there is none."""
     spec = lowered.variant.span.source
     try:
-        units = kernel_sources(plan(lowered, key), lowered.variant.name).units
+        units = kernel_sources(planned, lowered.variant.name).units
     except SpecError as error:
         told = "; ".join(dict.fromkeys(d.headline for d in error.diagnostics))
         return Listing(_whole(spec), (), told)

@@ -23,6 +23,7 @@ from attnlang.explain.rules import rules
 from attnlang.explain.tiles import count_tiles
 from attnlang.explain.transforms import transforms
 from attnlang.explain.work import roofline, work
+from attnlang.invent.errors import InputError
 from attnlang.invent.inputs import MAX_DRAWN, Call, invent_outline
 from attnlang.invent.masks import mask_env
 from attnlang.invent.scalars import Request, fit_shape
@@ -44,8 +45,9 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered, reasons
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.plan import KernelKey, Plan, make_plan
 from attnlang.plan.terms import hoist
+from attnlang.plan.widths import WidthError
 from attnlang.symbolic.range_text import RangeText, describe_ranges
 from attnlang.symbolic.range_tree import Direction
 
@@ -105,7 +107,7 @@ def explain(variant: Variant, request: Request, machine: Machine | None) -> Expl
     simplified = lowered.variant
     cost = work(lowered, call.shape, tiles, call.params)
     fired, silent = rules(lowered)
-    key = _key(variant, call)
+    planned = _plan(lowered, _key(variant, call))
     terms = hoist(expr for _, expr in lowered.roots)
     return Explanation(
         name=variant.name,
@@ -118,16 +120,16 @@ def explain(variant: Variant, request: Request, machine: Machine | None) -> Expl
         fired=fired,
         silent=silent,
         declined=reasons(lowered),
-        findings=(*findings(lowered, terms, tiles), *known(lowered, call, key)),
+        findings=(*findings(lowered, terms, tiles), *known(lowered, call, planned)),
         terms=tuple(Hoisted(t.level, t.name, formulas.box(t.expr)) for t in terms),
         kernel=kernel(lowered, formulas),
-        transforms=transforms(simplified),
+        transforms=transforms(planned),
         mask=formulas.box(lowered.mask),
         tiles=tiles,
         ranges=_ranges(lowered.mask, tiles),
         work=cost,
         roofline=None if machine is None else roofline(cost, machine),
-        listing=listing(lowered, key),
+        listing=listing(lowered, planned),
     )
 
 
@@ -138,6 +140,13 @@ def _lowered(variant: Variant, call: Call) -> Lowered:
         if isinstance(p, ScalarParam) and p.const
     }
     return lower(variant, consts, _given(call.params))
+
+
+def _plan(lowered: Lowered, key: KernelKey) -> Plan:
+    try:
+        return make_plan(lowered, key)
+    except WidthError as error:
+        raise InputError(f"{lowered.variant.name}: {error} (see --shape)") from None
 
 
 def _given(params: Mapping[str, ParamValue]) -> frozenset[str]:
