@@ -190,11 +190,10 @@ class CodeLine:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The spec's lines and the unit generated from them (none: `refusal` says why)."""
+    """The spec's lines and the unit generated from them."""
 
     spec: tuple[SpecLine, ...]
     code: tuple[CodeLine, ...]
-    refusal: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

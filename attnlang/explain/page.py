@@ -238,14 +238,11 @@ def _roofline(r: Roofline) -> Iterable[Child]:
 
 
 def _listing(listing: Listing) -> Iterable[Child]:
-    if listing.refusal:
-        yield element("p", f"No kernel: {listing.refusal}.")
-    else:
-        yield element(
-            "p",
-            "Marked lines belong together: point at one, or follow it, to see the other.",
-            cls="soft",
-        )
+    yield element(
+        "p",
+        "Marked lines belong together: point at one, or follow it, to see the other.",
+        cls="soft",
+    )
     yield sources(listing)
 
 
