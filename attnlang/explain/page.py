@@ -191,15 +191,20 @@ def _code(text: str) -> Element:
 
 
 def _loops(e: Explanation) -> Iterable[Child]:
+    """Show each term in its loop; a remark stands below its formula, for formulas do not wrap."""
     rows: list[tuple[Child, ...]] = [
-        (element("td", t.level.value, cls="k"), _code(t.name), to_mathml(t.value), "")
+        (_key(t.level.value), element("td", _code(t.name), cls="k"), to_mathml(t.value))
         for t in e.terms
     ]
-    rows += [
-        (element("td", "element", cls="k"), to_mathml(q.left), to_mathml(q.right), q.note)
-        for q in e.kernel
-    ]
-    yield element("div", table(("loop", "name", "value", ""), rows), cls="scroll")
+    for q in e.kernel:
+        note = [element("div", q.note, cls="soft")] if q.note else []
+        value = element("td", to_mathml(q.right), *note)
+        rows.append((_key("element"), element("td", to_mathml(q.left), cls="k"), value))
+    yield element("div", table(("loop", "name", "value"), rows), cls="scroll")
+
+
+def _key(text: str) -> Element:
+    return element("td", text, cls="k")
 
 
 def _transforms(e: Explanation) -> Iterable[Child]:
