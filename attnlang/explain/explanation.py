@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from attnlang.explain.boxes import Box
 from attnlang.invent.shape import Shape
+from attnlang.passes import Declined
+from attnlang.symbolic.range_text import RangeText
 from attnlang.symbolic.variability import Level
 
 
@@ -188,11 +190,10 @@ class CodeLine:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The spec's lines and the unit generated from them (none: `refusal` says why)."""
+    """The spec's lines and the unit generated from them."""
 
     spec: tuple[SpecLine, ...]
     code: tuple[CodeLine, ...]
-    refusal: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,12 +209,14 @@ class Explanation:
     operations: tuple[int, int]  # of an element: as written, as lowered
     fired: tuple[Rule, ...]
     silent: tuple[Rule, ...]
+    declined: tuple[Declined, ...]  # what came to nothing, and why
     findings: tuple[Finding, ...]
     terms: tuple[Hoisted, ...]
     kernel: tuple[Equation, ...]  # what is left for each element
     transforms: tuple[tuple[str, str], ...]
     mask: Box
     tiles: Tiles | None  # None: the mask reads scores
+    ranges: tuple[RangeText, ...]  # of blocks, in closed form: keys of rows, and rows of keys
     work: Work
     roofline: Roofline | None
     listing: Listing

@@ -9,26 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from attnlang.compiler import kernel_sources, plan
-from attnlang.diagnostics import SpecError
+from attnlang.compiler import kernel_sources
 from attnlang.emit.spec_lines import file_name
 from attnlang.explain.explanation import CodeLine, Listing, SpecLine
 from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.plan import Plan
 from attnlang.sources import Source
 
 _DIRECTIVE = re.compile(r'#line (\d+) "(.*)"')
 
 
-def listing(lowered: Lowered, key: KernelKey) -> Listing:
-    """Return the spec and the unit of a kernel; without a kernel, why there is none."""
+def listing(lowered: Lowered, planned: Plan) -> Listing:
+    """Return the spec and the unit of a kernel."""
     spec = lowered.variant.span.source
-    try:
-        units = kernel_sources(plan(lowered, key), lowered.variant.name).units
-    except SpecError as error:
-        told = "; ".join(dict.fromkeys(d.headline for d in error.diagnostics))
-        return Listing(_whole(spec), (), told)
+    units = kernel_sources(planned, lowered.variant.name).units
     code = tuple(_code_lines(units[0].text))
     sources = {e.span.source for _, root in lowered.roots for e in walk(root)} - {spec}
     used = {line.origin for line in code}
@@ -36,7 +31,7 @@ def listing(lowered: Lowered, key: KernelKey) -> Listing:
     imported = [line for s in others for line in _whole(s) if line.key in used]
     known = {line.key for line in (*_whole(spec), *imported)}
     placed = (CodeLine(c.text, c.origin if c.origin in known else None) for c in code)
-    return Listing((*_whole(spec), *imported), tuple(placed), "")
+    return Listing((*_whole(spec), *imported), tuple(placed))
 
 
 def _whole(source: Source) -> tuple[SpecLine, ...]:

@@ -16,12 +16,14 @@ from attnlang.compiler import lower
 from attnlang.explain.explanation import Explanation, Hoisted, Machine, Tiles
 from attnlang.explain.findings import findings
 from attnlang.explain.formula import Formulas
+from attnlang.explain.known import known
 from attnlang.explain.listing import listing
 from attnlang.explain.meaning import kernel, letters, meaning, own_names
 from attnlang.explain.rules import rules
 from attnlang.explain.tiles import count_tiles
 from attnlang.explain.transforms import transforms
 from attnlang.explain.work import roofline, work
+from attnlang.invent.errors import InputError
 from attnlang.invent.inputs import MAX_DRAWN, Call, invent_outline
 from attnlang.invent.masks import mask_env
 from attnlang.invent.scalars import Request, fit_shape
@@ -29,6 +31,7 @@ from attnlang.invent.settings import Settings
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import (
     QK,
+    Const,
     Dot,
     Expr,
     Kind,
@@ -41,9 +44,12 @@ from attnlang.ir.nodes import (
     Vector,
 )
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered
-from attnlang.plan.plan import KernelKey
+from attnlang.passes import Lowered, reasons
+from attnlang.plan.plan import KernelKey, Plan, make_plan
 from attnlang.plan.terms import hoist
+from attnlang.plan.widths import WidthError
+from attnlang.symbolic.range_text import RangeText, describe_ranges
+from attnlang.symbolic.range_tree import Direction
 
 USUAL_LENGTH = 4096
 _SIZES = {"B": 1, "HQ": 16, "HKV": 4, "D": 64, "DV": 64}  # as `attnlang run`
@@ -101,6 +107,7 @@ def explain(variant: Variant, request: Request, machine: Machine | None) -> Expl
     simplified = lowered.variant
     cost = work(lowered, call.shape, tiles, call.params)
     fired, silent = rules(lowered)
+    planned = _plan(lowered, _key(variant, call))
     terms = hoist(expr for _, expr in lowered.roots)
     return Explanation(
         name=variant.name,
@@ -112,15 +119,17 @@ def explain(variant: Variant, request: Request, machine: Machine | None) -> Expl
         operations=lowered.operations,
         fired=fired,
         silent=silent,
-        findings=findings(lowered, terms, tiles),
+        declined=reasons(lowered),
+        findings=(*findings(lowered, terms, tiles), *known(lowered, call, planned)),
         terms=tuple(Hoisted(t.level, t.name, formulas.box(t.expr)) for t in terms),
         kernel=kernel(lowered, formulas),
-        transforms=transforms(simplified),
+        transforms=transforms(planned),
         mask=formulas.box(lowered.mask),
         tiles=tiles,
+        ranges=_ranges(lowered.mask, tiles),
         work=cost,
         roofline=None if machine is None else roofline(cost, machine),
-        listing=listing(lowered, _key(variant, call)),
+        listing=listing(lowered, planned),
     )
 
 
@@ -131,6 +140,13 @@ def _lowered(variant: Variant, call: Call) -> Lowered:
         if isinstance(p, ScalarParam) and p.const
     }
     return lower(variant, consts, _given(call.params))
+
+
+def _plan(lowered: Lowered, key: KernelKey) -> Plan:
+    try:
+        return make_plan(lowered, key)
+    except WidthError as error:
+        raise InputError(f"{lowered.variant.name}: {error} (see --shape)") from None
 
 
 def _given(params: Mapping[str, ParamValue]) -> frozenset[str]:
@@ -150,6 +166,13 @@ def _tiles(variant: Variant, lowered: Lowered, call: Call, request: Request) -> 
     known = {n: tensor for n, tensor in env.tensors.items() if n not in unknown}
     env = replace(env, tensors=known)
     return count_tiles(lowered.mask, env, unknown=unknown)
+
+
+def _ranges(mask: Expr, tiles: Tiles | None) -> tuple[RangeText, ...]:
+    """Return the closed form of a mask in both directions; there is none where it reads scores."""
+    if tiles is None or isinstance(mask, Const):
+        return ()
+    return tuple(describe_ranges(mask, direction) for direction in Direction)
 
 
 def _value(value: bool | int | float) -> str:

@@ -45,6 +45,7 @@ def _main(e: Explanation) -> Element:
     sections: Sequence[tuple[str, Iterable[Child]]] = (
         ("What it means", _meaning(e)),
         ("Tiles", _tiles(e)),
+        ("Ranges in closed form", _ranges(e)),
         ("What was found", _findings(e)),
         ("Rules", _rules(e)),
         ("What is computed in which loop", _loops(e)),
@@ -122,6 +123,19 @@ def _tiles(e: Explanation) -> Iterable[Child]:
         yield element("p", f"{', '.join(t.unknown)}: too large to invent, taken as unknown.")
 
 
+def _ranges(e: Explanation) -> Iterable[Child]:
+    """Show the closed form of each direction, a line a statement."""
+    rows = []
+    for found in e.ranges:
+        for line in str(found).splitlines():
+            name, colon, text = line.partition(": ")
+            if not colon:
+                name, _, text = line.partition(" ")
+            rows.append((element("td", name, cls="k"), _code(text)))
+    if rows:
+        yield table((), rows)
+
+
 def _verdicts(t: Tiles) -> Element:
     rows = []
     for name, found, told in (
@@ -141,7 +155,8 @@ def _number(text: str) -> Element:
 
 def _findings(e: Explanation) -> Iterable[Child]:
     rows = [
-        (element("td", f.name, cls=f"k {'yes' if f.holds else 'no'}"), f.reason) for f in e.findings
+        (element("td", f.name, cls=f"k {'yes' if f.holds else 'no'}"), _prose(f.reason))
+        for f in e.findings
     ]
     yield table((), rows)
 
@@ -151,15 +166,24 @@ def _rules(e: Explanation) -> Iterable[Child]:
     yield element("p", f"Operations for each element: {before} as written, {after} as lowered.")
     if e.fired:
         rows = [
-            (_number(str(r.count)), element("td", r.name, cls="k"), r.doc, _code(r.example))
+            (_number(str(r.count)), element("td", r.name, cls="k"), _prose(r.doc), _code(r.example))
             for r in e.fired
         ]
         yield table(("fired", "rule", "what it does", "here, first"), rows)
     else:
         yield element("p", "No rule fired: what was saved is work that left the inner loop.")
-    rest = [(element("td", r.name, cls="k"), r.doc) for r in e.silent]
+    rest = [(element("td", r.name, cls="k"), _prose(r.doc)) for r in e.silent]
     title = f"{len(rest)} other rules found nothing to rewrite"
     yield element("details", element("summary", title), table((), rest))
+    if e.declined:
+        yield element("h3", "What did not apply")
+        yield table((), [(element("td", d.rule, cls="k"), _prose(d.reason)) for d in e.declined])
+
+
+def _prose(text: str) -> Element:
+    """Show what stands in backticks as code."""
+    parts = text.split("`")
+    return element("span", *(_code(x) if i % 2 else x for i, x in enumerate(parts) if x))
 
 
 def _code(text: str) -> Element:
@@ -167,15 +191,20 @@ def _code(text: str) -> Element:
 
 
 def _loops(e: Explanation) -> Iterable[Child]:
+    """Show each term in its loop; a remark stands below its formula, for formulas do not wrap."""
     rows: list[tuple[Child, ...]] = [
-        (element("td", t.level.value, cls="k"), _code(t.name), to_mathml(t.value), "")
+        (_key(t.level.value), element("td", _code(t.name), cls="k"), to_mathml(t.value))
         for t in e.terms
     ]
-    rows += [
-        (element("td", "element", cls="k"), to_mathml(q.left), to_mathml(q.right), q.note)
-        for q in e.kernel
-    ]
-    yield element("div", table(("loop", "name", "value", ""), rows), cls="scroll")
+    for q in e.kernel:
+        note = [element("div", q.note, cls="soft")] if q.note else []
+        value = element("td", to_mathml(q.right), *note)
+        rows.append((_key("element"), element("td", to_mathml(q.left), cls="k"), value))
+    yield element("div", table(("loop", "name", "value"), rows), cls="scroll")
+
+
+def _key(text: str) -> Element:
+    return element("td", text, cls="k")
 
 
 def _transforms(e: Explanation) -> Iterable[Child]:
@@ -214,14 +243,11 @@ def _roofline(r: Roofline) -> Iterable[Child]:
 
 
 def _listing(listing: Listing) -> Iterable[Child]:
-    if listing.refusal:
-        yield element("p", f"No kernel: {listing.refusal}.")
-    else:
-        yield element(
-            "p",
-            "Marked lines belong together: point at one, or follow it, to see the other.",
-            cls="soft",
-        )
+    yield element(
+        "p",
+        "Marked lines belong together: point at one, or follow it, to see the other.",
+        cls="soft",
+    )
     yield sources(listing)
 
 

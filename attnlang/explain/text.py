@@ -18,13 +18,14 @@ def to_text(e: Explanation) -> str:
         ("", _head(e)),
         ("meaning", _meaning(e)),
         ("tiles", _tiles(e)),
+        ("ranges", (line for r in e.ranges for line in str(r).splitlines())),
         ("found", _findings(e)),
         ("rules", _rules(e)),
         ("loops", _loops(e)),
         ("transforms", (f"{name:<4} {place}" for name, place in e.transforms)),
         ("work", _work(e)),
         ("roofline", _roofline(e.roofline)),
-        ("kernels", _kernels(e)),
+        ("kernels", _kernels()),
     )
     parts = []
     for heading, lines in sections:
@@ -91,6 +92,7 @@ def _rules(e: Explanation) -> Iterator[str]:
         yield f"{rule.count:>3}  {rule.name}: {rule.example}"
     silent = f"{len(e.silent)} other rules found nothing to rewrite"
     yield f"{silent}" if e.fired else f"no rule fired: {silent}"
+    yield from (f"  no  {d.rule}: {d.reason}" for d in e.declined)
 
 
 def _loops(e: Explanation) -> Iterator[str]:
@@ -120,7 +122,7 @@ def machine_line(m: Machine) -> str:
     """Say what a machine can do."""
     return (
         f"{quantity(m.flops, 'FLOP/s')}, {quantity(m.functions, 'functions/s')}, "
-        f"{quantity(m.bandwidth, 'B/s')} read, {m.threads} threads"
+        f"{quantity(m.bandwidth, 'B/s')} read, {m.threads} thread{'' if m.threads == 1 else 's'}"
     )
 
 
@@ -137,5 +139,5 @@ def _roofline(r: Roofline | None) -> Iterator[str]:
     yield f"at least {duration(r.seconds)}, bound by {r.bound}"
 
 
-def _kernels(e: Explanation) -> Iterator[str]:
-    yield e.listing.refusal or "cpu: forward (lanes are queries), decode (lanes are keys)"
+def _kernels() -> Iterator[str]:
+    yield "cpu: forward (lanes are queries), decode (lanes are keys)"

@@ -63,8 +63,8 @@ def test_a_formula(written, shown):
     assert to_text(Formulas(()).box(variant.score)) == shown
 
 
-def test_why_there_is_no_kernel_is_said():
+def test_an_output_of_its_own_is_told():
     spec = "attention a:\n weights = relu(score)\n out = acc / max(row_sum, 1.0)\n"
     e = explained(check(spec), 64, 64)
     assert "out_i = a_i / max(n_i, 1)" in str(e)
-    assert ("out", "once for each query, after the last key") in e.transforms
+    assert ("out", "64 entries, transformed after the last merge") in e.transforms
