@@ -37,7 +37,7 @@ def make_case(variant: Variant, seed: int, number: int) -> Call:
             call = invent(variant, request)
         except InputError:
             continue
-        call = _with_options(_with_strides(call, rng), rng)
+        call = _with_strides(_with_options(call, rng), rng)
         if reads_fit(variant, call, torch.arange(call.shape.q)):
             return call
     request = _request(variant, rng)
@@ -69,7 +69,7 @@ def _with_strides(call: Call, rng: Random) -> Call:
                 return x.transpose(1, 2).contiguous().transpose(1, 2)
             case 1:
                 return torch.stack((x, x), dim=-1)[..., 0]
-            case 2:
+            case 2 if "kv_lens" not in call.options:  # what hides a NaN is the request's own
                 return x[:1].expand_as(x)
         return x
 
@@ -85,14 +85,21 @@ def _with_strides(call: Call, rng: Random) -> Call:
 
 
 def _with_options(call: Call, rng: Random) -> Call:
-    """Give some calls lengths per request; of the others some offsets that move all positions."""
+    """Give some calls lengths per request; of the others some offsets that move all positions.
+
+    Past a request's length there are no columns, so k and v hold NaN there.
+    """
     kv, b = call.shape.kv, call.shape.b
-    choice = rng.randrange(4)
+    choice = rng.randrange(5)
     if choice == 0:
-        lens = [rng.choice((0, 1, kv, rng.randint(0, kv))) for _ in range(b)]
-        return replace(call, options={"kv_lens": torch.tensor(lens)})
+        lens = torch.tensor([rng.choice((0, 1, kv, rng.randint(0, kv))) for _ in range(b)])
+        past = (torch.arange(kv) >= lens[:, None])[:, None, :, None]
+        k, v = (x.masked_fill(past, torch.nan) for x in (call.k, call.v))
+        return replace(call, k=k, v=v, options={"kv_lens": lens})
     if choice == 1 and not _reads_by_position(call):
         return replace(call, options={"q_offset": rng.randint(0, kv)})
+    if choice == 2 and not _reads_by_position(call):
+        return replace(call, options={"kv_offset": rng.randint(0, 100)})
     return call
 
 
