@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from gallery_inputs import PARAMS, Sizes, fit
 from torch import Tensor
 
 import attnlang
 
+__all__ = ["EXAMPLES", "PARAMS", "Sizes", "assert_accurate", "fit", "make_qkv"]
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of one dense call."""
-
-    b: int
-    hq: int
-    hkv: int
-    q: int
-    kv: int
-    d: int
-    dv: int
-
-
-ParamMaker = Callable[[Sizes, torch.Generator], dict[str, object]]
-
-
-def _documents(s: Sizes, g: torch.Generator) -> dict[str, object]:
-    length = max(s.q, s.kv)
-    doc = (torch.rand(s.b, length, generator=g) < 0.05).cumsum(1)
-    return {"doc": doc[:, : s.kv].int()}
-
-
-PARAMS: Mapping[str, ParamMaker] = {
-    "full": lambda s, g: {},
-    "causal": lambda s, g: {},
-    "sliding_window": lambda s, g: {"window_size": 37},
-    "bidirectional_window": lambda s, g: {"left": 20, "right": 9},
-    "prefix_lm": lambda s, g: {
-        "prefix": torch.randint(0, s.kv + 1, (s.b,), generator=g, dtype=torch.int32)
-    },
-    "padding": lambda s, g: {"length": torch.randint(0, s.kv + 1, (s.b,), generator=g)},
-    "document": _documents,
-    "chunked": lambda s, g: {"chunk_size": 24},
-    "alibi": lambda s, g: {"slopes": torch.rand(s.hq, generator=g)},
-    "soft_cap": lambda s, g: {"cap": 7.5},
-    "gemma2_local": lambda s, g: {"cap": 20.0, "window_size": 33},
-    "relative_table": lambda s, g: {"table": torch.randn(s.hq, 2 * 16 + 1, generator=g)},
-    "sink": lambda s, g: {"sink": torch.randn(s.hq, generator=g), "window_size": 40},
-    "sigmoid": lambda s, g: {"bias": -2.0},
-}
 
 
 def make_qkv(

@@ -162,6 +162,7 @@ def _reference(
         q_offset=options.get("q_offset"),
         kv_offset=options.get("kv_offset", 0),
         kv_lens=kv_lens if isinstance(kv_lens, Tensor) else None,
+        seed=call.seed,
         return_lse=variant.weights.softmax is not None,
         rounding=rounding,
         rows=rows,

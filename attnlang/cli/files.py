@@ -34,16 +34,28 @@ def spec_files(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 def read_source(path: Path) -> Source:
     """Read a spec; the path stays as it was typed, for that is what diagnostics show."""
+    text = decode(str(path), read_bytes(path))
+    return Source(str(path), text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file as it is."""
     try:
         if path.exists() and not path.is_dir() and not path.is_file():
             raise InputError(f"cannot read {path}: it is not a file")  # a device never ends
-        return Source(str(path), path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"no such file: {path}{_similar(path)}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def decode(shown: str, data: bytes) -> str:
+    """Return the text of a file that messages call `shown`."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shown} is not UTF-8 text (byte {error.start})") from None
 
 
 def _similar(path: Path) -> str:

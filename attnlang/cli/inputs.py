@@ -35,6 +35,7 @@ class Call:
     v: Tensor
     params: Mapping[str, ParamValue]
     options: Mapping[str, int | Tensor] = field(default_factory=dict)  # kv_lens, offsets
+    seed: int | None = None  # of dropout
 
     @property
     def scalars(self) -> dict[str, bool | int | float]:
@@ -50,7 +51,8 @@ def invent(variant: Variant, request: Request) -> Call:
     tensors = _tensors(variant, request, scalars, known, rng)
     q, k, v = _vectors(request, rng)
     params = {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
-    return Call(request.shape, q, k, v, params)
+    seed = None if variant.weights.dropout is None else request.seed
+    return Call(request.shape, q, k, v, params, seed=seed)
 
 
 def _vectors(request: Request, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,6 +152,7 @@ def reads_fit(variant: Variant, call: Call, rows: Tensor) -> bool:
             q_offset=options.get("q_offset"),
             kv_offset=options.get("kv_offset", 0),
             kv_lens=kv_lens if isinstance(kv_lens, Tensor) else None,
+            seed=0,
             rows=rows,
         )
     except (IndexError, ZeroDivisionError):

@@ -15,7 +15,19 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from attnlang import __version__
-from attnlang.cli import build, cache, check, console, doctor, explain, help, run, show, verify
+from attnlang.cli import (
+    build,
+    cache,
+    check,
+    console,
+    doctor,
+    explain,
+    fmt,
+    help,
+    run,
+    show,
+    verify,
+)
 from attnlang.cli.errors import InputError
 from attnlang.diagnostics import SpecError
 from attnlang.options import OptionError, options
@@ -39,6 +51,7 @@ class Command:
 
 COMMANDS = (
     Command("check", check.add_arguments, check.check),
+    Command("fmt", fmt.add_arguments, fmt.fmt),
     Command("show", show.add_arguments, show.show),
     Command("explain", explain.add_arguments, explain.explain),
     Command("run", run.add_arguments, run.run),

@@ -65,9 +65,10 @@ def try_out(ir: VariantIr, call: Call, seed: int, activity: Activity) -> Trial:
 def run_kernel(variant: Variant, call: Call, *, want_lse: bool = True) -> dict[str, Tensor]:
     """Run the compiled kernel once; the results are out and, wanted and with a softmax, lse."""
     # Parameters have names of their own: to a type checker they could be any keyword of the call.
-    attend: Callable[..., Tensor | tuple[Tensor, Tensor]] = variant
+    attend: Callable[..., Tensor | tuple[Tensor, ...]] = variant
     has_lse = want_lse and variant.ir.weights.softmax is not None
-    result = attend(call.q, call.k, call.v, return_lse=has_lse, **{**call.options, **call.params})
+    keywords = {**call.options, "seed": call.seed, **call.params}
+    result = attend(call.q, call.k, call.v, return_lse=has_lse, **keywords)
     return dict(
         zip(("out", "lse"), result if isinstance(result, tuple) else (result,), strict=False)
     )

@@ -12,14 +12,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
-from attnlang.ir.nodes import CallScale, Expr, Kind, Load, Scalar, ScalarParam, Size
+from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
 from attnlang.plan.terms import Term
+from attnlang.symbolic.range_tree import Direction
+from attnlang.symbolic.solve_mask import solve
+from attnlang.symbolic.tile_form import for_tiles
 from attnlang.symbolic.variability import Level
 
 RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
@@ -84,7 +88,7 @@ class FunctionText:
 
 @dataclass(frozen=True, slots=True)
 class TileText:
-    """The mask over intervals."""
+    """The mask over intervals, or its ranges."""
 
     value: str
     line: int
@@ -103,12 +107,15 @@ class KernelContext:
     mask: str
     column_mask: str
     sink: str
+    factor: str
+    row_sum: str
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
     tile: TileText
+    ranges: TileText
 
 
 def kernel_sources(plan: Plan, name: str) -> Sources:
@@ -163,12 +170,15 @@ class _Emitter:
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
+            factor=_bool(self._has_factor()),
+            row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
             call=(*self._plumbing(), *self._term_fields(Level.CALL)),
-            request=self._term_fields(Level.REQUEST),
+            request=(*self._term_fields(Level.REQUEST), *self._dropout_fields()),
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
             tile=self._tile(),
+            ranges=self._ranges(),
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
@@ -192,10 +202,25 @@ class _Emitter:
             splat=_SPLAT[lane],
         )
 
+    def _has_factor(self) -> bool:
+        """Whether something multiplies the softmax's weights."""
+        lowered = self.plan.lowered
+        return lowered.exponent is not None and (lowered.factor or lowered.dropout) is not None
+
+    def _dropout_fields(self) -> Iterable[Field]:
+        """Yield the dropout of a (request, head); its probability reads no row and no column."""
+        p = self.plan.lowered.dropout
+        if p is not None:
+            printed = self._printer(Level.REQUEST).result(p)
+            value = f"Dropout::of({_FIELDS[Level.CALL]}seed, b, h, {printed})"
+            yield Field("Dropout", "dropout", value, _line(p))
+
     def _plumbing(self) -> Iterable[Field]:
         """Yield the fields that come straight from the call: scale, sizes, parameters."""
         if any(isinstance(e, CallScale) for e in self.used):
             yield Field("float", "scale", "float(call.scale)", None)
+        if self.plan.lowered.dropout is not None:
+            yield Field("uint64_t", "seed", "call.seed", None)
         sizes = {e.name for e in self.used if isinstance(e, Size)}
         known = {
             "B": "call.q.size[0]",
@@ -236,10 +261,16 @@ class _Emitter:
         element = "const Request& r, const Row& row, const Column& column, F dot"
         for name, expr, comment in (
             ("score", lowered.exponent, "Softmax's argument times log2(e)."),
-            ("weight", lowered.weight, "The weight, without normalisation."),
+            ("score", lowered.score, "The score, where a call asks for the largest one."),
         ):
             if expr is not None:
                 yield self._function(comment, "F", f"{name}({element})", Level.ELEMENT, expr)
+        if lowered.weight is not None:
+            comment = "The weight, without normalisation."
+            yield self._product(comment, f"weight({element})", lowered.weight)
+        elif self._has_factor():
+            comment = "What multiplies a softmax's weight, after the sum of weights."
+            yield self._product(comment, f"factor({element})", lowered.factor)
         if not _is_true(lowered.mask):
             comment = "The whole mask."
             signature = f"keep({element})"
@@ -260,10 +291,26 @@ class _Emitter:
             comment, type_, signature, self._printer(level).result(expr), _line(expr)
         )
 
+    def _product(self, comment: str, signature: str, factor: Expr | None) -> FunctionText:
+        """Return a function whose value, where there is a dropout, is multiplied by it."""
+        dropout = self.plan.lowered.dropout
+        line = _line(factor or dropout or self.plan.lowered.mask)
+        parts = [] if factor is None else [self._printer(Level.ELEMENT).result(factor)]
+        if dropout is not None:
+            parts = [f"({part})" for part in parts]
+            parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
+        return FunctionText(comment, "F", signature, " * ".join(parts), line)
+
     def _tile(self) -> TileText:
         mask = self.plan.lowered.mask
-        printer = IntervalPrinter(self._printer(Level.REQUEST), self.terms)
-        return TileText(printer.text(mask), _line(mask))
+        return TileText(self._intervals().text(for_tiles(mask)), _line(mask))
+
+    def _ranges(self) -> TileText:
+        mask = self.plan.lowered.mask
+        return TileText(print_ranges(solve(mask, Direction.KEYS), self._intervals()), _line(mask))
+
+    def _intervals(self) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), self.terms)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -4,7 +4,7 @@ Maps a checked variant to a frozen `OpSchema`; the C++ binding, the fake impleme
 wrapper all follow it. The order:
 
     q, k, v, parameters | * | parameters, their tensors, scale, q_offset, kv_offset, kv_lens, seed,
-                              return_lse
+                              return_lse, return_max
 
 The run-time parameters keep their declared order. torch takes no required positional argument after
 one with a default, so from the first such on they are keyword-only. A default that torch's grammar
@@ -25,7 +25,7 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 1, 1  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 1, 2  # kApiVersion, kCallVersion
 
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
@@ -51,7 +51,9 @@ class Role(StrEnum):
     KV_OFFSET_TENSOR = "kv_offset_tensor"
     KV_LENS = "kv_lens"
     SEED = "seed"
+    SEED_TENSOR = "seed_tensor"
     RETURN_LSE = "return_lse"
+    RETURN_MAX = "return_max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class OpSchema:
 
     @property
     def forward(self) -> str:
-        """The schema of the forward."""
-        return f"{self.name}({self._list()}) -> (Tensor, Tensor)"
+        """The schema of the forward: out, lse, max; what was not asked for is empty."""
+        return f"{self.name}({self._list()}) -> (Tensor, Tensor, Tensor)"
 
     @property
     def tiles(self) -> str:
@@ -219,7 +221,7 @@ def _companion_names(variant: Variant, names: Mapping[str, str]) -> dict[str, st
     numbers = [p.name for p in runtime_params(variant) if isinstance(p, ScalarParam)]
     taken = set(names.values())
     companions: dict[str, str] = {}
-    for number in (*numbers, "scale", "q_offset", "kv_offset"):
+    for number in (*numbers, "scale", "q_offset", "kv_offset", "seed"):
         name = f"{number}_t"
         while name in taken:
             name += "_"
@@ -238,5 +240,7 @@ def _call_arguments(companions: Mapping[str, str]) -> tuple[Argument, ...]:
         Argument(companions["kv_offset"], "Tensor?", Role.KV_OFFSET_TENSOR, "None"),
         Argument("kv_lens", "Tensor?", Role.KV_LENS, "None"),
         Argument("seed", "SymInt?", Role.SEED, "None"),
+        Argument(companions["seed"], "Tensor?", Role.SEED_TENSOR, "None"),
         Argument("return_lse", "bool", Role.RETURN_LSE, "False"),
+        Argument("return_max", "bool", Role.RETURN_MAX, "False"),
     )

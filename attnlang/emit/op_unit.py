@@ -110,6 +110,7 @@ class OpContext:
     scalar_count: int
     tensor_count: int
     size_count: int
+    has_dropout: str
     built_in: BuiltInText | None
 
 
@@ -154,6 +155,7 @@ def op_context(
         scalar_count=len(scalars),
         tensor_count=len(tensors),
         size_count=len(variant.sizes),
+        has_dropout="true" if variant.weights.dropout is not None else "false",
         built_in=built_in,
     )
 

@@ -173,7 +173,7 @@ class TorchOp:
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
 
-    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
         arguments = self._trace(args, kwargs)
         q, v = arguments["q"], arguments.get("v", arguments["k"])
         assert isinstance(q, Tensor)
@@ -184,8 +184,11 @@ class TorchOp:
             out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
         else:
             out = q.new_empty((b, h, rows, dv))
-        lse_shape = (b, h, rows) if arguments.get("return_lse") else (0,)
-        return out, q.new_empty(lse_shape, dtype=torch.float32)
+        lse = q.new_empty(
+            (b, h, rows) if arguments.get("return_lse") else (0,), dtype=torch.float32
+        )
+        top = q.new_empty((b, h) if arguments.get("return_max") else (0,), dtype=torch.float32)
+        return out, lse, top
 
     def _fake_tiles(self, *args: object, **kwargs: object) -> Tensor:
         q = self._trace(args, kwargs)["q"]

@@ -25,6 +25,7 @@ from attnlang.reference import reference
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
+_SEED_END = 2**63 - 1
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -109,15 +110,16 @@ class Variant:
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
-        return_lse: Literal[False] = False, **params: ParamValue,
+        return_lse: Literal[False] = False, return_max: Literal[False] = False,
+        **params: ParamValue,
     ) -> Tensor: ...  # fmt: skip
     @overload
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
-        return_lse: Literal[True], **params: ParamValue,
-    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+        return_lse: bool = False, return_max: bool = False, **params: ParamValue,
+    ) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
     def __call__(
         self,
         q: Tensor,
@@ -130,14 +132,20 @@ class Variant:
         kv_lens: Tensor | None = None,
         seed: int | None = None,
         return_lse: bool = False,
+        return_max: bool = False,
         **params: ParamValue,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attend. Returns out [B, HQ, Q, DV] in q's dtype, and lse [B, HQ, Q] where asked.
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Attend. Returns out [B, HQ, Q, DV] in q's dtype, and in this order what was asked for.
 
         `scale` defaults to 1 / sqrt(D). `q_offset`, `kv_offset` (an int or int[B]) are the
         positions of row 0 and column 0; `q_offset` defaults to `kv_offset + KV - Q`. Columns from
-        `kv_lens[b]` (int[B]) on do not exist. `lse` is the natural log-sum-exp of the scores,
-        float32, -inf for a row that sees no column. Raises CallError for a wrong argument.
+        `kv_lens[b]` (int[B]) on do not exist. `seed` is dropout's, by default one draw from
+        torch's generator: `torch.manual_seed` makes a call repeatable.
+
+        `lse` [B, HQ, Q] is the natural log-sum-exp of the scores, float32, -inf for a row that sees
+        no column. The max [B, HQ] is the largest score, float32: softmax's argument, or `score`
+        where there is no softmax, over the elements that are not masked; -inf where there is none.
+        Raises CallError for a wrong argument.
         """
         values = check.name_params(self._params, args, params)
         if not torch.compiler.is_compiling():
@@ -150,10 +158,15 @@ class Variant:
         call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if return_lse:
             call["return_lse"] = True
+        if return_max:
+            call["return_max"] = True
         if seed is not None:
             call["seed"] = seed
-        out, lse = op(q, k, v, **call)
-        return (out, lse) if return_lse else out
+        elif self.ir.weights.dropout is not None:
+            call[self._companions["seed"]] = torch.randint(_SEED_END, (), device=q.device)
+        out, lse, largest = op(q, k, v, **call)
+        results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
+        return out if len(results) == 1 else results
 
     def tiles(
         self,
@@ -349,6 +362,7 @@ def _signature(ir: VariantIr) -> inspect.Signature:
         "kv_lens": None,
         "seed": None,
         "return_lse": False,
+        "return_max": False,
     }
     parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in own.items())
     parameters.sort(key=lambda p: p.kind)

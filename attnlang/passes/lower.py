@@ -51,11 +51,12 @@ def _simplify(state: Lowered, _: Build) -> Lowered:
 def _exponent(state: Lowered, _: Build) -> Lowered:
     variant, weights, scale = state.variant, state.variant.weights, state.variant.scale
     mask = lower_scale(variant.mask, scale)
+    factor = None if weights.factor is None else weight(weights.factor, scale)
+    state = replace(state, mask=mask, dropout=weights.dropout)
     if weights.softmax is None:
-        factor = weights.factor
-        return replace(state, mask=mask, weight=None if factor is None else weight(factor, scale))
+        return replace(state, weight=factor, score=lower_scale(variant.score, scale))
     sink = None if weights.sink is None else exponent(weights.sink, scale)
-    return replace(state, mask=mask, sink=sink, exponent=exponent(weights.softmax, scale))
+    return replace(state, sink=sink, factor=factor, exponent=exponent(weights.softmax, scale))
 
 
 def _split_mask(state: Lowered, _: Build) -> Lowered:
@@ -73,11 +74,15 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
         state,
         exponent=tidy(state.exponent),
         sink=tidy(state.sink),
+        factor=tidy(state.factor),
         weight=tidy(state.weight),
+        score=tidy(state.score),
+        dropout=tidy(state.dropout),
         mask=run.simplify(state.mask),
         column_mask=tidy(state.column_mask),
     )
-    count = count_element_operations((tidied.exponent, tidied.weight, tidied.mask))
+    inner = (tidied.exponent, tidied.factor, tidied.weight, tidied.mask)
+    count = count_element_operations(inner)
     report = (*state.report, *run.fired)
     return replace(tidied, report=report, operations=(state.operations[0], count))
 
@@ -125,19 +130,22 @@ def _naive(variant: Variant) -> Iterator[Expr]:
         span = weights.span
         argument = lower_scale(weights.softmax, scale)
         yield binary(BinaryOp.MUL, argument, const(LOG2E, span), span)
-    elif weights.factor is not None:
+    if weights.factor is not None:
         yield lower_scale(weights.factor, scale)
 
 
 def _written(variant: Variant) -> Lowered:
     """Return a variant as it stands: its expressions are those of the spec, in terms of `Raw`."""
     weights = variant.weights
-    plain: Expr | None = weights.factor if weights.softmax is None else None
+    plain = weights.softmax is None
     return Lowered(
         variant=variant,
         exponent=weights.softmax,
         sink=weights.sink,
-        weight=plain,
+        factor=None if plain else weights.factor,
+        weight=weights.factor if plain else None,
+        score=variant.score if plain else None,
+        dropout=weights.dropout,
         mask=variant.mask,
         column_mask=None,
         report=(),

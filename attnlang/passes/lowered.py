@@ -17,16 +17,21 @@ from attnlang.symbolic.simplify import Fired
 class Lowered:
     """A variant, ready to be planned.
 
-    `exponent` and `sink` are times log2(e), for `exp2`. `exponent` or `weight` is None, as the
-    variant has a softmax or not. `column_mask` is the conjunction of the mask's conjuncts that read
-    no row (None: there is none). `operations` counts those of one element: with everything computed
-    in the inner loop as it was written, and what is left there once the coarser terms are hoisted.
+    `exponent` and `sink` are times log2(e), for `exp2`; `factor` multiplies what `exp2` gives.
+    Without a softmax these are None, `weight` is there, and `score` for who asks for the largest.
+    `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of the
+    mask's conjuncts that read no row (None: there is none). `operations` counts those of one
+    element: with everything computed in the inner loop as it was written, and what is left there
+    once the coarser terms are hoisted.
     """
 
     variant: Variant
     exponent: Expr | None
     sink: Expr | None
+    factor: Expr | None
     weight: Expr | None
+    score: Expr | None
+    dropout: Expr | None
     mask: Expr
     column_mask: Expr | None
     report: tuple[Fired, ...]
@@ -43,7 +48,10 @@ class Lowered:
         named = (
             ("exponent", self.exponent),
             ("sink", self.sink),
+            ("factor", self.factor),
             ("weight", self.weight),
+            ("score", self.score),
+            ("dropout", self.dropout),
             ("mask", self.mask),
             ("column_mask", self.column_mask),
         )

@@ -66,10 +66,6 @@ def unsupported(lowered: Lowered) -> tuple[Diagnostic, ...]:
             refuse(expr, f"a transform of `{name}`")
     if not (isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC):
         refuse(variant.out, "an `out` expression")
-    if variant.weights.softmax is not None and variant.weights.factor is not None:
-        refuse(variant.weights.factor, "factors on softmax weights")
-    if variant.weights.dropout is not None:
-        refuse(variant.weights.dropout, "dropout")
     for _, root in lowered.roots:
         if (dot := _has_dot(root)) is not None:
             refuse(dot, "`dot` of two vectors")

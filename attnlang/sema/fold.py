@@ -90,7 +90,7 @@ def _call(function: ir.Function, x: Sequence[Number]) -> Number | None:
         case ir.Function.CLAMP:
             return min(max(x[0], x[1]), x[2])
         case ir.Function.BIT:
-            return 0 <= x[1] < 64 and bool(int(x[0]) >> int(x[1]) & 1)
+            return bool(int(x[0]) >> min(max(int(x[1]), 0), 63) & 1)
         case ir.Function.ABS:
             return abs(x[0])
         case ir.Function.SIGN:

@@ -93,6 +93,10 @@ def widened(low: Any, high: Any, nan: Any = False, margin: float = 0.0) -> Float
 
 def point(value: float) -> Floats:
     """Return the interval of one value, as float32 rounds it."""
+    with np.errstate(over="ignore"):
+        exact = float(np.float32(value)) == value
+    if exact:
+        return Floats(np.asarray(value), np.asarray(value), np.asarray(False))
     return widened(value, value, np.isnan(value))
 
 

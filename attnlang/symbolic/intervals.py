@@ -157,9 +157,7 @@ def cast(x: Value, kind: Kind) -> Value:
             low, high = (~x.false).astype(np.int64), x.true.astype(np.int64)
             return cast(Ints(low, high), kind)
         case (Ints(), Kind.FLOAT):
-            return floats.widened(
-                np.where(x.low <= -LIMIT, -np.inf, x.low), np.where(x.high >= LIMIT, np.inf, x.high)
-            )
+            return _to_float(x)
         case (Ints(), Kind.BOOL):
             return Bools((x.low != 0) | (x.high != 0), (x.low <= 0) & (x.high >= 0))
         case (Floats(), Kind.INT):
@@ -168,6 +166,15 @@ def cast(x: Value, kind: Kind) -> Value:
             zero = (x.low <= 0) & (x.high >= 0)
             return Bools((x.low != 0) | (x.high != 0) | x.nan, zero)
     return x
+
+
+def _to_float(x: Ints) -> Floats:
+    """Bound `float(x)`: exact up to 2 ** 24, in float32 too."""
+    wide = floats.widened(
+        np.where(x.low <= -LIMIT, -np.inf, x.low), np.where(x.high >= LIMIT, np.inf, x.high)
+    )
+    exact = (x.low >= -(2**24)) & (x.high <= 2**24)
+    return Floats(np.where(exact, x.low, wide.low), np.where(exact, x.high, wide.high), wide.nan)
 
 
 def _truncate(x: Floats) -> Ints:

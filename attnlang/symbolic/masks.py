@@ -23,6 +23,9 @@ from attnlang.ir.nodes import (
 from attnlang.symbolic.build import conjuncts
 from attnlang.symbolic.evaluate import Leaf, evaluate
 from attnlang.symbolic.mask_env import MaskEnv
+from attnlang.symbolic.range_sets import RangeSet
+from attnlang.symbolic.tile_form import for_tiles
+from attnlang.symbolic.tile_ranges import tile_ranges
 from attnlang.symbolic.tiles import TileEvaluator
 from attnlang.symbolic.variability import variability
 from attnlang.symbolic.verdicts import EMPTY, FULL, UNKNOWN, Bools
@@ -35,7 +38,8 @@ __all__ = ["EMPTY", "FULL", "UNKNOWN", "MaskEnv", "brute_force", "split_mask", "
 def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt.NDArray[np.int8]:
     """Return a verdict for each tile, [ceil(Q / q_tile), ceil(KV / kv_tile)].
 
-    Three-valued interval evaluation: nothing of the size Q x KV is built.
+    Three-valued interval evaluation, and the ranges of the closed form: nothing of the size
+    Q x KV is built.
     """
     first_row = np.arange(0, env.q_len, q_tile).reshape(-1, 1)
     first_column = np.arange(0, env.kv_len, kv_tile).reshape(1, -1)
@@ -44,9 +48,31 @@ def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt
     shape = (first_row.size, first_column.size)
     if 0 in shape:
         return np.empty(shape, np.int8)
-    value = TileEvaluator(env, rows, columns).value(mask)
+    value = TileEvaluator(env, rows, columns).value(for_tiles(mask))
     assert isinstance(value, Bools)
-    return np.broadcast_to(value.verdict, shape).copy()
+    verdicts = np.broadcast_to(value.verdict, shape).copy()
+    edges = np.append(first_column.reshape(-1), env.kv_len)
+    for line, coverage in zip(verdicts, tile_ranges(mask, env, tile=q_tile), strict=True):
+        line[~_touched(coverage.may, edges)] = EMPTY
+        line[_filled(coverage.must, edges)] = FULL
+    return verdicts
+
+
+def _touched(ranges: RangeSet, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return the tiles that hold a column of the ranges."""
+    found = np.zeros(edges.size - 1, np.bool_)
+    for begin, end in ranges:
+        found[np.searchsorted(edges, begin, "right") - 1 : np.searchsorted(edges, end)] = True
+    return found
+
+
+def _filled(ranges: RangeSet, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return the tiles whose columns all lie in one range."""
+    found = np.zeros(edges.size - 1, np.bool_)
+    for begin, end in ranges:
+        first, last = np.searchsorted(edges, begin), np.searchsorted(edges, end, "right") - 1
+        found[first:last] = True
+    return found
 
 
 def split_mask(mask: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:

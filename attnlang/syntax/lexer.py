@@ -23,6 +23,7 @@ _INT = re.compile(r"[0-9]+(?:_[0-9]+)*")
 _FLOAT = re.compile(r"(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 _BYTE_ORDER_MARK = "\ufeff"
+_DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,12 @@ class Tokens:
 def tokenize(source: Source, matches: Iterable[RawToken]) -> Tokens:
     """Return the sound tokens of a source's terminals."""
     lexer = _Lexer(source)
+    at = 0
     for match in matches:
+        lexer.comments(at, match.start)
         lexer.take(match)
+        at = match.start + len(match.text)
+    lexer.comments(at, len(source.text))
     return Tokens(tuple(lexer.tokens), tuple(lexer.diagnostics))
 
 
@@ -46,6 +51,12 @@ class _Lexer:
     source: Source
     tokens: list[Token] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def comments(self, start: int, end: int) -> None:
+        """Look for what makes the comments between two tokens show code that is not there."""
+        if (match := _DIRECTION.search(self.source.text, start, end)) is not None:
+            span = Span(self.source, match.start(), match.end())
+            self._report(d.OddCharacter(match[0], "a comment", span=span))
 
     def take(self, raw: RawToken) -> None:
         match raw.type:

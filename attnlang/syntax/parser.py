@@ -36,12 +36,14 @@ from attnlang.syntax.tokens import END, ITEM_STARTS, KINDS, RawToken, Token
 class ParseResult:
     """The items without a syntax error, and what is wrong with the others.
 
-    `broken` are the names that those others would have defined, as far as they could be read.
+    `broken` are the names that those others would have defined, as far as they could be read;
+    `tokens` are those of the whole file.
     """
 
     file: ast.File
     diagnostics: tuple[Diagnostic, ...]
     broken: frozenset[str] = frozenset()
+    tokens: tuple[Token, ...] = ()
 
 
 def parse(source: Source) -> ParseResult:
@@ -68,7 +70,8 @@ def parse(source: Source) -> ParseResult:
         diagnostics.extend(error_in)
         if not found:
             broken.update(_named(chunk.tokens))
-    return ParseResult(_file(source, items), _in_order(diagnostics), frozenset(broken))
+    file = _file(source, items)
+    return ParseResult(file, _in_order(diagnostics), frozenset(broken), lexed.tokens)
 
 
 @dataclass(frozen=True, slots=True)

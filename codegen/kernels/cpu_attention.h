@@ -29,6 +29,7 @@ int run(const Call& call, char* error) {
   error[0] = '\0';
   if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
   const Problem<Element> problem(call);
+  problem.start_max();
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
   try {
     const typename Variant::Params params = Variant::params(call);
@@ -63,13 +64,13 @@ int count_tiles(const Call& call, TileCounts* counts, char* error) {
           return tile_verdict<Variant>(request, q0, q1, k0, k1);
         };
         int64_t visited = 0;
-        divide_tiles(0, problem.kv_len(b), kKeyTile, verdict_of,
-                     [&](int64_t k0, int64_t k1, Verdict v) {
-                       if (is_empty(v)) return;
-                       const int64_t tiles = (k1 - k0 + kKeyTile - 1) / kKeyTile;
-                       (is_full(v) ? counts->full : counts->partial) += tiles;
-                       visited += tiles;
-                     });
+        const auto count = [&](int64_t k0, int64_t k1, Verdict v) {
+          const int64_t tiles = (k1 - k0 + kKeyTile - 1) / kKeyTile;
+          (is_full(v) ? counts->full : counts->partial) += tiles;
+          visited += tiles;
+        };
+        cover_tiles(tile_coverage<Variant>(request, q0, q1), 0, problem.kv_len(b), kKeyTile,
+                    verdict_of, count);
         counts->empty += key_tiles - visited;
       }
     }

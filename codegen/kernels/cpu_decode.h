@@ -25,11 +25,13 @@ struct DecodeState {
   alignas(64) float acc[kDecodeRows * padded(kDV)];
   float max[kDecodeRows];
   float sum[kDecodeRows];
+  float weighted[kDecodeRows];  // sums with factors, where `kWeighted`
 
   void clear(int rows) {
     std::fill_n(acc, rows * padded(kDV), 0.0f);
     std::fill_n(max, kDecodeRows, -kInfinity);
     std::fill_n(sum, kDecodeRows, 0.0f);
+    std::fill_n(weighted, kDecodeRows, 0.0f);
   }
 };
 
@@ -44,6 +46,7 @@ class Decode {
     State state;
     alignas(64) float queries[kDecodeRows * padded(kD)];
     alignas(64) float scores[kDecodeRows * kDecodeKeys];
+    alignas(64) float factors[Variant::kFactor ? kDecodeKeys : 1];  // of a row's weights
     alignas(64) int32_t hidden[kDecodeRows * kDecodeKeys];
     Element k[kDecodeKeys * kD];
     Element v[kDecodeKeys * kDV];
@@ -90,8 +93,12 @@ class Decode {
       }
       return all;
     };
+    Coverage coverage = row_coverage(item, *requests[0], 0);
+    for (int r = 1; r < item.rows; ++r) {
+      coverage = join(coverage, row_coverage(item, *requests[r], r));
+    }
     k1 = std::min(k1, problem_.kv_len(item.b));
-    visit_tiles(k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
+    visit_tiles(coverage, k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
       if (masked) run_block<true>(item, requests, kv, k, n, scratch, state);
       else run_block<false>(item, requests, kv, k, n, scratch, state);
     });
@@ -106,8 +113,13 @@ class Decode {
         a = scale(state.max[r], top);
         b = scale(later.max[r], top);
         state.max[r] = top;
+      } else {
+        state.max[r] = max(state.max[r], later.max[r]);
       }
       state.sum[r] = state.sum[r] * a + later.sum[r] * b;
+      if constexpr (kWeighted<Variant>) {
+        state.weighted[r] = state.weighted[r] * a + later.weighted[r] * b;
+      }
       for (int e = r * padded(kDV); e < (r + 1) * padded(kDV); e += kLanes) {
         store(state.acc + e, load_f(state.acc + e) * a + load_f(later.acc + e) * b);
       }
@@ -127,6 +139,7 @@ class Decode {
       float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
       float* out = problem_.lse(item.b, h, i);
       if (out != nullptr) *out = lse;
+      if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(state, r));
     }
   }
 
@@ -142,6 +155,10 @@ class Decode {
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {
     return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
+  }
+  Coverage row_coverage(const Item& item, const Request& request, int r) const {
+    const int64_t i = query(item, r);
+    return tile_coverage<Variant>(request, i, i + 1);
   }
   Verdict row_verdict(const Item& item, const Request& request, int r, int64_t k0,
                       int64_t k1) const {
@@ -238,6 +255,9 @@ class Decode {
                  Scratch& scratch, State& state) const {
     constexpr float kMaskedScore = Variant::kSoftmax ? -kInfinity : 0.0f;
     const typename Variant::Row row = this->row(item, request, r);
+    if constexpr (!Variant::kSoftmax) {
+      if (problem_.wants_max()) scan_row<kMasked>(request, row, r, k0, n, scratch, state);
+    }
     float* scores = scratch.scores + r * kDecodeKeys;
     F top = splat_f(-kInfinity), sum{};
     for (int j = 0; j < n; j += kLanes) {
@@ -254,10 +274,15 @@ class Decode {
         cpu::store(scratch.hidden + r * kDecodeKeys + j, ~Variant::column_keep(request, column));
       }
       store(scores + j, score);
+      if constexpr (Variant::kFactor) {
+        // 0 beside a weight of 0, whatever the factor is there.
+        const F factor = Variant::factor(request, row, column, dot);
+        store(scratch.factors + j, select(score == -kInfinity, F{}, factor));
+      }
       top = max_or_second(score, top);
       sum += score;
     }
-    if constexpr (Variant::kSoftmax) sum = exponentiate(r, n, top, scores, state);
+    if constexpr (Variant::kSoftmax) sum = exponentiate(r, n, top, scores, scratch.factors, state);
     state.sum[r] += cpu::sum(sum);
     for (int j = padded(n); j < kDecodeKeys; ++j) {
       scores[j] = 0.0f;
@@ -265,8 +290,10 @@ class Decode {
     }
   }
 
-  // Scores to weights relative to the new maximum, to which the row's sums are brought.
-  static F exponentiate(int r, int n, F top, float* scores, State& state) {
+  // Scores to weights relative to the new maximum, to which the row's sums are brought; factors
+  // come after the softmax's own sum, which is returned.
+  static F exponentiate(int r, int n, F top, float* scores, [[maybe_unused]] const float* factors,
+                        State& state) {
     const float old = state.max[r], maximum = std::max(old, largest(top));
     const F base = splat_f(finite_reference(maximum));
     if (maximum != old) {
@@ -274,15 +301,53 @@ class Decode {
       float* acc = state.acc + r * padded(kDV);
       for (int e = 0; e < padded(kDV); e += kLanes) store(acc + e, load_f(acc + e) * factor);
       state.sum[r] *= factor;
+      if constexpr (kWeighted<Variant>) state.weighted[r] *= factor;
       state.max[r] = maximum;
     }
     F sum{};
+    [[maybe_unused]] F weighted{};
     for (int j = 0; j < n; j += kLanes) {
       const F weight = exp2_below_one(load_f(scores + j) - base);
-      store(scores + j, weight);
       sum += weight;
+      if constexpr (Variant::kFactor) {
+        const F final = weight * load_f(factors + j);
+        store(scores + j, final);
+        if constexpr (kWeighted<Variant>) weighted += final;
+      } else {
+        store(scores + j, weight);
+      }
     }
+    if constexpr (kWeighted<Variant>) state.weighted[r] += cpu::sum(weighted);
     return sum;
+  }
+
+  // Without softmax, where the call asks for it: a row's dots to its largest score.
+  template <bool kMasked>
+  static void scan_row(const Request& request, const typename Variant::Row& row, int r, int64_t k0,
+                       int n, const Scratch& scratch, State& state) {
+    F top = splat_f(-kInfinity);
+    for (int j = 0; j < n; j += kLanes) {
+      const I columns = splat_i(static_cast<int32_t>(k0) + j) + iota_i();
+      const typename Variant::Column column = Variant::column(request, columns);
+      const F dot = load_f(scratch.scores + r * kDecodeKeys + j);
+      M keep = iota_i() + j < n;
+      if constexpr (kMasked && Variant::kMask) keep &= Variant::keep(request, row, column, dot);
+      top = max(top, select(keep, Variant::score(request, row, column, dot), splat_f(-kInfinity)));
+    }
+    for (int i = 0; i < kLanes; ++i) state.max[r] = max(state.max[r], top[i]);
+  }
+
+  // Base e; NaN for a row that has one.
+  static float largest_score(const State& state, int r) {
+    const float top = state.max[r], sum = state.sum[r];
+    if constexpr (!Variant::kSoftmax) return top;
+    // NaN is in the sums, the running maxima pass over it.
+    return sum != sum && top < kInfinity ? sum : kLn2 * top;
+  }
+
+  // The sum of the final weights; `factor` is what acc is multiplied by.
+  static float row_sum(const State& state, int r, float factor) {
+    return (kWeighted<Variant> ? state.weighted[r] : state.sum[r]) * factor;
   }
 
   // What acc is multiplied by; 0 for an empty row. The lse knows no sink.

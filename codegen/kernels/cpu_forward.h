@@ -2,8 +2,8 @@
 //
 // A work item is (request, head, query tile, part of the keys). It yields a state: under softmax
 // the unnormalised sums, the row maxima (base 2) and the sums of weights relative to them;
-// otherwise plain sums. `merge` joins states of later keys into earlier ones, `finish` writes rows
-// out.
+// otherwise plain sums (and the largest score, where the call asks for it). `merge` joins states of
+// later keys into earlier ones, `finish` writes rows out.
 #pragma once
 
 #include <algorithm>
@@ -23,11 +23,13 @@ struct ForwardState {
   alignas(64) float acc[kDV * kQueryTile];
   alignas(64) float max[kQueryTile];
   alignas(64) float sum[kQueryTile];
+  alignas(64) float weighted[kQueryTile];  // sums with factors, where `kWeighted`
 
   void clear(int panels) {
     std::fill_n(acc, panels * kDV * kPanel, 0.0f);
     std::fill_n(max, kQueryTile, -kInfinity);
     std::fill_n(sum, kQueryTile, 0.0f);
+    std::fill_n(weighted, kQueryTile, 0.0f);
   }
 };
 
@@ -55,6 +57,7 @@ class Forward {
     State state;
     alignas(64) float scores[kPanels * kScoreRows * kPanel];
     alignas(64) float factor[kQueryTile];
+    alignas(64) float factors[Variant::kFactor ? kKeyTile * kPanel : 1];  // of a panel's weights
     alignas(64) int32_t hidden[kKeyTile];
     typename Variant::ColumnTile columns;
     typename Variant::Row rows[kQueryTile / kLanes];
@@ -85,12 +88,8 @@ class Forward {
   // Key tiles with something to do, for scheduling.
   int64_t cost(const Item& item) const {
     const Request request = problem_.template request<Variant>(params_, item.b, item.h);
-    int64_t tiles = 0;
-    divide_tiles(0, problem_.kv_len(item.b), kKeyTile, verdicts(request, item),
-                 [&](int64_t a, int64_t b, Verdict v) {
-                   if (!is_empty(v)) tiles += (b - a + kKeyTile - 1) / kKeyTile;
-                 });
-    return tiles;
+    return tile_cost(coverage(request, item), problem_.kv_len(item.b), kKeyTile,
+                     verdicts(request, item));
   }
 
   // The state of an item over keys [k0, k1), k0 a multiple of kKeyTile.
@@ -104,10 +103,11 @@ class Forward {
     load_rows(request, item, scratch);
     state.clear(panels);
     k1 = std::min(k1, problem_.kv_len(item.b));
-    visit_tiles(k0, k1, kKeyTile, verdicts(request, item), [&](int64_t k, int n, bool masked) {
+    const auto run_each = [&](int64_t k, int n, bool masked) {
       if (masked) run_tile<true>(request, kv, k, n, panels, scratch, state);
       else run_tile<false>(request, kv, k, n, panels, scratch, state);
-    });
+    };
+    visit_tiles(coverage(request, item), k0, k1, kKeyTile, verdicts(request, item), run_each);
   }
 
   // Joins the state of later keys into that of earlier ones.
@@ -121,8 +121,13 @@ class Forward {
         a = exp2_below_one(left - base);
         b = exp2_below_one(right - base);
         store(state.max + m, top);
+      } else {
+        store(state.max + m, max(load_f(state.max + m), load_f(later.max + m)));
       }
       store(state.sum + m, load_f(state.sum + m) * a + load_f(later.sum + m) * b);
+      if constexpr (kWeighted<Variant>) {
+        store(state.weighted + m, load_f(state.weighted + m) * a + load_f(later.weighted + m) * b);
+      }
       for (int e = 0; e < kDV; ++e) {
         const int64_t at = place(m, e);
         store(state.acc + at, load_f(state.acc + at) * a + load_f(later.acc + at) * b);
@@ -146,6 +151,7 @@ class Forward {
       }
     }
     write(item, state, lse);
+    if (problem_.wants_max()) raise_max(item, state);
   }
 
  private:
@@ -157,6 +163,9 @@ class Forward {
   // What weights are taken relative to: 0 for a row that has seen nothing but -inf.
   static F finite_reference(F top) { return top == -kInfinity ? F{} : top; }
 
+  static Coverage coverage(const Request& request, const Item& item) {
+    return tile_coverage<Variant>(request, item.q0, item.q0 + item.rows);
+  }
   static auto verdicts(const Request& request, const Item& item) {
     return [&request, q0 = item.q0, q1 = item.q0 + item.rows](int64_t k0, int64_t k1) {
       return tile_verdict<Variant>(request, q0, q1, k0, k1);
@@ -171,8 +180,8 @@ class Forward {
   }
 
   template <bool kMasked>
-  static void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n,
-                       int panels, Scratch& scratch, State& state) {
+  void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n, int panels,
+                Scratch& scratch, State& state) const {
     load_columns<kMasked>(request, k0, n, scratch);
     scratch.tile.load_keys(kv, k0, n);
     for (int panel = 0; panel < panels; ++panel) {
@@ -182,6 +191,7 @@ class Forward {
         score_panel<kMasked>(request, panel, n, scores, scratch, state);
         weigh_panel(panel, n, scores, scratch, state);
       } else {
+        if (problem_.wants_max()) scan_panel<kMasked>(request, panel, n, scores, scratch, state);
         weight_panel<kMasked>(request, panel, n, scores, scratch, state);
       }
     }
@@ -222,6 +232,12 @@ class Forward {
           score = select(Variant::keep(request, rows[v], column, dot), score, splat_f(-kInfinity));
         }
         store(at, score);
+        if constexpr (Variant::kFactor) {
+          // 0 beside a weight of 0, whatever the factor is there.
+          const F factor = Variant::factor(request, rows[v], column, dot);
+          store(scratch.factors + j * kPanel + v * kLanes,
+                select(score == -kInfinity, F{}, factor));
+        }
         top[v] = max_or_second(score, top[v]);  // NaN reaches its row through the weight
       }
     }
@@ -233,25 +249,38 @@ class Forward {
     }
   }
 
-  // Scores to weights, and their sums.
+  // Scores to weights, and their sums; factors come after the softmax's own sum.
   static void weigh_panel(int panel, int n, float* scores, Scratch& scratch, State& state) {
     F base[kPanelVectors], sum[kPanelVectors];
+    [[maybe_unused]] F weighted[kPanelVectors];
     for (int v = 0; v < kPanelVectors; ++v) {
       const int m = panel * kPanel + v * kLanes;
       base[v] = finite_reference(load_f(state.max + m));
       sum[v] = load_f(state.sum + m) * load_f(scratch.factor + m);
+      if constexpr (kWeighted<Variant>) {
+        weighted[v] = load_f(state.weighted + m) * load_f(scratch.factor + m);
+      }
     }
     for (int j = 0; j < n; ++j) {
 #pragma GCC unroll 8
       for (int v = 0; v < kPanelVectors; ++v) {
         float* at = scores + j * kPanel + v * kLanes;
         const F weight = exp2_below_one(load_f(at) - base[v]);
-        store(at, weight);
         sum[v] += weight;
+        if constexpr (Variant::kFactor) {
+          const F final = weight * load_f(scratch.factors + j * kPanel + v * kLanes);
+          store(at, final);
+          if constexpr (kWeighted<Variant>) weighted[v] += final;
+        } else {
+          store(at, weight);
+        }
       }
     }
     for (int v = 0; v < kPanelVectors; ++v) {
       store(state.sum + panel * kPanel + v * kLanes, sum[v]);
+      if constexpr (kWeighted<Variant>) {
+        store(state.weighted + panel * kPanel + v * kLanes, weighted[v]);
+      }
     }
   }
 
@@ -275,6 +304,47 @@ class Forward {
         store(sums + v * kLanes, load_f(sums + v * kLanes) + weight);
       }
     }
+  }
+
+  // Without softmax, where the call asks for it: dots to the largest scores.
+  template <bool kMasked>
+  static void scan_panel(const Request& request, int panel, int n, const float* dots,
+                         Scratch& scratch, State& state) {
+    for (int j = 0; j < n; ++j) {
+      const typename Variant::Column column = Variant::broadcast(scratch.columns, j);
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const typename Variant::Row& row = scratch.rows[panel * kPanelVectors + v];
+        const F dot = load_f(dots + j * kPanel + v * kLanes);
+        F score = Variant::score(request, row, column, dot);
+        if constexpr (kMasked && Variant::kMask) {
+          score = select(Variant::keep(request, row, column, dot), score, splat_f(-kInfinity));
+        }
+        float* top = state.max + panel * kPanel + v * kLanes;
+        store(top, max(load_f(top), score));
+      }
+    }
+  }
+
+  // The largest scores of rows m .. m + kLanes - 1, base e; NaN for a row that has one.
+  static F largest_scores(const State& state, int m) {
+    const F top = load_f(state.max + m);
+    if constexpr (!Variant::kSoftmax) return top;
+    const F sum = load_f(state.sum + m);  // NaN is in the sums, the running maxima pass over it
+    return select((sum != sum) & (top < kInfinity), sum, kLn2 * top);
+  }
+
+  void raise_max(const Item& item, const State& state) const {
+    float top = -kInfinity;
+    for (int m = 0; m < item.rows; m += kLanes) {
+      const F scores = largest_scores(state, m);
+      for (int i = 0; i < std::min(kLanes, item.rows - m); ++i) top = max(top, scores[i]);
+    }
+    problem_.raise_max(item.b, item.h, top);
+  }
+
+  // The sums of the final weights; `factor` is what acc is multiplied by.
+  static F row_sum(const State& state, int m, F factor) {
+    return load_f((kWeighted<Variant> ? state.weighted : state.sum) + m) * factor;
   }
 
   // What acc is multiplied by; 0 for an empty row. The lse knows no sink.

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cinttypes>
 #include <cstdarg>
 #include <cstdio>
+#include <limits>
 
 #include "attnlang/host/call.h"
 #include "attnlang/host/tensor_view.h"
@@ -73,6 +75,27 @@ struct Problem {
            i * lse.stride[2];
   }
 
+  bool wants_max() const { return call.max.data != nullptr; }
+  float& max(int64_t b, int64_t h) const {
+    const Tensor& max = call.max;
+    return static_cast<float*>(max.data)[b * max.stride[0] + h * max.stride[1]];
+  }
+  void start_max() const {
+    if (!wants_max()) return;
+    for (int64_t b = 0; b < batch; ++b) {
+      for (int64_t h = 0; h < heads; ++h) max(b, h) = -std::numeric_limits<float>::infinity();
+    }
+  }
+  // Whatever the order of the items, the result is the same; NaN stays.
+  void raise_max(int64_t b, int64_t h, float score) const {
+    const std::atomic_ref<float> max(this->max(b, h));
+    score += 0.0f;  // one zero, not two
+    float seen = max.load(std::memory_order_relaxed);
+    while ((score > seen || score != score) && seen == seen &&
+           !max.compare_exchange_weak(seen, score, std::memory_order_relaxed)) {
+    }
+  }
+
   template <class Variant>
   typename Variant::Request request(const typename Variant::Params& params, int64_t b,
                                     int64_t h) const {
@@ -136,6 +159,11 @@ template <class Element, int kD, int kDV>
   if (call.lse.data != nullptr && (call.lse.rank != 3 || call.lse.dtype != DType::f32 ||
                                    !detail::same_shape(call.lse, batch, heads, queries))) {
     return fail(error, "lse is not float32 [B, HQ, Q]");
+  }
+  const Tensor& max = call.max;
+  if (max.data != nullptr &&
+      (max.rank != 2 || max.dtype != DType::f32 || max.size[0] != batch || max.size[1] != heads)) {
+    return fail(error, "max is not float32 [B, HQ]");
   }
   if (queries > kPositionLimit || keys > kPositionLimit) {
     return fail(error, "lengths above 2^30: %" PRId64 " queries, %" PRId64 " keys", queries, keys);

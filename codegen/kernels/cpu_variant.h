@@ -7,8 +7,10 @@
 #include "attnlang/cpu/gather.h"
 #include "attnlang/cpu/integer_math.h"
 #include "attnlang/cpu/math.h"
+#include "attnlang/cpu/philox.h"
 #include "attnlang/cpu/simd.h"
 #include "attnlang/host/call.h"
+#include "attnlang/host/coverage.h"
 #include "attnlang/host/float_interval.h"
 #include "attnlang/host/interval_load.h"
 
@@ -20,6 +22,8 @@ concept HasFlags = requires {
   { V::kMask } -> std::convertible_to<bool>;
   { V::kColumnMask } -> std::convertible_to<bool>;
   { V::kSink } -> std::convertible_to<bool>;
+  { V::kFactor } -> std::convertible_to<bool>;
+  { V::kRowSum } -> std::convertible_to<bool>;
 };
 
 template <class V>
@@ -42,11 +46,10 @@ concept HasColumn = requires(const typename V::Request& r, I columns, typename V
 };
 
 template <class V>
-concept HasScore =
-    !V::kSoftmax || requires(const typename V::Request& r, const typename V::Row& row,
-                             const typename V::Column& column, F dot) {
-      { V::score(r, row, column, dot) } -> std::same_as<F>;
-    };
+concept HasScore = requires(const typename V::Request& r, const typename V::Row& row,
+                            const typename V::Column& column, F dot) {
+  { V::score(r, row, column, dot) } -> std::same_as<F>;
+};
 
 template <class V>
 concept HasWeight =
@@ -56,10 +59,18 @@ concept HasWeight =
     };
 
 template <class V>
+concept HasFactor =
+    !V::kFactor || requires(const typename V::Request& r, const typename V::Row& row,
+                            const typename V::Column& column, F dot) {
+      { V::factor(r, row, column, dot) } -> std::same_as<F>;
+    };
+
+template <class V>
 concept HasMask = !V::kMask || requires(const typename V::Request& r, const typename V::Row& row,
                                         const typename V::Column& column, F dot, int64_t i) {
   { V::keep(r, row, column, dot) } -> std::same_as<M>;
   { V::tile(r, i, i, i, i) } -> std::same_as<Verdict>;
+  { V::ranges(r, i, i) } -> std::same_as<Coverage>;
 };
 
 template <class V>
@@ -75,18 +86,33 @@ concept HasSink = !V::kSink || requires(const typename V::Request& r, const type
 
 template <class V>
 constexpr bool check_variant() {
-  static_assert(HasFlags<V>, "a Variant says kSoftmax, kMask, kColumnMask and kSink");
+  static_assert(HasFlags<V>,
+                "a Variant says kSoftmax, kMask, kColumnMask, kSink, kFactor and kRowSum");
   static_assert(HasRequest<V>, "a Variant has params(Call) and request(Params, b, h, ...)");
   static_assert(HasRow<V>, "a Variant has row(Request, I) -> Row");
   static_assert(HasColumn<V>, "a Variant has column(Request, I), store and broadcast of a tile");
-  static_assert(HasScore<V>, "a Variant with kSoftmax has score -> F");
+  static_assert(HasScore<V>, "a Variant has score -> F");
   static_assert(HasWeight<V>, "a Variant without kSoftmax has weight -> F");
-  static_assert(HasMask<V>, "a Variant with kMask has keep -> M and tile -> Verdict");
+  static_assert(HasFactor<V>, "a Variant with kFactor has factor -> F");
+  static_assert(HasMask<V>,
+                "a Variant with kMask has keep -> M, tile -> Verdict, ranges -> Coverage");
   static_assert(HasColumnMask<V>, "a Variant with kColumnMask has column_keep -> M");
   static_assert(HasSink<V>, "a Variant with kSink has sink(Request, Row) -> F");
   static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");
   static_assert(!V::kSink || V::kSoftmax, "a sink belongs to a softmax");
+  static_assert(!V::kFactor || V::kSoftmax, "weights without a softmax are one expression");
   return true;
+}
+
+// Whether the sum of the final weights is read, and another one than the softmax's.
+template <class V>
+constexpr bool kWeighted = V::kFactor && V::kRowSum;
+
+// The columns of a block of rows, as far as the closed form tells; without a mask all of them.
+template <class V>
+Coverage tile_coverage(const typename V::Request& request, int64_t q0, int64_t q1) {
+  if constexpr (V::kMask) return V::ranges(request, q0, q1);
+  else return Coverage::all();
 }
 
 // The verdict of a range of tiles; without a mask everything is kept.

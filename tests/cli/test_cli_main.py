@@ -4,13 +4,17 @@ import pytest
 
 from attnlang.cli import check, main
 
-COMMANDS = ["check", "show", "explain", "run", "verify", "help", "doctor", "cache"]
+COMMANDS = ["check", "fmt", "show", "explain", "run", "verify", "build", "help", "doctor", "cache"]
 
 
 def test_help_lists_the_commands(cli):
     done = cli("--help")
     assert done.code == 0
-    names = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
+    names = [
+        line.split()[0]
+        for line in done.out.splitlines()
+        if line[:4].isspace() and line[4:5].strip()
+    ]
     assert names == COMMANDS
     assert "\x1b" not in done.out
 

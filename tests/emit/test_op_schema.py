@@ -8,7 +8,7 @@ from attnlang.ir.nodes import Kind, Slice, Vector, VectorName
 CALL = (
     "float? scale=None, Tensor? scale_t=None, SymInt? q_offset=None, Tensor? q_offset_t=None, "
     "SymInt kv_offset=0, Tensor? kv_offset_t=None, Tensor? kv_lens=None, SymInt? seed=None, "
-    "bool return_lse=False"
+    "Tensor? seed_t=None, bool return_lse=False, bool return_max=False"
 )
 
 
@@ -16,7 +16,7 @@ def parameters(*params) -> str:
     """The part of the schema that the parameters make."""
     text = make_schema(variant(*params), "x").forward
     assert text.startswith("x(Tensor q, Tensor k, Tensor v, ")
-    assert text.endswith(f"{CALL}) -> (Tensor, Tensor)")
+    assert text.endswith(f"{CALL}) -> (Tensor, Tensor, Tensor)")
     return text.removeprefix("x(Tensor q, Tensor k, Tensor v, ").partition(CALL)[0]
 
 

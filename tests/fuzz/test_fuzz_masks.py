@@ -54,6 +54,19 @@ extern "C" void judge_@(const Call* call, const int64_t* at, const int64_t* box,
   for (int i = 0; i < n; ++i, box += 4)
     out[i] = static_cast<int>(m@::Variant::tile(r, box[0], box[1], box[2], box[3]));
 }
+extern "C" void cover_@(const Call* call, const int64_t* at, const int64_t* box, int n, int* out) {
+  const auto p = m@::Variant::params(*call);
+  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6]);
+  for (int i = 0; i < n; ++i, box += 4) {
+    const Coverage found = m@::Variant::ranges(r, box[0], box[1]);
+    for (int64_t k = 0; k < at[4]; ++k) {
+      bool may = false, must = false;
+      for (const Range& x : found.may) may |= x.begin <= k && k < x.end;
+      for (const Range& x : found.must) must |= x.begin <= k && k < x.end;
+      out[i * at[4] + k] = must ? 1 : may ? 2 : 0;
+    }
+  }
+}
 """
 _KEEP = """
 template <class V>
@@ -160,18 +173,35 @@ def _check(library: ctypes.CDLL, i: int, mask: Mask, call: Call, rng: np.random.
             )
             np.testing.assert_array_equal(kept, -wanted.astype(np.int32))
         if kv_len:
-            judged += _check_boxes(getattr(library, f"judge_{i}"), c, at, wanted, rng)
+            boxes = _boxes(wanted, rng)
+            judged += _check_boxes(getattr(library, f"judge_{i}"), c, at, wanted, boxes)
+            _check_ranges(getattr(library, f"cover_{i}"), c, at, wanted, boxes)
     return judged
 
 
-def _check_boxes(judge, c: CpuCall, at, wanted: np.ndarray, rng: np.random.Generator) -> int:
-    """A box judged full or empty is; return how many were."""
+def _boxes(wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows, columns = wanted.shape
     box = np.empty((BOXES, 4), np.int64)
     for n, extent in ((0, rows), (2, columns)):
         start = rng.integers(0, extent, BOXES)
         length = (extent - start) ** rng.uniform(0, 1, BOXES)
         box[:, n], box[:, n + 1] = start, start + np.maximum(1, length.astype(np.int64))
+    return box
+
+
+def _check_ranges(cover, c: CpuCall, at, wanted: np.ndarray, box: np.ndarray) -> None:
+    """Outside the ranges of a block of rows nothing is kept, inside the others everything."""
+    out = np.empty((BOXES, wanted.shape[1]), np.int32)
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (box, out)]
+    cover(ctypes.byref(c.c), at, pointers[0], BOXES, pointers[1])
+    for (q0, q1, _, _), line in zip(box.tolist(), out, strict=True):
+        block = wanted[q0:q1]
+        assert not (block.any(axis=0) & (line == EMPTY)).any(), f"rows [{q0}, {q1}): too few"
+        assert not (~block.all(axis=0) & (line == FULL)).any(), f"rows [{q0}, {q1}): too many"
+
+
+def _check_boxes(judge, c: CpuCall, at, wanted: np.ndarray, box: np.ndarray) -> int:
+    """A box judged full or empty is; return how many were."""
     out = np.empty(BOXES, np.int32)
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (box, out)]
     judge(ctypes.byref(c.c), at, pointers[0], BOXES, pointers[1])

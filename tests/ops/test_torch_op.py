@@ -112,28 +112,28 @@ def close(actual, expected):
 
 
 def test_defaults(op, call):
-    out, lse = op.overload(*call.qkv, table=call.table)
+    out, lse, _ = op.overload(*call.qkv, table=call.table)
     close(out, call.expected())
     assert lse.shape == (0,)
     assert lse.dtype == torch.float32
 
 
 def test_numbers(op, call):
-    out, _ = op.overload(*call.qkv, 1.5, table=call.table, n=-4, flag=False, scale=0.25)
+    out, *_ = op.overload(*call.qkv, 1.5, table=call.table, n=-4, flag=False, scale=0.25)
     close(out, call.expected(0.25, 1.5, -4, False))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_floats_as_tensors(op, call, dtype):
     tensors = {"cap_t": torch.tensor(1.5, dtype=dtype), "scale_t": torch.tensor(0.25, dtype=dtype)}
-    out, _ = op.overload(*call.qkv, table=call.table, **tensors)
+    out, *_ = op.overload(*call.qkv, table=call.table, **tensors)
     close(out, call.expected(0.25, 1.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64])
 def test_ints_and_bools_as_tensors(op, call, dtype):
     tensors = {"n_t": torch.tensor(5, dtype=dtype), "flag_t": torch.tensor(False)}
-    out, _ = op.overload(*call.qkv, table=call.table, **tensors)
+    out, *_ = op.overload(*call.qkv, table=call.table, **tensors)
     close(out, call.expected(n=5, flag=False))
 
 
@@ -167,10 +167,10 @@ def test_tiles(op, call):
 
 
 def test_the_output_lies_as_q_does(op, call):
-    out, _ = op.overload(*call.qkv, table=call.table)
+    out, *_ = op.overload(*call.qkv, table=call.table)
     assert out.is_contiguous()
     transposed = call.q.transpose(1, 2).contiguous().transpose(1, 2)
-    out, _ = op.overload(transposed, call.k, call.v, table=call.table)
+    out, *_ = op.overload(transposed, call.k, call.v, table=call.table)
     assert out.transpose(1, 2).is_contiguous()
     close(out, call.expected())
 
@@ -189,14 +189,14 @@ def test_the_output_lies_as_q_does(op, call):
 def test_strides_and_empty_tensors(op, call, strided):
     q = strided(call.q)
     k, v = call.k[: len(q)], call.v[: len(q)]
-    out, lse = op.overload(q, k, v, table=call.table, return_lse=True)
+    out, lse, _ = op.overload(q, k, v, table=call.table, return_lse=True)
     close(out, call.expected(q=q))
     assert lse.shape == q.shape[:3]
 
 
 def test_no_keys(op, call):
     k, v = call.k[:, :, :0], call.v[:, :, :0]
-    out, _ = op.overload(call.q, k, v, table=call.table, doc=torch.ones(2, 0, dtype=torch.int64))
+    out, *_ = op.overload(call.q, k, v, table=call.table, doc=torch.ones(2, 0, dtype=torch.int64))
     close(out, call.expected())
 
 
@@ -258,7 +258,7 @@ def test_errors_leak_nothing(op, call):
 def test_a_kernel_is_built_when_a_bare_call_needs_it(op, builder):
     before = len(builder.keys)
     call = Arguments(torch.float16, d=24)
-    out, _ = op.overload(*call.qkv, table=call.table)
+    out, *_ = op.overload(*call.qkv, table=call.table)
     assert builder.keys[before:] == [KernelKey("f16", 24, 48, ("f32", "none"))]
     torch.testing.assert_close(out.double(), call.expected(), rtol=1e-2, atol=2.0)
     op.overload(*Arguments(torch.float16, q_len=9, d=24).qkv, table=call.table)
@@ -281,7 +281,7 @@ def test_a_failed_build_raises_with_its_words(op):
 
 
 def test_ops_side_by_side(op, plain, call):
-    out, _ = plain.overload(*call.qkv, scale=1.0)
+    out, *_ = plain.overload(*call.qkv, scale=1.0)
     close(out, torch.cat([call.q, call.q], -1).double())
     close(op.overload(*call.qkv, table=call.table)[0], call.expected())
 
@@ -312,7 +312,7 @@ def test_threads_build_a_kernel_once(op, builder):
         thread.join()
     assert len(builder.keys) == before + 1
     assert len(results) == 8
-    for out, _ in results:
+    for out, *_ in results:
         close(out, call.expected())
 
 
@@ -321,7 +321,7 @@ def test_threads_call_at_once(op, call):
 
     def work(cap):
         for _ in range(50):
-            out, _ = op.overload(*call.qkv, cap, table=call.table)
+            out, *_ = op.overload(*call.qkv, cap, table=call.table)
             if not torch.allclose(out.double(), call.expected(cap=cap), atol=1e-2):
                 failures.append(cap)
 
@@ -369,7 +369,7 @@ def test_dynamic_shapes_build_nothing(op, builder):
     before = len(builder.keys), counter.frame_count
     for q_len, kv_len in ((6, 9), (33, 12), (2, 40)):
         call = Arguments(q_len=q_len, kv_len=kv_len)
-        out, lse = compiled(*call.qkv, call.table)
+        out, lse, _ = compiled(*call.qkv, call.table)
         close(out, call.expected())
         assert lse.shape == (2, 4, q_len)
     assert (len(builder.keys), counter.frame_count) == before
@@ -437,7 +437,7 @@ torch.export.save(program, sys.argv[1])
 
 IMPORT = """
 program = torch.export.load(sys.argv[1])
-out, lse = program.module()(*call.qkv, call.table)
+out, lse, _ = program.module()(*call.qkv, call.table)
 close(out, call.expected(q=call.q * 2))
 print("same", lse.shape)
 """

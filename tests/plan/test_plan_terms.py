@@ -74,8 +74,6 @@ def test_terms_come_before_their_users() -> None:
         ("q = rms_norm(q)", "a transform of `q`"),
         ("k = rope(k, kv_idx)", "a transform of `k`"),
         ("v = v * 2.0", "a transform of `v`"),
-        ("weights = softmax(score) * sigmoid(score)", "factors on softmax weights"),
-        ("weights = softmax(score) * dropout(0.1)", "dropout"),
         ("out = acc * 2.0", "an `out` expression"),
     ],
 )

@@ -13,6 +13,8 @@ struct Positions {
   static constexpr bool kMask = false;
   static constexpr bool kColumnMask = false;
   static constexpr bool kSink = false;
+  static constexpr bool kFactor = false;
+  static constexpr bool kRowSum = false;
 
   struct Params {
     float scale;
@@ -55,6 +57,9 @@ struct Positions {
   static F score(const Request& r, const Row&, const Column&, F dot) {
     return dot * (r.p.scale * kLog2E);
   }
+
+  // Nothing in closed form: verdicts find the tiles.
+  static Coverage ranges(const Request&, int64_t, int64_t) { return Coverage::unknown(); }
 
   static Interval q_idx(const Request& r, int64_t q0, int64_t q1) {
     return Interval{q0, q1 - 1} + Interval::point(r.q_offset);
@@ -123,6 +128,7 @@ struct Padding : Positions {
 // sigmoid(scale * dot + bias) without normalisation, causal.
 struct SigmoidCausal : CapAlibi {
   static constexpr bool kSoftmax = false;
+  static F score(const Request& r, const Row&, const Column&, F dot) { return dot * r.p.scale; }
   static F weight(const Request& r, const Row&, const Column&, F dot) {
     return sigmoid(dot * r.p.scale + float(r.p.call.scalars[0].real));
   }

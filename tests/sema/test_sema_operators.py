@@ -147,6 +147,8 @@ def test_errors_silence_their_followers_and_nothing_else() -> None:
         ("pi", math.pi),
         ("-inf", -math.inf),
         ("float(bit(5, 2))", 1.0),
+        ("float(bit(5, -3))", 1.0),  # n is clamped to 0..63, as everywhere
+        ("float(bit(-1, 99))", 1.0),
         ("sigmoid(-1000.0)", 0.0),
     ],
 )

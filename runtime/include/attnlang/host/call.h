@@ -38,7 +38,7 @@ struct PerRequest {
   }
 };
 
-constexpr int32_t kCallVersion = 1;
+constexpr int32_t kCallVersion = 2;
 
 struct Call {
   int32_t version;           // kCallVersion of whoever filled it
@@ -48,6 +48,7 @@ struct Call {
   Tensor v;                  // [B, HKV, KV, DV]
   Tensor out;                // [B, HQ, Q, DV]
   Tensor lse;                // [B, HQ, Q] f32, base e; data null: not wanted
+  Tensor max;                // [B, HQ] f32, the largest score; data null: not wanted
   double scale;              // the call's scale, or 1 / sqrt(D)
   PerRequest q_offset;
   PerRequest kv_offset;

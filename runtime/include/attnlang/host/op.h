@@ -1,7 +1,7 @@
 // One torch op of a variant on the stable ABI: a generated unit holds a `Spec` and a `Binding` of
 // it.
 //
-//   attnlang::<name>        the forward: (out, lse)
+//   attnlang::<name>        the forward: (out, lse, max)
 //   attnlang::<name>_tiles  the same arguments: how many tiles the call visits, int64[5]
 //   attnlang::<name>_api    the address of the `Api` by which kernels are added
 #pragma once
@@ -39,7 +39,9 @@ enum class Role : int32_t {
   kv_offset_tensor,
   kv_lens,
   seed,
+  seed_tensor,
   return_lse,
+  return_max,
 };
 
 constexpr bool is_tensor(Role role) {
@@ -55,6 +57,7 @@ constexpr bool is_tensor(Role role) {
     case Role::q_offset_tensor:
     case Role::kv_offset_tensor:
     case Role::kv_lens:
+    case Role::seed_tensor:
       return true;
     default:
       return false;
@@ -72,6 +75,7 @@ constexpr bool is_optional(Role role) {
     case Role::tensor:
     case Role::kv_offset:
     case Role::return_lse:
+    case Role::return_max:
       return false;
     default:
       return true;
@@ -104,6 +108,7 @@ struct Spec {
   const char* const* tensor_names;
   int32_t tensor_count;
   int32_t size_count;
+  bool has_dropout;                // a call needs a seed
   void (*bind)(Extents& extents);  // solves the bound sizes and compares the declared shapes
 };
 
@@ -149,7 +154,7 @@ class Binding {
   // A call and the arrays that it points to.
   struct Bound {
     Call call{};
-    bool return_lse = false;
+    bool return_lse = false, return_max = false, has_seed = false;
     std::array<Number, kSpec.scalar_count + 1> scalars{};
     std::array<Tensor, kSpec.tensor_count + 1> tensors{};
     std::array<int64_t, kSpec.size_count + 1> sizes{};
@@ -224,10 +229,16 @@ class Binding {
           call.kv_lens = each(as_handle(value), name);
           break;
         case Role::seed:
-          call.seed = static_cast<uint64_t>(as_integer(value));
+          call.seed = static_cast<uint64_t>(as_integer(value)), has_seed = true;
+          break;
+        case Role::seed_tensor:
+          call.seed = static_cast<uint64_t>(read_integer(as_handle(value), name)), has_seed = true;
           break;
         case Role::return_lse:
           return_lse = as_boolean(value);
+          break;
+        case Role::return_max:
+          return_max = as_boolean(value);
           break;
       }
     }
@@ -295,15 +306,21 @@ class Binding {
     const Arguments arguments(stack);
     Bound bound(arguments);
     Call& call = bound.call;
+    if (kSpec.has_dropout && !bound.has_seed) {
+      refuse_argument("seed",
+                      "expected one: the op of a variant with dropout draws none by itself");
+    }
     const Kernel& kernel = kernels().get(bound.key, kSpec.name);
-    OwnedTensor out, lse;
+    OwnedTensor out, lse, max;
     allocate_out(call, out);
-    allocate_lse(call, bound.return_lse, lse);
+    allocate_rows(call, 3, bound.return_lse, call.lse, lse);
+    allocate_rows(call, 2, bound.return_max, call.max, max);
     char error[kErrorSize] = "";
     if (kernel.run(&call, error) != 0)
       throw std::runtime_error(std::string(kSpec.name) + ": " + error);
     stack[0] = from_handle(out.release());
     stack[1] = from_handle(lse.release());
+    stack[2] = from_handle(max.release());
   }
 
   static void count_tiles(StableIValue* stack, uint64_t inputs, uint64_t) {
@@ -351,20 +368,22 @@ class Binding {
     out.data = allocate(4, out.size, out.stride, out.dtype, owner);
   }
 
-  // [B, HQ, Q] float32, or empty.
-  static void allocate_lse(Call& call, bool wanted, OwnedTensor& owner) {
+  // The first `rank` of [B, HQ, Q], float32, or empty.
+  static void allocate_rows(const Call& call, int32_t rank, bool wanted, Tensor& result,
+                            OwnedTensor& owner) {
     if (!wanted) {
       const int64_t size = 0, stride = 1;
       allocate(1, &size, &stride, DType::f32, owner);
       return;
     }
-    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2];
-    call.lse = {.data = nullptr,
-                .dtype = DType::f32,
-                .rank = 3,
-                .size = {b, h, q},
-                .stride = {at_least_one(h) * at_least_one(q), at_least_one(q), 1}};
-    call.lse.data = allocate(3, call.lse.size, call.lse.stride, DType::f32, owner);
+    result = {.data = nullptr, .dtype = DType::f32, .rank = rank, .size = {}, .stride = {}};
+    int64_t stride = 1;
+    for (int32_t i = rank - 1; i >= 0; --i) {
+      result.size[i] = call.q.size[i];
+      result.stride[i] = stride;
+      stride *= at_least_one(result.size[i]);
+    }
+    result.data = allocate(rank, result.size, result.stride, DType::f32, owner);
   }
 
   static int64_t at_least_one(int64_t n) { return n > 1 ? n : 1; }  // torch's rule for strides

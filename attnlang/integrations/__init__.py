@@ -1,0 +1,1 @@
+"""Where attnlang meets other tools; each module is loaded by its tool alone."""
