@@ -1,4 +1,4 @@
-"""What all tests share: the `--update-golden` option."""
+"""What all tests share: the `--update-golden` option, specs as files and as variants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from attnlang.compiler import check_source
+from attnlang.ir.nodes import Variant
+from attnlang.sources import Source
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,3 +37,29 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
             )
 
     return compare
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Callable[..., Path]:
+    """Write a spec into a file."""
+
+    def write(text: str, name: str = "spec.attn") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def variant() -> Callable[[str], Variant]:
+    """Check a text that holds one variant."""
+
+    def make(text: str) -> Variant:
+        result = check_source(Source("<test>", text))
+        result.raise_errors()
+        (found,) = result.variants
+        return found
+
+    return make

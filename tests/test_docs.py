@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import attnlang
-from attnlang.cli.inputs import invent
-from attnlang.cli.scalars import Request
-from attnlang.cli.settings import Settings
 from attnlang.compiler import check_source
 from attnlang.diagnostics.render import render_text
 from attnlang.emit.op_schema import takes_v
+from attnlang.invent.inputs import invent
+from attnlang.invent.scalars import Request
+from attnlang.invent.settings import Settings
 from attnlang.ops.arguments import Shape
 from attnlang.sema import imports, names, session
 from attnlang.sema.modules import prelude

@@ -20,10 +20,10 @@ SHAPES = {
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 QUICK = {("odd", "f32"), ("grouped", "bf16"), ("cross", "f32"), ("decode", "f32")}
 
-# What no kernel runs yet: transforms, `out`, factors on a softmax, dropout.
+# What no kernel runs yet: transforms and `out`.
 WAITING = {
     "streaming_llm", "pair_bias", "swin_v2", "qk_norm", "cosine", "rope", "rope_partial",
-    "rope_alibi_cap", "retention", "dropout", "gated_output", "mla_absorbed", "shared_kv",
+    "rope_alibi_cap", "retention", "gated_output", "mla_absorbed", "shared_kv",
 }  # fmt: skip
 
 

@@ -48,12 +48,24 @@ def test_an_example_is_short_and_says_what_it_is(path: Path) -> None:
     assert re.search(rf"^attention {path.stem}\b", "\n".join(lines), re.MULTILINE)
 
 
-def test_the_readme_lists_every_example_and_no_other() -> None:
+def test_the_gallery_lists_every_example_with_its_parameters() -> None:
     rows = re.findall(
-        r"^\| \[`(\w+)`\]\(examples/(\w+)\.attn\)", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| \[`(\w+)`\]\(\.\./examples/(\w+)\.attn\) \| .* \| (.*) \| [^|]* \|$",
+        (ROOT / "docs/gallery.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
-    assert all(shown == linked for shown, linked in rows)
-    assert sorted(name for name, _ in rows) == [p.stem for p in EXAMPLES]
+    assert all(shown == linked for shown, linked, _ in rows)
+    assert sorted(name for name, _, _ in rows) == [p.stem for p in EXAMPLES]
+    for name, _, cell in rows:
+        text = (ROOT / f"examples/{name}.attn").read_text(encoding="utf-8")
+        (header,) = re.findall(rf"^attention {name}(.*?):\n", text, re.MULTILINE | re.DOTALL)
+        declared = re.sub(r"\s+", " ", header).strip("() ").rstrip(",")
+        assert ", ".join(re.findall(r"`(.*?)`", cell)) == declared
+
+
+def test_the_readme_counts_the_examples() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n{len(EXAMPLES)} variants of the literature" in text
 
 
 def test_the_readme_shows_the_first_spec_as_it_is() -> None:

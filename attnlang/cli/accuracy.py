@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attnlang.cli.inputs import Call
+from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import (
     FLOAT,
     VECTOR,

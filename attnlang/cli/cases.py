@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from attnlang.cli.errors import InputError
-from attnlang.cli.inputs import Call, invent, reads_fit
-from attnlang.cli.scalars import Request, fit_shape
-from attnlang.cli.settings import Settings
+from attnlang.invent.inputs import Call, invent, reads_fit
+from attnlang.invent.scalars import Request, fit_shape
+from attnlang.invent.settings import Settings
+from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import TensorParam, Variant
-from attnlang.ops.arguments import ParamValue, Shape
 
 # Taken in turn, so that a few calls meet both skeletons, grouped heads and every length.
 _HEADS = ((6, 2), (1, 1), (8, 4), (2, 2), (4, 1))

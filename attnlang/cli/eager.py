@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnlang.cli.inputs import Call
-from attnlang.cli.masks import call_sizes
+from attnlang.invent.inputs import Call
+from attnlang.invent.masks import call_sizes
 from attnlang.ir.nodes import (
     QK,
     Binary,

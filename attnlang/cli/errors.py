@@ -1,7 +1,10 @@
-"""The input of a command that is wrong: the file, the option, the tensor; never attnlang itself."""
+"""The input of a command that is wrong: the file, the option, the tensor; never attnlang itself.
+
+It is the error of inventing a call too, for what is typed after `--set` or `--shape` asks for one.
+"""
 
 from __future__ import annotations
 
+from attnlang.invent.errors import InputError
 
-class InputError(Exception):
-    """Something that the person typed or passed; the message says which, and what would do."""
+__all__ = ["InputError"]

@@ -1,4 +1,4 @@
-"""`attnlang explain`: what a variant computes, which tiles of it, and a picture of them."""
+"""`attnlang explain`: what a variant means, what the compiler found, what a call of it costs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
 from attnlang.cli.options import add_file_and_name, add_set, positive
-from attnlang.cli.outputs import check_writable
+from attnlang.cli.outputs import check_writable, write_whole
 
 if TYPE_CHECKING:
-    from attnlang.cli.grid import Grid
-    from attnlang.cli.inputs import Call
+    from attnlang.explain.explanation import Explanation
     from attnlang.ir.nodes import Variant
-    from attnlang.passes import Lowered
 
-TILE = 64
-_DEFAULT_LENGTH = 4096
-# Tiles that are judged at once.
-_MAX_TILES = 1 << 22
+_MAX_LENGTH = 1 << 30  # as positions in a call
 _PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -31,143 +26,82 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--q-len",
         type=positive,
-        default=_DEFAULT_LENGTH,
         metavar="N",
-        help=f"queries (default: {_DEFAULT_LENGTH})",
+        help="queries (default: 4096, or what the spec takes)",
     )
     parser.add_argument(
         "--kv-len", type=positive, metavar="N", help="keys (default: as many as queries)"
     )
     add_set(parser)
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write it all as one HTML page")
     parser.add_argument(
-        "--plot", type=Path, metavar="OUT", help="draw the mask's tiles as PNG, SVG or PDF"
+        "--plot", type=Path, metavar="OUT", help="draw mask and tiles as PNG, SVG or PDF"
     )
 
 
 def explain(args: Namespace) -> int:
-    """Say what a variant computes; count and draw its tiles."""
+    """Say what a variant means, which tiles it visits and what that costs on this machine."""
     variant = choose(args.file, args.name, args.include).variant
-    q_len: int = args.q_len
-    kv_len: int = args.kv_len or q_len
+    q_len: int | None = args.q_len
+    kv_len: int | None = args.kv_len
+    html: Path | None = args.html
     plot: Path | None = args.plot
-    if q_len * kv_len > _MAX_TILES * TILE * TILE:
-        raise InputError(f"--q-len, --kv-len: at most {_MAX_TILES:,} tiles of {TILE} x {TILE}")
-    if plot is not None:
-        check_writable("--plot", plot)
-        if plot.suffix.lower() not in _PICTURES:
-            raise InputError(f"--plot: {plot} must end in {', '.join(_PICTURES)}")
+    for option, length in (("--q-len", q_len), ("--kv-len", kv_len)):
+        if length is not None and length >= _MAX_LENGTH:
+            raise InputError(f"{option}: a length is below 2 ** 30, found {length}")
+    _check_outputs(html, plot)
     with console.activity("loading torch") as activity:
-        from attnlang.cli.grid import tile_grid
-        from attnlang.cli.masks import mask_env
+        import attnlang.explain.make  # noqa: F401
 
-        activity.now("making inputs")
-        call = _call(variant, q_len, kv_len, args.set)
         activity.now("looking at the mask")
-        lowered = _lowered(variant, call)
-        grid = None
-        if not _reads_score(variant):
-            grid = tile_grid(lowered.mask, mask_env(variant, call, 0, 0), TILE)
-        if plot is not None and grid is not None:
-            from attnlang.cli.picture import draw
-
+        explained = _explain(variant, q_len, kv_len, args.set)
+        if html is not None:
+            activity.now("writing the page")
+            page = explained.to_html()
+            write_whole(html, lambda path: _write(path, page))
+        if plot is not None:
             activity.now("drawing")
-            draw(plot, grid, _title(variant, call), _text(variant, "mask"))
-    console.result(_explanation(variant, call, lowered, grid))
+            _draw(explained, plot)
+    console.result(str(explained))
+    if html is not None:
+        console.message(f"the page is {html}")
     if plot is not None:
-        told = "the mask reads scores: it has no picture" if grid is None else f"drawn in {plot}"
-        console.message(told)
+        console.message(f"drawn in {plot}")
     return 0
 
 
-def _call(variant: Variant, q_len: int, kv_len: int, settings: list[str]) -> Call:
-    import torch
+def _check_outputs(html: Path | None, plot: Path | None) -> None:
+    """Refuse outputs that cannot be written, before anything is computed for them."""
+    if html is not None:
+        check_writable("--html", html)
+    if plot is None:
+        return
+    check_writable("--plot", plot)
+    if plot.suffix.lower() not in _PICTURES:
+        raise InputError(f"--plot: {plot} must end in {', '.join(_PICTURES)}")
+    if html is not None and html.resolve() == plot.resolve():
+        raise InputError(f"--plot: {plot} is the page")
 
-    from attnlang.cli.inputs import invent
-    from attnlang.cli.scalars import Request, fit_shape
+
+def _explain(
+    variant: Variant, q_len: int | None, kv_len: int | None, settings: list[str]
+) -> Explanation:
     from attnlang.cli.settings import parse_settings
-    from attnlang.ops.arguments import Shape
+    from attnlang.explain.machine import this_machine
+    from attnlang.explain.make import explain as make
+    from attnlang.explain.make import request
 
-    parsed = parse_settings(variant, settings)
-    shape = fit_shape(variant, Shape(1, 4, 4, q_len, kv_len, 64, 64), parsed)
-    return invent(variant, Request(shape, torch.float32, 0, parsed))
-
-
-def _lowered(variant: Variant, call: Call) -> Lowered:
-    from attnlang.compiler import lower
-    from attnlang.ops.specialised import const_values, given_tensors
-
-    values = dict(call.params)
-    return lower(variant, dict(const_values(variant, values)), given_tensors(variant, values))
+    wanted = request(variant, q_len, kv_len, parse_settings(variant, settings))
+    return make(variant, wanted, this_machine())
 
 
-def _reads_score(variant: Variant) -> bool:
-    from attnlang.ir.nodes import Dot, Raw, Vector
-    from attnlang.ir.traverse import walk
-
-    return any(isinstance(e, Raw | Dot | Vector) for e in walk(variant.mask))
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
-def _title(variant: Variant, call: Call) -> str:
-    values = ", ".join(f"{n} = {v:g}" for n, v in call.scalars.items())
-    return f"{variant.name}({values})" if values else variant.name
-
-
-def _text(variant: Variant, name: str) -> str:
-    from attnlang.ir.printer import print_expr
-
-    return print_expr(getattr(variant, name))
-
-
-def _explanation(variant: Variant, call: Call, lowered: Lowered, grid: Grid | None) -> str:
-    weights = variant.weights
-    facts = [("variant", _title(variant, call))]
-    if variant.doc:
-        facts.append(("", variant.doc))
-    facts += [(n, _text(variant, n)) for n in ("scale", "score", "mask")]
-    facts.append(("weights", _weights(variant)))
-    facts.append(("out", _text(variant, "out")))
-    if weights.softmax is None:
-        facts.append(("", "no softmax: there is no lse, and a row's weights need not sum to 1"))
-    facts += _tiles(grid)
-    facts.append(("kernels", _kernels(lowered)))
-    return "\n".join(f"{label:<8} {text}" for label, text in facts)
-
-
-def _weights(variant: Variant) -> str:
-    from attnlang.ir.printer import print_expr
-
-    weights = variant.weights
-    parts = []
-    if weights.softmax is not None:
-        sink = f", sink={print_expr(weights.sink)}" if weights.sink is not None else ""
-        parts.append(f"softmax({print_expr(weights.softmax)}{sink})")
-    if weights.factor is not None:
-        parts.append(print_expr(weights.factor))
-    if weights.dropout is not None:
-        parts.append(f"dropout({print_expr(weights.dropout)})")
-    return " * ".join(parts)
-
-
-def _tiles(grid: Grid | None) -> list[tuple[str, str]]:
-    if grid is None:
-        return [("tiles", "not known before the scores are: the mask reads them")]
-    from attnlang.cli.grid import Verdict
-
-    def share(verdict: Verdict) -> str:
-        return f"{grid.count(verdict):,} ({100 * grid.share(verdict):.1f}%)"
-
-    lengths = f"Q {grid.q_len:,} x KV {grid.kv_len:,} in tiles of {grid.tile} x {grid.tile}"
-    return [
-        ("tiles", f"{grid.verdicts.size:,} of a request and head: {lengths}"),
-        ("full", f"{share(Verdict.FULL)}, computed without the mask"),
-        ("partial", f"{share(Verdict.PARTIAL)}, computed with it"),
-        ("empty", f"{share(Verdict.EMPTY)}, skipped"),
-    ]
-
-
-def _kernels(lowered: Lowered) -> str:
-    """Say whether the CPU kernels run it, and if not, why."""
-    from attnlang.plan.support import unsupported
-
-    refused = unsupported(lowered)
-    return "; ".join(dict.fromkeys(d.headline for d in refused)) if refused else "cpu"
+def _draw(explained: Explanation, plot: Path) -> None:
+    suffix = plot.suffix.removeprefix(".").lower()
+    try:
+        write_whole(plot, lambda path: explained.plot(path, suffix))
+    except ModuleNotFoundError as error:
+        raise InputError(f"--plot: {error}") from None

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnlang.cli.eager import eager, is_plain
-from attnlang.cli.inputs import Call
-from attnlang.cli.masks import dense_mask
 from attnlang.cli.measure import measure
+from attnlang.invent.inputs import Call
+from attnlang.invent.masks import dense_mask
 from attnlang.ir.nodes import (
     CallScale,
     Compare,

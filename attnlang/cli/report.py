@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnlang.cli.inputs import Call
 from attnlang.cli.measure import duration
 from attnlang.cli.peers import Peer
 from attnlang.cli.trial import Build, Trial
+from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import Variant
 from attnlang.ops.tiles import Tiles
 

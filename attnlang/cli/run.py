@@ -17,8 +17,8 @@ from attnlang.cli.outputs import check_writable
 from attnlang.cli.shapes import DEFAULT, FORM, parse_shape
 
 if TYPE_CHECKING:
-    from attnlang.cli.inputs import Call
-    from attnlang.cli.settings import Settings
+    from attnlang.invent.inputs import Call
+    from attnlang.invent.settings import Settings
     from attnlang.ir.nodes import Variant
 
 
@@ -96,8 +96,8 @@ def _keep_input(path: Path, output: Path) -> None:
 def _invented(
     variant: Variant, shape: str | None, dtype: DType, settings: Settings, seed: int
 ) -> Call:
-    from attnlang.cli.inputs import invent
-    from attnlang.cli.scalars import Request, fit_shape
+    from attnlang.invent.inputs import invent
+    from attnlang.invent.scalars import Request, fit_shape
 
     wanted = parse_shape(shape if shape is not None else DEFAULT)
     if shape is None:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from attnlang.cli.errors import InputError
+from attnlang.invent.settings import Settings
 from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
 
 _BOOLS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a person fixed: 0-d parameters, constants that fill tensors, sizes that tensors bind."""
-
-    scalars: Mapping[str, bool | int | float]
-    fills: Mapping[str, bool | int | float]
-    sizes: Mapping[str, int]
 
 
 def parse_settings(variant: Variant, texts: Iterable[str]) -> Settings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attnlang.cli.errors import InputError
 
 if TYPE_CHECKING:
-    from attnlang.ops.arguments import Shape
+    from attnlang.invent.shape import Shape
 
 FORM = "B,HQ,HKV,Q,KV,D[,DV]"
 MAX_ELEMENTS = 2**46  # of a tensor: 128 TiB in 16 bits, all that a process can address
@@ -17,7 +17,7 @@ DEFAULT = "1,16,4,2048,2048,64"
 
 def parse_shape(text: str) -> Shape:
     """Read `B,HQ,HKV,Q,KV,D[,DV]`; DV is D when it is left out."""
-    from attnlang.ops.arguments import Shape
+    from attnlang.invent.shape import Shape
 
     try:
         sizes = [int(part) for part in text.split(",")]

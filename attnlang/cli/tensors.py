@@ -15,11 +15,11 @@ from torch import Tensor
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
-from attnlang.cli.inputs import Call
 from attnlang.cli.outputs import write_whole
-from attnlang.cli.settings import Settings
+from attnlang.invent.inputs import Call
+from attnlang.invent.settings import Settings
+from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
-from attnlang.ops.arguments import ParamValue, Shape
 
 _VECTORS = ("q", "k", "v")
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from attnlang.cli.accuracy import Accuracy, compare
 from attnlang.cli.console import Activity
-from attnlang.cli.inputs import Call
 from attnlang.cli.measure import Timing, measure
 from attnlang.cli.peers import Peer, compare_speed
+from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops.specialised import const_values, given_tensors, progress
 from attnlang.ops.tiles import Tiles

@@ -15,7 +15,7 @@ from attnlang.cli.options import add_files, positive
 
 if TYPE_CHECKING:
     from attnlang.cli.accuracy import Accuracy
-    from attnlang.cli.inputs import Call
+    from attnlang.invent.inputs import Call
     from attnlang.ir.nodes import Variant
     from attnlang.ops.variant import Variant as Compiled
 

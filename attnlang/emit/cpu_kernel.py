@@ -2,7 +2,7 @@
 
 Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
 and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
-and `_file_name`.
+and `file_name`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
+from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.range_printer import print_ranges
-from attnlang.emit.ranges import Ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan, tensor_params
+from attnlang.plan.ranges import Ranges
+from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
 from attnlang.symbolic.range_tree import Direction
 from attnlang.symbolic.solve_mask import solve
@@ -70,7 +72,7 @@ class Field:
     type: str
     name: str
     value: str
-    line: int | None
+    line: str | None
     element: str = ""
     splat: str = ""
 
@@ -83,7 +85,7 @@ class FunctionText:
     type: str
     signature: str
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class TileText:
     """The mask over intervals, or its ranges."""
 
     value: str
-    line: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,6 @@ class KernelContext:
     """What `codegen/module/cpu_kernel.cpp.j2` is rendered with."""
 
     title: str
-    file: str
     element: str
     head_dim: int
     value_dim: int
@@ -107,6 +108,7 @@ class KernelContext:
     mask: str
     column_mask: str
     sink: str
+    shift: str
     factor: str
     row_sum: str
     call: tuple[Field, ...]
@@ -114,6 +116,7 @@ class KernelContext:
     row: tuple[Field, ...]
     column: tuple[Field, ...]
     functions: tuple[FunctionText, ...]
+    lines: tuple[LineText, ...]
     tile: TileText
     ranges: TileText
 
@@ -134,13 +137,16 @@ def _number_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _file_name(path: str) -> str:
+def file_name(path: str) -> str:
     """Return the base name of a spec, reduced to what is safe between quotes."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", path.replace("\\", "/").rsplit("/", 1)[-1])
 
 
-def _line(expr: Expr) -> int:
-    return expr.span.source.text.count("\n", 0, expr.span.start) + 1
+def _line(expr: Expr) -> str:
+    """Return what follows `#line`: where the expression is written, be it in an imported file."""
+    source = expr.span.source
+    number = source.text.count("\n", 0, expr.span.start) + 1
+    return f'{number} "{file_name(source.path)}"'
 
 
 def _bool(value: bool) -> str:
@@ -154,15 +160,18 @@ class _Emitter:
         self.plan = plan
         self.variant = plan.lowered.variant
         self.ranges = Ranges(plan.dtypes)
+        self.reads: dict[Expr, Read] = {r.load: r for r in plan.reads}
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
 
     def context(self) -> KernelContext:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
+        table = LineTable(self._printer)
+        # Printing them is what asks for lines.
+        tile, ranges = self._tile(table), self._ranges(table)
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
-            file=_file_name(self.variant.span.source.path),
             element=_TENSOR[key.dtype],
             head_dim=key.head_dim,
             value_dim=key.value_dim,
@@ -170,6 +179,7 @@ class _Emitter:
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
             sink=_bool(lowered.sink is not None),
+            shift=_bool(lowered.shift is not None),
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
             call=(*self._plumbing(), *self._term_fields(Level.CALL)),
@@ -177,13 +187,14 @@ class _Emitter:
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
-            tile=self._tile(),
-            ranges=self._ranges(),
+            lines=table.texts(),
+            tile=tile,
+            ranges=ranges,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        return SimdPrinter(self.ranges, self.terms, level, fields)
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads)
 
     def _term_fields(self, level: Level) -> tuple[Field, ...]:
         printer = self._printer(level)
@@ -284,6 +295,11 @@ class _Emitter:
             signature = "sink(const Request& r, const Row& row)"
             yield self._function(comment, "F", signature, Level.ROW, lowered.sink)
 
+        if lowered.shift is not None:
+            comment = "What softmax's argument lacks in every column, times log2(e)."
+            signature = "shift(const Request& r, const Row& row)"
+            yield self._function(comment, "F", signature, Level.ROW, lowered.shift)
+
     def _function(
         self, comment: str, type_: str, signature: str, level: Level, expr: Expr
     ) -> FunctionText:
@@ -301,16 +317,17 @@ class _Emitter:
             parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
         return FunctionText(comment, "F", signature, " * ".join(parts), line)
 
-    def _tile(self) -> TileText:
+    def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals().text(for_tiles(mask)), _line(mask))
+        return TileText(self._intervals(table).text(for_tiles(mask)), _line(mask))
 
-    def _ranges(self) -> TileText:
+    def _ranges(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(print_ranges(solve(mask, Direction.KEYS), self._intervals()), _line(mask))
+        text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
+        return TileText(text, _line(mask))
 
-    def _intervals(self) -> IntervalPrinter:
-        return IntervalPrinter(self._printer(Level.REQUEST), self.terms)
+    def _intervals(self, table: LineTable) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), table)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -1,15 +1,17 @@
 """A mask as C++ over intervals: the three-valued verdict of a tile (`attnlang/host/interval.h`).
 
 Ints are `Interval`, floats `FloatInterval`, bools `Verdict`. Values of the call and the request are
-points, read from the fields that the functor has already computed.
+points, read from the fields that the functor has already computed. Values of tensors along rows,
+along columns or along one axis come from their lines (`attnlang/emit/line_table.py`), other reads
+look at the box of indices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
+from attnlang.emit.line_table import LineTable, Summary
 from attnlang.emit.simd_printer import SimdPrinter, param_field, plain, small_whole
 from attnlang.ir.nodes import (
     QK,
@@ -18,6 +20,7 @@ from attnlang.ir.nodes import (
     Call,
     Cast,
     Compare,
+    CompareOp,
     Const,
     Coord,
     CoordName,
@@ -32,9 +35,10 @@ from attnlang.ir.nodes import (
     Unary,
     UnaryOp,
 )
-from attnlang.plan.terms import Term
+from attnlang.symbolic.lines import Axis, Domain, Lines, Pair
 from attnlang.symbolic.variability import Level, level
 
+_PLACES = {Axis.ROW: "q_row", Axis.COLUMN: "kv_col"}
 _POINT = {Kind.INT: "Interval", Kind.FLOAT: "FloatInterval", Kind.BOOL: "Verdict"}
 
 
@@ -43,10 +47,34 @@ class IntervalPrinter:
     """Prints mask expressions over the intervals `q_row`, `q_idx`, `kv_col`, `kv_idx` of a tile."""
 
     scalars: SimdPrinter  # at the request level
-    terms: Mapping[Expr, Term]
+    table: LineTable
+    lines: Lines = field(default_factory=Lines)
 
-    def text(self, expr: Expr) -> str:
-        """Print an expression as an interval."""
+    def text(self, expr: Expr, domain: Domain | None = None) -> str:
+        """Print an expression as an interval, over the elements that count."""
+        domain = domain or Domain()
+        code = self._lines(expr, domain) or self._node(expr, domain)
+        known = self.lines.known_pair(expr, domain)
+        return (
+            code if known is None else _joined("all_of", [code, self._compared("meeting", known)])
+        )
+
+    def _lines(self, expr: Expr, domain: Domain) -> str | None:
+        """Print a line, or a comparison of two."""
+        line = self.lines.line(expr, domain)
+        if line is not None:
+            return f"range_of<{self.table.name(line)}>(r, {_PLACES[line.axis]})"
+        pair = self.lines.pair(expr, domain)
+        if pair is None:
+            return None
+        assert isinstance(expr, Compare)
+        return f"{'' if expr.op == CompareOp.EQ else '~'}{self._compared('equal', pair)}"
+
+    def _compared(self, function: str, pair: Pair) -> str:
+        names = ", ".join(self.table.name(s, Summary.VALUES) for s in (pair.row, pair.column))
+        return f"{function}<{names}>(r, q_row, kv_col)"
+
+    def _node(self, expr: Expr, domain: Domain) -> str:
         if level(expr) in (Level.CALL, Level.REQUEST):
             scalar = self.scalars.result(expr)
             if expr.type.kind == Kind.BOOL:
@@ -59,36 +87,56 @@ class IntervalPrinter:
                 raise AssertionError(f"{name} is a value of the request")
             case QK() | Raw():
                 return "FloatInterval::any()"
-            case Load(tensor=tensor, indices=indices):
-                args = ", ".join(["p." + param_field(tensor), *(self.text(i) for i in indices)])
-                return f"load({args})"
+            case Load():
+                return self._load(expr, domain)
             case Unary(op=op, operand=operand):
-                return f"{'~' if op == UnaryOp.NOT else '-'}({self.text(operand)})"
+                return f"{'~' if op == UnaryOp.NOT else '-'}({self.text(operand, domain)})"
             case Binary():
-                return self._binary(expr)
+                return self._binary(expr, domain)
             case Compare(op=op, left=left, right=right):
-                return f"({self.text(left)} {op.value} {self.text(right)})"
-            case Logic(op=op, left=left, right=right):
-                symbol = "&" if op == LogicOp.AND else "|"
-                return f"({self.text(left)} {symbol} {self.text(right)})"
+                return f"({self.text(left, domain)} {op.value} {self.text(right, domain)})"
+            case Logic(op=op):
+                parts = [self.text(p.expr, p.domain) for p in self.lines.parts(expr, domain)]
+                return _joined("all_of" if op == LogicOp.AND else "any_of", parts)
             case Select(condition=condition, then=then, otherwise=otherwise):
-                parts = (self.text(e) for e in (condition, then, otherwise))
-                return f"select({', '.join(parts)})"
+                operands = (self.text(e, domain) for e in (condition, then, otherwise))
+                return f"select({', '.join(operands)})"
             case Cast(operand=operand):
-                return self._cast(expr, operand)
-            case Call(function=function, args=args_):
-                parts_ = [self.text(a) for a in args_]
-                if function in (Function.MIN, Function.MAX):
-                    code = parts_[0]
-                    for part in parts_[1:]:
-                        code = f"{function.value}({code}, {part})"
-                    return code
-                return f"{function.value}({', '.join(parts_)})"
+                return self._cast(expr, self.text(operand, domain))
+            case Call(function=function, args=args):
+                return self._call(function, args, domain)
             case _:
                 raise AssertionError(f"{type(expr).__name__} does not reach a mask")
 
-    def _binary(self, expr: Binary) -> str:
-        a, b = self.text(expr.left), self.text(expr.right)
+    def _load(self, expr: Load, domain: Domain) -> str:
+        """Print a read at an index of both: along one axis from its line, else of a box."""
+        varying = [
+            axis
+            for axis, index in enumerate(expr.indices)
+            if level(index) not in (Level.CALL, Level.REQUEST)
+        ]
+        texts = [self.text(index, domain) for index in expr.indices]
+        if len(varying) == 1:
+            return f"range_of<{self.table.tensor(expr, varying[0])}>(r, {texts[varying[0]]})"
+        return f"load({', '.join(['p.' + param_field(expr.tensor), *texts])})"
+
+    def _call(self, function: Function, args: tuple[Expr, ...], domain: Domain) -> str:
+        if function == Function.BIT:
+            words = self.lines.line(args[0], domain)
+            if words is not None:
+                name = self.table.name(words, Summary.BITS)
+                index = self.text(args[1], domain)
+                return f"bit_of<{name}>(r, {_PLACES[words.axis]}, {index})"
+        texts = [self.text(a, domain) for a in args]
+        if function in (Function.MIN, Function.MAX):
+            code = texts[0]
+            for text in texts[1:]:
+                code = f"{function.value}({code}, {text})"
+            return code
+        return f"{function.value}({', '.join(texts)})"
+
+    def _binary(self, expr: Binary, domain: Domain) -> str:
+        a, b = self.text(expr.left, domain), self.text(expr.right, domain)
         match expr.op:
             case BinaryOp.FLOORDIV:
                 return f"floordiv({a}, {b})"
@@ -108,9 +156,9 @@ class IntervalPrinter:
             case _:
                 assert_never(expr.op)
 
-    def _cast(self, expr: Cast, operand: Expr) -> str:
-        x = self.text(operand)
-        source, target = operand.type.kind, expr.type.kind
+    @staticmethod
+    def _cast(expr: Cast, x: str) -> str:
+        source, target = expr.operand.type.kind, expr.type.kind
         if source == target:
             return x
         if source == Kind.BOOL:
@@ -118,3 +166,10 @@ class IntervalPrinter:
             point = _POINT[target]
             return f"select({x}, {point}::point({one}), {point}::point({zero}))"
         return f"to_float({x})" if target == Kind.FLOAT else f"truncate({x})"
+
+
+def _joined(function: str, parts: list[str]) -> str:
+    """Print a chain of operands, each asked for only where those before it leave it open."""
+    if len(parts) == 1:
+        return parts[0]
+    return f"{function}({', '.join(f'[&] {{ return {part}; }}' for part in parts)})"

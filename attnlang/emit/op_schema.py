@@ -4,7 +4,7 @@ Maps a checked variant to a frozen `OpSchema`; the C++ binding, the fake impleme
 wrapper all follow it. The order:
 
     q, k, v, parameters | * | parameters, their tensors, scale, q_offset, kv_offset, kv_lens, seed,
-                              return_lse, return_max
+                              kv_indices, kv_block, return_lse, return_max
 
 The run-time parameters keep their declared order. torch takes no required positional argument after
 one with a default, so from the first such on they are keyword-only. A default that torch's grammar
@@ -25,7 +25,7 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 1, 2  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 1, 3  # kApiVersion, kCallVersion
 
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
@@ -52,6 +52,8 @@ class Role(StrEnum):
     KV_LENS = "kv_lens"
     SEED = "seed"
     SEED_TENSOR = "seed_tensor"
+    KV_INDICES = "kv_indices"
+    KV_BLOCK = "kv_block"
     RETURN_LSE = "return_lse"
     RETURN_MAX = "return_max"
 
@@ -241,6 +243,8 @@ def _call_arguments(companions: Mapping[str, str]) -> tuple[Argument, ...]:
         Argument("kv_lens", "Tensor?", Role.KV_LENS, "None"),
         Argument("seed", "SymInt?", Role.SEED, "None"),
         Argument(companions["seed"], "Tensor?", Role.SEED_TENSOR, "None"),
+        Argument("kv_indices", "Tensor?", Role.KV_INDICES, "None"),
+        Argument("kv_block", "SymInt", Role.KV_BLOCK, "1"),
         Argument("return_lse", "bool", Role.RETURN_LSE, "False"),
         Argument("return_max", "bool", Role.RETURN_MAX, "False"),
     )

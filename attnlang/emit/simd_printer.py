@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
-from attnlang.emit.ranges import INT32, Ranges
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -38,6 +38,8 @@ from attnlang.ir.nodes import (
     Unary,
     UnaryOp,
 )
+from attnlang.plan.ranges import INT32, Ranges
+from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
 from attnlang.symbolic.variability import Level
 
@@ -130,6 +132,7 @@ class SimdPrinter:
     terms: Mapping[Expr, Term]
     level: Level
     fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
+    reads: Mapping[Expr, Read] = field(default_factory=dict)  # those that are not here are clamped
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -171,6 +174,9 @@ class SimdPrinter:
                 return self._const(expr)
             case Coord():
                 return self._coord(expr)
+            case Anchor(name=name):
+                field = "anchor_row" if name == CoordName.Q_ROW else "anchor_idx"
+                return Value(f"{self.fields[Level.REQUEST]}{field}", Lane.L, False)
             case Size(name=name):
                 level = Level.REQUEST if name in ("Q", "KV") else Level.CALL
                 return Value(f"{self.fields[level]}{size_field(name)}", Lane.L, False)
@@ -239,7 +245,12 @@ class SimdPrinter:
         indices = [self._print(i) for i in expr.indices]
         vector = any(i.vector for i in indices)
         view = f"{self.fields[Level.CALL]}{param_field(expr.tensor)}"
-        code = f"load({', '.join([view, *(i.code for i in indices)])})"
+        read = self.reads.get(expr)
+        proved = (False,) * len(indices) if read is None else read.proved
+        codes = (
+            f"inside({i.code})" if safe else i.code for i, safe in zip(indices, proved, strict=True)
+        )
+        code = f"load({', '.join([view, *codes])})"
         match expr.type.kind:
             case Kind.FLOAT:
                 return Value(code, Lane.F, vector)
@@ -365,6 +376,9 @@ class SimdPrinter:
             return Value(code, then.lane, False)
         lane = self.lane(expr)
         arms = [self._vector(v, lane) for v in (then, other)]
+        if not condition.vector:  # the same in every element: one arm is computed
+            code = f"({condition.code} ? {arms[0].code} : {arms[1].code})"
+            return Value(code, lane, True)
         mask = self._vector(condition, Lane.M)
         return Value(f"select({mask.code}, {arms[0].code}, {arms[1].code})", lane, True)
 

@@ -2,7 +2,7 @@
 
     Variant = name, doc, params, sizes, requires, scale, q, k, v, score, mask, weights, out
     Weights = softmax(score) [* factor] [* dropout]  |  factor [* dropout]
-    Expr    = Const | Coord | Size | Scalar | Given | CallScale | Raw | QK | RowSum | Lse
+    Expr    = Const | Coord | Anchor | Size | Scalar | Given | CallScale | Raw | QK | RowSum | Lse
             | Load | Unary | Binary | Compare | Logic | Select | Cast | Call
             | Vector | Slice | RmsNorm | L2Norm | Rope | Dot
 
@@ -151,6 +151,14 @@ class Const(Node):
 @dataclass(frozen=True, slots=True)
 class Coord(Node):
     """A coordinate, int. `D` has a vector type."""
+
+    name: CoordName
+    type: Type = INT
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor(Node):
+    """`q_idx` or `q_row` of the row that stands for a query tile; the passes put it."""
 
     name: CoordName
     type: Type = INT
@@ -353,6 +361,7 @@ class Dot(Node):
 Expr = (
     Const
     | Coord
+    | Anchor
     | Size
     | Scalar
     | Given

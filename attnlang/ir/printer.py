@@ -170,6 +170,8 @@ class _Printer:
                 return _constant(value)
             case ir.Coord(name) | ir.Vector(name):
                 return _Text(name.value, _ATOM)
+            case ir.Anchor(name):
+                return _Text(f"anchor({name})", _ATOM)
             case ir.Size(name) | ir.Scalar(name):
                 return _Text(name, _ATOM)
             case ir.Given(name):

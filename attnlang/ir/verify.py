@@ -76,6 +76,9 @@ class _Checker:
                 _need(not type_.vector and type(value) is _PYTHON[type_.kind], node)
             case ir.Coord(name, type_):
                 _need(type_ == ir.Type(ir.Kind.INT, name == ir.CoordName.D), node)
+            case ir.Anchor(name, type_):
+                rows = (ir.CoordName.Q_IDX, ir.CoordName.Q_ROW)
+                _need(name in rows and type_ == ir.INT, node)
             case ir.Size(name, type_):
                 _need(name in self.sizes and type_ == ir.INT, node)
             case ir.Scalar(name, type_):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attnlang.diagnostics.suggest import nearest
+from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import (
     CallScale,
     Expr,
@@ -52,33 +52,6 @@ _KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
     Kind.INT: (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
     Kind.BOOL: (torch.bool,),
 }
-
-ParamValue = Tensor | float | int | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a dense call."""
-
-    b: int
-    hq: int
-    hkv: int
-    q: int
-    kv: int
-    d: int
-    dv: int
-
-    def sizes(self) -> dict[str, int]:
-        """Return them under the language's names."""
-        return {
-            "B": self.b,
-            "HQ": self.hq,
-            "HKV": self.hkv,
-            "Q": self.q,
-            "KV": self.kv,
-            "D": self.d,
-            "DV": self.dv,
-        }
 
 
 def name_params(
@@ -261,7 +234,7 @@ def check_tensors(
     """Check tensor parameters against their declared shapes; add what they bind to `sizes`."""
     params = {p.name: p for p in variant.params if isinstance(p, TensorParam)}
     for param in params.values():
-        _check_tensor(param, values[param.name])
+        check_tensor(param, values[param.name])
     for bound in variant.sizes:
         tensor = values[bound.tensor]
         if not isinstance(tensor, Tensor):
@@ -281,10 +254,11 @@ def check_tensors(
     for param in params.values():
         tensor = values[param.name]
         if isinstance(tensor, Tensor):
-            _check_dims(param, tensor, sizes, values)
+            check_dims(param, tensor, sizes, values)
 
 
-def _check_tensor(param: TensorParam, value: ParamValue) -> None:
+def check_tensor(param: TensorParam, value: ParamValue) -> None:
+    """Check the kind and the number of dimensions of a tensor parameter."""
     if value is None and param.optional:
         return
     if not isinstance(value, Tensor):
@@ -295,9 +269,10 @@ def _check_tensor(param: TensorParam, value: ParamValue) -> None:
         raise CallError(param.name, describe_param(param), _shape(value))
 
 
-def _check_dims(
+def check_dims(
     param: TensorParam, tensor: Tensor, sizes: Mapping[str, int], values: Mapping[str, ParamValue]
 ) -> None:
+    """Check the shape of a tensor parameter."""
     wanted = [size_value(d, sizes, values) for d in param.dims]
     if list(tensor.shape) != wanted:
         text = ", ".join(f"{print_expr(d)} = {w}" for d, w in zip(param.dims, wanted, strict=True))
@@ -389,6 +364,23 @@ def check_per_request(
         raise CallError(name, expected, f"{type(value).__name__} {value!r}")
     if abs(value) >= POSITION_LIMIT:
         raise CallError(name, "an offset below 2 ** 30 in magnitude", str(value))
+
+
+def check_selection(indices: Tensor | None, block: int, shape: Shape) -> None:
+    """Check `kv_indices=` and `kv_block=`; what the indices are, the kernel checks."""
+    if not _is_number(block, Kind.INT):
+        raise CallError("kv_block", "an int", f"{type(block).__name__} {block!r}")
+    if block < 1 or block >= 2**63:
+        raise CallError("kv_block", "a block of 1 column or more", str(block))
+    if indices is None:
+        return
+    expected = f"an int tensor [B = {shape.b}, HKV = {shape.hkv}, Q = {shape.q}, K]"
+    if not isinstance(indices, Tensor):
+        raise CallError("kv_indices", expected, type(indices).__name__)
+    if indices.dtype not in (torch.int32, torch.int64):
+        raise CallError("kv_indices", f"{expected}, int32 or int64", f"dtype {_dtype(indices)}")
+    if indices.dim() != 4 or tuple(indices.shape[:3]) != (shape.b, shape.hkv, shape.q):
+        raise CallError("kv_indices", expected, _shape(indices))
 
 
 def _shape(x: Tensor) -> str:

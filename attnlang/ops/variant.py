@@ -7,21 +7,24 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 from __future__ import annotations
 
 import inspect
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
+from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
-from attnlang.ops.arguments import ParamValue
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.tiles import Tiles
 from attnlang.plan.plan import KernelKey
 from attnlang.reference import reference
+
+if TYPE_CHECKING:
+    from attnlang.explain.explanation import Explanation
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
@@ -110,6 +113,7 @@ class Variant:
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
+        kv_indices: Tensor | None = None, kv_block: int = 1,
         return_lse: Literal[False] = False, return_max: Literal[False] = False,
         **params: ParamValue,
     ) -> Tensor: ...  # fmt: skip
@@ -118,6 +122,7 @@ class Variant:
         self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
+        kv_indices: Tensor | None = None, kv_block: int = 1,
         return_lse: bool = False, return_max: bool = False, **params: ParamValue,
     ) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
     def __call__(
@@ -131,6 +136,8 @@ class Variant:
         kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None,
         seed: int | None = None,
+        kv_indices: Tensor | None = None,
+        kv_block: int = 1,
         return_lse: bool = False,
         return_max: bool = False,
         **params: ParamValue,
@@ -142,6 +149,11 @@ class Variant:
         `kv_lens[b]` (int[B]) on do not exist. `seed` is dropout's, by default one draw from
         torch's generator: `torch.manual_seed` makes a call repeatable.
 
+        `kv_indices` (int32 or int64 [B, HKV, Q, K]) restricts each query row to blocks of columns:
+        index i selects those of [i * kv_block, (i + 1) * kv_block) that exist, -1 selects nothing.
+        It is a set, in any order; the mask applies besides. The cost follows what is selected. The
+        kernel raises RuntimeError at an index without a block.
+
         `lse` [B, HQ, Q] is the natural log-sum-exp of the scores, float32, -inf for a row that sees
         no column. The max [B, HQ] is the largest score, float32: softmax's argument, or `score`
         where there is no softmax, over the elements that are not masked; -inf where there is none.
@@ -151,11 +163,13 @@ class Variant:
         if not torch.compiler.is_compiling():
             check.check_lse(self.ir, return_lse)
             check.check_seed(seed)
-            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens)
+            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block)
         consts = const_values(self.ir, values)
         given = given_tensors(self.ir, values)
         op = getattr(torch.ops.attnlang, _resolve(self, consts, tuple(sorted(given)))).default
         call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
+        if kv_indices is not None:
+            call["kv_indices"], call["kv_block"] = kv_indices, kv_block
         if return_lse:
             call["return_lse"] = True
         if return_max:
@@ -179,7 +193,12 @@ class Variant:
         kv_lens: Tensor | None = None,
         **params: ParamValue,
     ) -> Tiles:
-        """Count the tiles that such a call visits, in full, in part and not at all."""
+        """Count the tiles that such a call visits, in full, in part and not at all.
+
+        A call with `kv_indices` visits the columns that it selects, and no tiles.
+        """
+        if "kv_indices" in params:
+            raise CallError("kv_indices", "nothing: a selection has no tiles", "a tensor")
         values = check.name_params(self._params, args, params)
         self._check(q, k, v, values, None, q_offset, kv_offset, kv_lens)
         specialised = self.specialised(
@@ -188,6 +207,20 @@ class Variant:
         call = self._op_arguments(values, None, q_offset, kv_offset, kv_lens)
         counts = specialised.op.tiles(q, k, v, **call)
         return Tiles(*counts.tolist())
+
+    def explain(
+        self, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue
+    ) -> Explanation:
+        """Explain what the variant means, which tiles such a call visits and what that costs.
+
+        Lengths are 4096 unless the spec takes no such call. Parameters are those of the call; what
+        is not given is its default or invented. The sizes of given tensors hold, the others are
+        those of a usual call. The machine's speed is measured once, in less than a second. Raises
+        CallError for a wrong argument.
+        """
+        from attnlang.ops.explained import explain_call
+
+        return explain_call(self.ir, q_len, kv_len, params)
 
     def reference(
         self,
@@ -236,12 +269,15 @@ class Variant:
         q_offset: Offset,
         kv_offset: int | Tensor,
         kv_lens: Tensor | None,
+        kv_indices: Tensor | None = None,
+        kv_block: int = 1,
     ) -> None:
         """Check a call's arguments and build its kernel where that is missing."""
         if v is None:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         shape = check.check_qkv(q, k, v)
         own = {"scale": scale, "q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
+        own["kv_indices"] = kv_indices
         check.check_places(q, {"k": k, "v": v, **values, **own})
         for param in self.ir.params:
             if isinstance(param, ScalarParam):
@@ -253,6 +289,7 @@ class Variant:
         check.check_per_request("q_offset", q_offset, shape.b)
         check.check_per_request("kv_offset", kv_offset, shape.b)
         check.check_per_request("kv_lens", kv_lens, shape.b, number=False)
+        check.check_selection(kv_indices, kv_block, shape)
         _refuse_gradients({"q": q, "k": k, "v": v, **values})
         key = self.kernel_key(q, v, values)
         specialised = self.specialised(
@@ -361,6 +398,8 @@ def _signature(ir: VariantIr) -> inspect.Signature:
         "kv_offset": 0,
         "kv_lens": None,
         "seed": None,
+        "kv_indices": None,
+        "kv_block": 1,
         "return_lse": False,
         "return_max": False,
     }

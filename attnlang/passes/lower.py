@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from attnlang.ir.nodes import BinaryOp, Const, Expr, Variant
 from attnlang.passes.exponent import LOG2E, exponent, lower_scale, weight
 from attnlang.passes.lowered import Lowered
+from attnlang.passes.powers import powers_by_exponentials
+from attnlang.passes.shift import drop_row_terms
 from attnlang.passes.simplify_pass import simplify_pass
 from attnlang.passes.specialise import specialise
 from attnlang.symbolic.build import binary, conjunction, const
@@ -48,6 +50,10 @@ def _simplify(state: Lowered, _: Build) -> Lowered:
     return replace(state, variant=variant, report=(*state.report, *fired))
 
 
+def _shift(state: Lowered, _: Build) -> Lowered:
+    return drop_row_terms(state)
+
+
 def _exponent(state: Lowered, _: Build) -> Lowered:
     variant, weights, scale = state.variant, state.variant.weights, state.variant.scale
     mask = lower_scale(variant.mask, scale)
@@ -55,8 +61,11 @@ def _exponent(state: Lowered, _: Build) -> Lowered:
     state = replace(state, mask=mask, dropout=weights.dropout)
     if weights.softmax is None:
         return replace(state, weight=factor, score=lower_scale(variant.score, scale))
+    shift = None if state.shift is None else exponent(state.shift, scale)
     sink = None if weights.sink is None else exponent(weights.sink, scale)
-    return replace(state, sink=sink, factor=factor, exponent=exponent(weights.softmax, scale))
+    argument = weights.softmax if state.exponent is None else state.exponent
+    lowered = exponent(argument, scale)
+    return replace(state, sink=sink, shift=shift, factor=factor, exponent=lowered)
 
 
 def _split_mask(state: Lowered, _: Build) -> Lowered:
@@ -73,6 +82,7 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
     tidied = replace(
         state,
         exponent=tidy(state.exponent),
+        shift=tidy(state.shift),
         sink=tidy(state.sink),
         factor=tidy(state.factor),
         weight=tidy(state.weight),
@@ -87,17 +97,29 @@ def _tidy(state: Lowered, _: Build) -> Lowered:
     return replace(tidied, report=report, operations=(state.operations[0], count))
 
 
+def _powers(state: Lowered, _: Build) -> Lowered:
+    changed = [
+        None if root is None else powers_by_exponentials(root)
+        for root in (state.exponent, state.factor, state.weight)
+    ]
+    argument, factor, weights = (None if c is None else c[0] for c in changed)
+    report = (*state.report, *(f for c in changed if c is not None for f in c[1]))
+    return replace(state, exponent=argument, factor=factor, weight=weights, report=report)
+
+
 PASSES: tuple[Pass, ...] = (
     Pass(
         "specialise", "first: what is constant from here on folds in every later pass", _specialise
     ),
     Pass("simplify", "before the exponent, which takes products as it finds them", _simplify),
+    Pass("shift", "after simplify, in the terms of the spec: a sum as it is written", _shift),
     Pass("exponent", "after simplify: a sum that cancelled takes no factor", _exponent),
     Pass(
         "split-mask",
         "after simplify, which makes conjuncts of what was `if` and `not`",
         _split_mask,
     ),
+    Pass("powers", "after the exponent: its products are gathered without the guard", _powers),
     Pass("tidy", "last: folds the constants that the exponent brought together", _tidy),
 )
 
@@ -141,6 +163,7 @@ def _written(variant: Variant) -> Lowered:
     return Lowered(
         variant=variant,
         exponent=weights.softmax,
+        shift=None,
         sink=weights.sink,
         factor=None if plain else weights.factor,
         weight=weights.factor if plain else None,
@@ -149,5 +172,6 @@ def _written(variant: Variant) -> Lowered:
         mask=variant.mask,
         column_mask=None,
         report=(),
+        declined=(),
         operations=(0, 0),
     )

@@ -14,19 +14,29 @@ from attnlang.symbolic.simplify import Fired
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """A rule that looked at the variant and did not fire, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lowered:
     """A variant, ready to be planned.
 
-    `exponent` and `sink` are times log2(e), for `exp2`; `factor` multiplies what `exp2` gives.
-    Without a softmax these are None, `weight` is there, and `score` for who asks for the largest.
-    `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of the
-    mask's conjuncts that read no row (None: there is none). `operations` counts those of one
+    `exponent`, `shift` and `sink` are times log2(e), for `exp2`; `shift` is what the exponent lacks
+    of softmax's argument in every column of a row (None: nothing); `factor` multiplies what `exp2`
+    gives. Without a softmax these are None, `weight` is there, and `score` for who asks for the
+    largest. `dropout` is the probability that either becomes 0. `column_mask` is the conjunction of
+    the mask's conjuncts that read no row (None: there is none). `operations` counts those of one
     element: with everything computed in the inner loop as it was written, and what is left there
     once the coarser terms are hoisted.
     """
 
     variant: Variant
     exponent: Expr | None
+    shift: Expr | None
     sink: Expr | None
     factor: Expr | None
     weight: Expr | None
@@ -35,6 +45,7 @@ class Lowered:
     mask: Expr
     column_mask: Expr | None
     report: tuple[Fired, ...]
+    declined: tuple[Declined, ...]
     operations: tuple[int, int]
 
     @property
@@ -47,6 +58,7 @@ class Lowered:
         """The kernel's expressions by name, without those that are None."""
         named = (
             ("exponent", self.exponent),
+            ("shift", self.shift),
             ("sink", self.sink),
             ("factor", self.factor),
             ("weight", self.weight),

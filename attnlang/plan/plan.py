@@ -13,6 +13,8 @@ from attnlang.diagnostics import SpecError
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.passes import Lowered
+from attnlang.plan.ranges import Ranges
+from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.support import unsupported
 from attnlang.plan.terms import Term, hoist
 
@@ -43,6 +45,11 @@ class Plan:
         return tuple(expr for _, expr in self.lowered.roots)
 
     @property
+    def reads(self) -> tuple[Read, ...]:
+        """How the tensors are read that the kernel's expressions read."""
+        return plan_reads(self.roots, self.lowered.variant, Ranges(self.dtypes))
+
+    @property
     def dtypes(self) -> Mapping[str, str]:
         """The dtype of each tensor parameter that was passed, "none" for the others."""
         names = (p.name for p in tensor_params(self.lowered.variant))
@@ -71,6 +78,8 @@ def describe(plan: Plan) -> str:
     ]
     for name, dtype in plan.dtypes.items():
         lines.append(f"tensor {name}: {dtype}")
+    for read in plan.reads:
+        lines.append(f"read {read.text}")
     for term in plan.terms:
         lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
     for name, expr in plan.lowered.roots:

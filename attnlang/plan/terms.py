@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import QK, CallScale, Const, Coord, Expr, Given, Scalar, Size
+from attnlang.ir.nodes import QK, Anchor, CallScale, Const, Coord, Expr, Given, Scalar, Size
 from attnlang.ir.traverse import children, walk
 from attnlang.symbolic.variability import Level, level
 
@@ -36,7 +36,7 @@ _PREFIX = {
 
 def is_leaf(expr: Expr) -> bool:
     """Whether an expression is read from a field as it stands, so that naming it gains nothing."""
-    return isinstance(expr, Const | Coord | Scalar | Size | Given | CallScale | QK)
+    return isinstance(expr, Const | Coord | Anchor | Scalar | Size | Given | CallScale | QK)
 
 
 def hoist(roots: Iterable[Expr]) -> tuple[Term, ...]:

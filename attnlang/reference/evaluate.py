@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -62,6 +63,8 @@ def _value(expr: Expr, scope: Scope) -> Tensor:
             return inputs.constant(expr.value, expr.type.kind)
         case Coord():
             return reads.coordinate(expr.name, scope)
+        case Anchor():
+            raise AssertionError("an anchor stands in what a kernel evaluates, not in a variant")
         case Size():
             return reads.size(expr.name, scope)
         case Scalar():

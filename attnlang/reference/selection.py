@@ -21,6 +21,7 @@ def select_columns(indices: Tensor, block: int, sizes: Mapping[str, int], rows: 
         )
     if block < 1:
         raise ValueError(f"`kv_block` must be at least 1, found {block}")
+    block = min(block, max(sizes["KV"], 1))  # a larger block has the same columns
     blocks = -(-sizes["KV"] // block)
     chosen = indices[:, :, rows].to(device=rows.device, dtype=torch.int64)
     wrong = (chosen < -1) | (chosen >= blocks)

@@ -30,6 +30,8 @@ CALL_KEYWORDS: Final = (
     "q_offset",
     "kv_offset",
     "kv_lens",
+    "kv_indices",
+    "kv_block",
     "q_len",
     "kv_len",
     "return_lse",

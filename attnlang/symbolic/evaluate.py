@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -57,7 +58,7 @@ _DTYPES: dict[Kind, type[np.generic]] = {
     Kind.FLOAT: np.float64,
 }
 
-Leaf = Coord | Size | Scalar | Given | CallScale | Raw | QK | RowSum | Lse
+Leaf = Coord | Anchor | Size | Scalar | Given | CallScale | Raw | QK | RowSum | Lse
 Leaves = Callable[[Leaf], Any]
 Read = Callable[[str, tuple[Array, ...]], Any]
 
@@ -86,7 +87,9 @@ def _value(expr: Expr, x: list[Array], leaves: Leaves, read: Read) -> Any:  # no
     match expr:
         case Const(value):
             return value
-        case Coord() | Size() | Scalar() | Given() | CallScale() | Raw() | QK() | RowSum() | Lse():
+        case Coord() | Anchor() | Size() | Scalar() | Given() | CallScale():
+            return leaves(expr)
+        case Raw() | QK() | RowSum() | Lse():
             return leaves(expr)
         case Load(tensor):
             return read(tensor, tuple(x))

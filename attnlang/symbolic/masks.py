@@ -24,15 +24,27 @@ from attnlang.symbolic.build import conjuncts
 from attnlang.symbolic.evaluate import Leaf, evaluate
 from attnlang.symbolic.mask_env import MaskEnv
 from attnlang.symbolic.range_sets import RangeSet
+from attnlang.symbolic.range_tree import Direction
+from attnlang.symbolic.solve_mask import solve
 from attnlang.symbolic.tile_form import for_tiles
-from attnlang.symbolic.tile_ranges import tile_ranges
+from attnlang.symbolic.tile_ranges import evaluate as evaluate_ranges
 from attnlang.symbolic.tiles import TileEvaluator
 from attnlang.symbolic.variability import variability
 from attnlang.symbolic.verdicts import EMPTY, FULL, UNKNOWN, Bools
 
 Array = npt.NDArray[Any]
 
-__all__ = ["EMPTY", "FULL", "UNKNOWN", "MaskEnv", "brute_force", "split_mask", "tile_verdicts"]
+__all__ = [
+    "EMPTY",
+    "FULL",
+    "UNKNOWN",
+    "MaskEnv",
+    "brute_force",
+    "elements",
+    "split_mask",
+    "tile_verdicts",
+    "verdicts_at",
+]
 
 
 def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt.NDArray[np.int8]:
@@ -41,37 +53,50 @@ def tile_verdicts(mask: Expr, env: MaskEnv, *, q_tile: int, kv_tile: int) -> npt
     Three-valued interval evaluation, and the ranges of the closed form: nothing of the size
     Q x KV is built.
     """
-    first_row = np.arange(0, env.q_len, q_tile).reshape(-1, 1)
-    first_column = np.arange(0, env.kv_len, kv_tile).reshape(1, -1)
-    rows = (first_row, np.minimum(first_row + q_tile, env.q_len) - 1)
-    columns = (first_column, np.minimum(first_column + kv_tile, env.kv_len) - 1)
-    shape = (first_row.size, first_column.size)
+    first_rows = np.arange(0, env.q_len, q_tile)
+    first_columns = np.arange(0, env.kv_len, kv_tile)
+    return verdicts_at(mask, env, (first_rows, q_tile), (first_columns, kv_tile))
+
+
+def verdicts_at(
+    mask: Expr, env: MaskEnv, rows: tuple[Array, int], columns: tuple[Array, int]
+) -> npt.NDArray[np.int8]:
+    """Return a verdict for each pair of a block of rows and one of columns, [blocks, blocks].
+
+    Blocks are given by their first indices and their length; the ends of the sequence cut them.
+    """
+    shape = (rows[0].size, columns[0].size)
     if 0 in shape:
         return np.empty(shape, np.int8)
-    value = TileEvaluator(env, rows, columns).value(for_tiles(mask))
+    row_extent, column_extent = (
+        (first, np.minimum(first + length, limit) - 1)
+        for (first, length), limit in ((rows, env.q_len), (columns, env.kv_len))
+    )
+    tall = (row_extent[0].reshape(-1, 1), row_extent[1].reshape(-1, 1))
+    wide = (column_extent[0].reshape(1, -1), column_extent[1].reshape(1, -1))
+    value = TileEvaluator(env, tall, wide).value(for_tiles(mask))
     assert isinstance(value, Bools)
     verdicts = np.broadcast_to(value.verdict, shape).copy()
-    edges = np.append(first_column.reshape(-1), env.kv_len)
-    for line, coverage in zip(verdicts, tile_ranges(mask, env, tile=q_tile), strict=True):
-        line[~_touched(coverage.may, edges)] = EMPTY
-        line[_filled(coverage.must, edges)] = FULL
+    ranges = evaluate_ranges(solve(mask, Direction.KEYS), env, Direction.KEYS, row_extent)
+    for line, coverage in zip(verdicts, ranges, strict=True):
+        line[~_touched(coverage.may, *column_extent)] = EMPTY
+        line[_filled(coverage.must, *column_extent)] = FULL
     return verdicts
 
 
-def _touched(ranges: RangeSet, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return the tiles that hold a column of the ranges."""
-    found = np.zeros(edges.size - 1, np.bool_)
+def _touched(ranges: RangeSet, first: Array, last: Array) -> npt.NDArray[np.bool_]:
+    """Return the blocks, sorted, that hold a column of the ranges."""
+    found = np.zeros(first.size, np.bool_)
     for begin, end in ranges:
-        found[np.searchsorted(edges, begin, "right") - 1 : np.searchsorted(edges, end)] = True
+        found[np.searchsorted(last, begin) : np.searchsorted(first, end)] = True
     return found
 
 
-def _filled(ranges: RangeSet, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return the tiles whose columns all lie in one range."""
-    found = np.zeros(edges.size - 1, np.bool_)
+def _filled(ranges: RangeSet, first: Array, last: Array) -> npt.NDArray[np.bool_]:
+    """Return the blocks, sorted, whose columns all lie in one range."""
+    found = np.zeros(first.size, np.bool_)
     for begin, end in ranges:
-        first, last = np.searchsorted(edges, begin), np.searchsorted(edges, end, "right") - 1
-        found[first:last] = True
+        found[np.searchsorted(first, begin) : np.searchsorted(last, end)] = True
     return found
 
 
@@ -90,9 +115,14 @@ def split_mask(mask: Expr) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
 
 def brute_force(mask: Expr, env: MaskEnv) -> npt.NDArray[np.bool_]:
     """Return the mask element by element, [Q, KV]: for pictures of small sizes, and to test by."""
-    assert mask.type == BOOL
     rows = np.arange(env.q_len).reshape(-1, 1)
     columns = np.arange(env.kv_len).reshape(1, -1)
+    return elements(mask, env, rows, columns)
+
+
+def elements(mask: Expr, env: MaskEnv, rows: Array, columns: Array) -> npt.NDArray[np.bool_]:
+    """Return the mask at some rows and columns, which are broadcast against each other."""
+    assert mask.type == BOOL
 
     def leaf(found: Leaf) -> object:
         match found:
@@ -113,4 +143,5 @@ def brute_force(mask: Expr, env: MaskEnv) -> npt.NDArray[np.bool_]:
         limits = zip(indices, tensor.shape, strict=True)
         return tensor[tuple(np.clip(index, 0, extent - 1) for index, extent in limits)]
 
-    return np.broadcast_to(evaluate(mask, leaf, read), (env.q_len, env.kv_len)).astype(np.bool_)
+    shape = np.broadcast_shapes(rows.shape, columns.shape)
+    return np.broadcast_to(evaluate(mask, leaf, read), shape).astype(np.bool_)

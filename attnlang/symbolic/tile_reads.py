@@ -41,11 +41,11 @@ def bounds(tensor: Array, indices: tuple[Ints, ...]) -> tuple[Array, Array] | No
     if not boxes:
         return rest, rest
     if len(boxes) == 1:
-        return _running(np.minimum, rest, *boxes[0]), _running(np.maximum, rest, *boxes[0])
+        return running(np.minimum, rest, *boxes[0]), running(np.maximum, rest, *boxes[0])
     return _in_boxes(rest, boxes)
 
 
-def _running(pick: np.ufunc, line: Array, start: IntArray, stop: IntArray) -> Array:
+def running(pick: np.ufunc, line: Array, start: IntArray, stop: IntArray) -> Array:
     """Return the extreme of `line[start : stop + 1]`, of two overlapping powers of two."""
     start, stop = np.broadcast_arrays(start, stop)
     rows = [line]

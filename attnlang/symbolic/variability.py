@@ -12,6 +12,7 @@ from typing import assert_never
 
 from attnlang.ir.nodes import (
     QK,
+    Anchor,
     Binary,
     Call,
     CallScale,
@@ -140,6 +141,8 @@ def _own(expr: Expr, below: Variability) -> Variability:
             return frozenset({"b"}) if name in ("Q", "KV") else _NONE
         case Coord(name):
             return _COORDS[name]
+        case Anchor():
+            return frozenset({"b"})  # a query tile is worked on as a request
         case Vector(name):
             return _VECTORS[name]
         case Raw() | QK():

@@ -7,6 +7,7 @@
 #include "kernels/cpu_forward.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_schedule.h"
+#include "kernels/cpu_selected.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/cpu_variant.h"
 
@@ -33,6 +34,11 @@ int run(const Call& call, char* error) {
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
   try {
     const typename Variant::Params params = Variant::params(call);
+    if (call.kv_indices.data != nullptr) {
+      if (check_selection(call, error) != 0) return -1;
+      const Selected<Variant, Element, kD, kDV> selected(problem, params);
+      return run_items(selected, selected.columns(), kDecodeKeys, false, error);
+    }
     const bool uneven = Variant::kMask || call.kv_lens.data != nullptr;
     if (problem.queries <= kDecodeQueries) {
       const Decode<Variant, Element, kD, kDV> decode(problem, params);

@@ -48,6 +48,7 @@ class Decode {
     alignas(64) float scores[kDecodeRows * kDecodeKeys];
     alignas(64) float factors[Variant::kFactor ? kDecodeKeys : 1];  // of a row's weights
     alignas(64) int32_t hidden[kDecodeRows * kDecodeKeys];
+    alignas(64) int32_t columns[kDecodeKeys];  // of the block, the last one repeated
     Element k[kDecodeKeys * kD];
     Element v[kDecodeKeys * kDV];
     Element zeros[kDV];
@@ -55,10 +56,11 @@ class Decode {
     const Element* v_rows[kDecodeKeys];
   };
 
-  // Rows [row0, row0 + rows) of the group's heads x queries.
+  // Rows row0, row0 + step, ... of the group's heads x queries.
   struct Item {
     int64_t b, h_kv, row0;
     int rows;
+    int64_t step;
   };
 
   Decode(const Problem<Element>& problem, const Params& params)
@@ -73,34 +75,28 @@ class Decode {
     return {.b = head / problem_.kv_heads,
             .h_kv = head % problem_.kv_heads,
             .row0 = row0,
-            .rows = static_cast<int>(std::min<int64_t>(kDecodeRows, group_rows() - row0))};
+            .rows = static_cast<int>(std::min<int64_t>(kDecodeRows, group_rows() - row0)),
+            .step = 1};
   }
 
   int64_t cost(const Item& item) const { return problem_.kv_len(item.b); }
 
   // The state of an item over keys [k0, k1), k0 a multiple of kDecodeKeys.
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
-    std::optional<Request> requests[kDecodeRows];
-    for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
-    load_queries(item, scratch);
-    state.clear(item.rows);
-    std::fill_n(scratch.zeros, kDV, Element{});
+    Requests requests;
+    start(item, requests, scratch, state);
     const auto kv = problem_.kv(item.b, item.h_kv);
-    const auto verdict_of = [&](int64_t a, int64_t b) {
-      Verdict all = row_verdict(item, *requests[0], 0, a, b);
-      for (int r = 1; r < item.rows && !is_unknown(all); ++r) {
-        all = join(all, row_verdict(item, *requests[r], r, a, b));
-      }
-      return all;
-    };
+    const auto verdict_of = [&](int64_t a, int64_t b) { return verdict(item, requests, a, b); };
     Coverage coverage = row_coverage(item, *requests[0], 0);
     for (int r = 1; r < item.rows; ++r) {
       coverage = join(coverage, row_coverage(item, *requests[r], r));
     }
     k1 = std::min(k1, problem_.kv_len(item.b));
     visit_tiles(coverage, k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
-      if (masked) run_block<true>(item, requests, kv, k, n, scratch, state);
-      else run_block<false>(item, requests, kv, k, n, scratch, state);
+      for (int j = 0; j < kDecodeKeys; ++j) {
+        scratch.columns[j] = static_cast<int32_t>(k) + std::min(j, n - 1);
+      }
+      run_block(masked, item, requests, kv, scratch.columns, n, scratch, state);
     });
   }
 
@@ -139,19 +135,47 @@ class Decode {
       float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
       float* out = problem_.lse(item.b, h, i);
       if (out != nullptr) *out = lse;
-      if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(state, r));
+      if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(item, state, r));
     }
   }
 
- private:
+ protected:
   using Requests = std::optional<Request>[kDecodeRows];
 
-  int64_t head(const Item& item, int r) const {
-    return item.h_kv * problem_.group() + (item.row0 + r) / problem_.queries;
+  void start(const Item& item, Requests& requests, Scratch& scratch, State& state) const {
+    for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
+    load_queries(item, scratch);
+    state.clear(item.rows);
+    std::fill_n(scratch.zeros, kDV, Element{});
   }
-  int64_t query(const Item& item, int r) const { return (item.row0 + r) % problem_.queries; }
+
+  // Of all rows together.
+  Verdict verdict(const Item& item, const Requests& requests, int64_t k0, int64_t k1) const {
+    Verdict all = row_verdict(item, *requests[0], 0, k0, k1);
+    for (int r = 1; r < item.rows && !is_unknown(all); ++r) {
+      all = join(all, row_verdict(item, *requests[r], r, k0, k1));
+    }
+    return all;
+  }
+
+  // The n columns `scratch.columns`, which are rows `at` of `kv`.
+  void run_block(bool masked, const Item& item, const Requests& requests,
+                 const StridedKv<Element>& kv, const int32_t* at, int n, Scratch& scratch,
+                 State& state) const {
+    if (masked) run_block<true>(item, requests, kv, at, n, scratch, state);
+    else run_block<false>(item, requests, kv, at, n, scratch, state);
+  }
+
+  const Problem<Element>& problem() const { return problem_; }
+
+ private:
+  int64_t row_number(const Item& item, int r) const { return item.row0 + r * item.step; }
+  int64_t head(const Item& item, int r) const {
+    return item.h_kv * problem_.group() + row_number(item, r) / problem_.queries;
+  }
+  int64_t query(const Item& item, int r) const { return row_number(item, r) % problem_.queries; }
   [[gnu::noinline]] Request request(const Item& item, int r) const {
-    return problem_.template request<Variant>(params_, item.b, head(item, r));
+    return problem_.template request<Variant>(params_, item.b, head(item, r), query(item, r));
   }
   typename Variant::Row row(const Item& item, const Request& request, int r) const {
     return Variant::row(request, splat_i(static_cast<int32_t>(query(item, r))));
@@ -190,9 +214,9 @@ class Decode {
 
   template <bool kMasked>
   void run_block(const Item& item, const Requests& requests, const StridedKv<Element>& kv,
-                 int64_t k0, int n, Scratch& scratch, State& state) const {
+                 const int32_t* at, int n, Scratch& scratch, State& state) const {
     for (int j = 0; j < n; ++j) {
-      scratch.k_rows[j] = contiguous<kD>(kv.k_row(k0 + j), kv.k_inner, scratch.k + j * kD);
+      scratch.k_rows[j] = contiguous<kD>(kv.k_row(at[j]), kv.k_inner, scratch.k + j * kD);
     }
     const int whole = padded(n);
     for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
@@ -200,13 +224,13 @@ class Decode {
       dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j, kDecodeKeys);
     }
     for (int r = 0; r < item.rows; ++r) {
-      weigh_row<kMasked>(item, *requests[r], r, k0, n, scratch, state);
+      weigh_row<kMasked>(item, *requests[r], r, n, scratch, state);
     }
     constexpr bool kHides = kMasked && Variant::kColumnMask;
     for (int j = 0; j < n; ++j) {
       const bool skip = kHides && hidden_from_all(scratch, item.rows, j);
       scratch.v_rows[j] =
-          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(k0 + j), kv.v_inner, scratch.v + j * kDV);
+          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(at[j]), kv.v_inner, scratch.v + j * kDV);
     }
     for (int j = n; j < kDecodeKeys; ++j) scratch.v_rows[j] = scratch.zeros;
     for (int j = 0; j < n; j += kValueKeys) {
@@ -251,18 +275,17 @@ class Decode {
 
   // One row's dots to weights, 0 where masked and past the end; its state but acc's sums.
   template <bool kMasked>
-  void weigh_row(const Item& item, const Request& request, int r, int64_t k0, int n,
-                 Scratch& scratch, State& state) const {
+  void weigh_row(const Item& item, const Request& request, int r, int n, Scratch& scratch,
+                 State& state) const {
     constexpr float kMaskedScore = Variant::kSoftmax ? -kInfinity : 0.0f;
     const typename Variant::Row row = this->row(item, request, r);
     if constexpr (!Variant::kSoftmax) {
-      if (problem_.wants_max()) scan_row<kMasked>(request, row, r, k0, n, scratch, state);
+      if (problem_.wants_max()) scan_row<kMasked>(request, row, r, n, scratch, state);
     }
     float* scores = scratch.scores + r * kDecodeKeys;
     F top = splat_f(-kInfinity), sum{};
     for (int j = 0; j < n; j += kLanes) {
-      const I columns = splat_i(static_cast<int32_t>(k0) + j) + iota_i();
-      const typename Variant::Column column = Variant::column(request, columns);
+      const typename Variant::Column column = Variant::column(request, load_i(scratch.columns + j));
       const F dot = load_f(scores + j);
       F score;
       if constexpr (Variant::kSoftmax) score = Variant::score(request, row, column, dot);
@@ -323,12 +346,11 @@ class Decode {
 
   // Without softmax, where the call asks for it: a row's dots to its largest score.
   template <bool kMasked>
-  static void scan_row(const Request& request, const typename Variant::Row& row, int r, int64_t k0,
-                       int n, const Scratch& scratch, State& state) {
+  static void scan_row(const Request& request, const typename Variant::Row& row, int r, int n,
+                       const Scratch& scratch, State& state) {
     F top = splat_f(-kInfinity);
     for (int j = 0; j < n; j += kLanes) {
-      const I columns = splat_i(static_cast<int32_t>(k0) + j) + iota_i();
-      const typename Variant::Column column = Variant::column(request, columns);
+      const typename Variant::Column column = Variant::column(request, load_i(scratch.columns + j));
       const F dot = load_f(scratch.scores + r * kDecodeKeys + j);
       M keep = iota_i() + j < n;
       if constexpr (kMasked && Variant::kMask) keep &= Variant::keep(request, row, column, dot);
@@ -338,31 +360,43 @@ class Decode {
   }
 
   // Base e; NaN for a row that has one.
-  static float largest_score(const State& state, int r) {
+  float largest_score(const Item& item, const State& state, int r) const {
     const float top = state.max[r], sum = state.sum[r];
     if constexpr (!Variant::kSoftmax) return top;
     // NaN is in the sums, the running maxima pass over it.
-    return sum != sum && top < kInfinity ? sum : kLn2 * top;
+    if (sum != sum && top < kInfinity) return sum;
+    return top == -kInfinity ? top : kLn2 * (top + row_shift(item, r));
   }
 
-  // The sum of the final weights; `factor` is what acc is multiplied by.
-  static float row_sum(const State& state, int r, float factor) {
-    return (kWeighted<Variant> ? state.weighted[r] : state.sum[r]) * factor;
+  // What the scores of a row lack.
+  float row_shift(const Item& item, int r) const {
+    if constexpr (Variant::kShift) {
+      const Request request = this->request(item, r);
+      return Variant::shift(request, row(item, request, r))[0];
+    } else {
+      return 0;
+    }
   }
 
-  // What acc is multiplied by; 0 for an empty row. The lse knows no sink.
+  // The sum of the final weights of a row, before they are normalised.
+  static float row_sums(const State& state, int r) {
+    return kWeighted<Variant> ? state.weighted[r] : state.sum[r];
+  }
+
+  // What acc is multiplied by, as in `Forward`.
   float normaliser(const Item& item, const State& state, int r, float* lse) const {
     const float top = state.max[r], sum = state.sum[r];
-    if (sum == 0) return 0;
-    *lse = kLn2 * (top + log2(sum));
+    const float shift = row_shift(item, r);
+    if (sum == 0 || shift == -kInfinity) return 0;
+    *lse = kLn2 * (top + log2(sum) + shift);
     if constexpr (Variant::kSink) {
       const Request request = this->request(item, r);
-      const float sink = Variant::sink(request, row(item, request, r))[0];
+      const float sink = Variant::sink(request, row(item, request, r))[0] - shift;
       const float base = finite_reference(max(top, sink));
       const float factor = exp2(top - base);
-      return factor / (sum * factor + exp2(sink - base));
+      return factor / (sum * factor + exp2(sink - base)) + (shift - shift);
     }
-    return 1 / sum;
+    return 1 / sum + (shift - shift);
   }
 
   const Problem<Element>& problem_;

@@ -68,6 +68,7 @@ class Forward {
     int64_t b, h, q0;
     int rows;
     int panels() const { return (rows + kPanel - 1) / kPanel; }
+    int64_t anchor() const { return q0 + rows / 2; }  // no row is far from it
   };
 
   Forward(const Problem<Element>& problem, const Params& params)
@@ -94,7 +95,8 @@ class Forward {
 
   // The state of an item over keys [k0, k1), k0 a multiple of kKeyTile.
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
-    const Request request = problem_.template request<Variant>(params_, item.b, item.h);
+    const Request request =
+        problem_.template request<Variant>(params_, item.b, item.h, item.anchor());
     const auto kv = problem_.kv(item.b, item.h / problem_.group());
     const auto query = [&](int m) { return problem_.q_row(item.b, item.h, item.q0 + m); };
     const int panels = item.panels();
@@ -137,7 +139,8 @@ class Forward {
 
   // Applies the sink, normalises and writes the rows and their lse.
   void finish(const Item& item, State& state) const {
-    const Request request = problem_.template request<Variant>(params_, item.b, item.h);
+    const Request request =
+        problem_.template request<Variant>(params_, item.b, item.h, item.anchor());
     alignas(64) float lse[kQueryTile];
     for (int m = 0; m < item.panels() * kPanel; m += kLanes) {
       if constexpr (Variant::kSoftmax) {
@@ -151,7 +154,7 @@ class Forward {
       }
     }
     write(item, state, lse);
-    if (problem_.wants_max()) raise_max(item, state);
+    if (problem_.wants_max()) raise_max(request, item, state);
   }
 
  private:
@@ -326,43 +329,54 @@ class Forward {
   }
 
   // The largest scores of rows m .. m + kLanes - 1, base e; NaN for a row that has one.
-  static F largest_scores(const State& state, int m) {
+  static F largest_scores(const Request& request, const Item& item, const State& state, int m) {
     const F top = load_f(state.max + m);
     if constexpr (!Variant::kSoftmax) return top;
     const F sum = load_f(state.sum + m);  // NaN is in the sums, the running maxima pass over it
-    return select((sum != sum) & (top < kInfinity), sum, kLn2 * top);
+    const F whole = select(top == -kInfinity, top, kLn2 * (top + row_shift(request, item, m)));
+    return select((sum != sum) & (top < kInfinity), sum, whole);
   }
 
-  void raise_max(const Item& item, const State& state) const {
+  // What the scores of rows m .. m + kLanes - 1 lack.
+  static F row_shift(const Request& request, const Item& item, int m) {
+    const I rows = splat_i(static_cast<int32_t>(item.q0) + m) + iota_i();
+    if constexpr (Variant::kShift) return Variant::shift(request, Variant::row(request, rows));
+    else return F{};
+  }
+
+  void raise_max(const Request& request, const Item& item, const State& state) const {
     float top = -kInfinity;
     for (int m = 0; m < item.rows; m += kLanes) {
-      const F scores = largest_scores(state, m);
+      const F scores = largest_scores(request, item, state, m);
       for (int i = 0; i < std::min(kLanes, item.rows - m); ++i) top = max(top, scores[i]);
     }
     problem_.raise_max(item.b, item.h, top);
   }
 
-  // The sums of the final weights; `factor` is what acc is multiplied by.
-  static F row_sum(const State& state, int m, F factor) {
-    return load_f((kWeighted<Variant> ? state.weighted : state.sum) + m) * factor;
+  // The sums of the final weights of kLanes rows, before they are normalised.
+  static F row_sums(const State& state, int m) {
+    return load_f((kWeighted<Variant> ? state.weighted : state.sum) + m);
   }
 
-  // What acc is multiplied by; 0 for an empty row. The lse knows no sink.
+  // What acc is multiplied by; 0 for an empty row. The lse knows no sink. The scores lack the row's
+  // shift: where it is -inf the row is empty, where it is +inf or NaN (so `shift - shift` is NaN)
+  // its weights are NaN.
   static F normaliser(const Request& request, const Item& item, const State& state, int m,
                       float* lse) {
     const F top = load_f(state.max + m), sum = load_f(state.sum + m);
-    const M empty = sum == 0.0f;
-    store(lse + m, empty ? splat_f(-kInfinity) : kLn2 * (top + log2(sum)));
+    const F shift = row_shift(request, item, m);
+    const M empty = (sum == 0.0f) | (shift == -kInfinity);
+    store(lse + m, empty ? splat_f(-kInfinity) : kLn2 * (top + log2(sum) + shift));
     F base = finite_reference(top), total = sum;
     F factor = splat_f(1.0f);
     if constexpr (Variant::kSink) {
       const I rows = splat_i(static_cast<int32_t>(item.q0) + m) + iota_i();
-      const F sink = Variant::sink(request, Variant::row(request, rows));
+      const F sink = Variant::sink(request, Variant::row(request, rows)) - shift;
       base = finite_reference(max(top, sink));
       factor = exp2(top - base);
       total = sum * factor + exp2(sink - base);
     }
-    return empty ? F{} : factor / total;
+    return empty ? F{} : factor / total + (shift - shift);
   }
 
   void write(const Item& item, const State& state, const float* lse) const {

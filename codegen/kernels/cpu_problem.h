@@ -24,6 +24,12 @@ struct StridedKv {
 
   const Element* k_row(int64_t j) const { return k + j * k_stride; }
   const Element* v_row(int64_t j) const { return v + j * v_stride; }
+  // The view whose column 0 is this one's column j.
+  StridedKv from(int64_t j) const {
+    StridedKv later = *this;
+    later.k = k_row(j), later.v = v_row(j);
+    return later;
+  }
 };
 
 template <class Element>
@@ -96,11 +102,13 @@ struct Problem {
     }
   }
 
+  // `anchor`: the row that stands for the query tile that is worked on; a tile's verdict needs
+  // none.
   template <class Variant>
-  typename Variant::Request request(const typename Variant::Params& params, int64_t b,
-                                    int64_t h) const {
+  typename Variant::Request request(const typename Variant::Params& params, int64_t b, int64_t h,
+                                    int64_t anchor = 0) const {
     return Variant::request(params, b, h, h / group(), queries, kv_len(b), q_offset(b),
-                            call.kv_offset[b]);
+                            call.kv_offset[b], anchor);
   }
 };
 

@@ -3,7 +3,7 @@
 //
 // The ranges cost the same whatever the number of keys. Outside `may` nothing is asked or read,
 // inside `must` tiles are full; the rest is divided by 8 until a verdict is known or one tile is
-// left (by 8, not 2: a verdict that scans tensors scans each element once a level).
+// left (by 8, not 2: few levels).
 #pragma once
 
 #include <algorithm>

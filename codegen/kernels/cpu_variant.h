@@ -13,6 +13,7 @@
 #include "attnlang/host/coverage.h"
 #include "attnlang/host/float_interval.h"
 #include "attnlang/host/interval_load.h"
+#include "kernels/cpu_lines.h"
 
 namespace attnlang::cpu {
 
@@ -22,6 +23,7 @@ concept HasFlags = requires {
   { V::kMask } -> std::convertible_to<bool>;
   { V::kColumnMask } -> std::convertible_to<bool>;
   { V::kSink } -> std::convertible_to<bool>;
+  { V::kShift } -> std::convertible_to<bool>;
   { V::kFactor } -> std::convertible_to<bool>;
   { V::kRowSum } -> std::convertible_to<bool>;
 };
@@ -29,7 +31,7 @@ concept HasFlags = requires {
 template <class V>
 concept HasRequest = requires(const Call& call, const typename V::Params& p, int64_t i) {
   { V::params(call) } -> std::same_as<typename V::Params>;
-  { V::request(p, i, i, i, i, i, i, i) } -> std::same_as<typename V::Request>;
+  { V::request(p, i, i, i, i, i, i, i, i) } -> std::same_as<typename V::Request>;
 };
 
 template <class V>
@@ -85,9 +87,15 @@ concept HasSink = !V::kSink || requires(const typename V::Request& r, const type
 };
 
 template <class V>
+concept HasShift =
+    !V::kShift || requires(const typename V::Request& r, const typename V::Row& row) {
+      { V::shift(r, row) } -> std::same_as<F>;
+    };
+
+template <class V>
 constexpr bool check_variant() {
   static_assert(HasFlags<V>,
-                "a Variant says kSoftmax, kMask, kColumnMask, kSink, kFactor and kRowSum");
+                "a Variant says kSoftmax, kMask, kColumnMask, kSink, kShift, kFactor and kRowSum");
   static_assert(HasRequest<V>, "a Variant has params(Call) and request(Params, b, h, ...)");
   static_assert(HasRow<V>, "a Variant has row(Request, I) -> Row");
   static_assert(HasColumn<V>, "a Variant has column(Request, I), store and broadcast of a tile");
@@ -98,8 +106,10 @@ constexpr bool check_variant() {
                 "a Variant with kMask has keep -> M, tile -> Verdict, ranges -> Coverage");
   static_assert(HasColumnMask<V>, "a Variant with kColumnMask has column_keep -> M");
   static_assert(HasSink<V>, "a Variant with kSink has sink(Request, Row) -> F");
+  static_assert(HasShift<V>, "a Variant with kShift has shift(Request, Row) -> F");
   static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");
   static_assert(!V::kSink || V::kSoftmax, "a sink belongs to a softmax");
+  static_assert(!V::kShift || V::kSoftmax, "a shift belongs to a softmax");
   static_assert(!V::kFactor || V::kSoftmax, "weights without a softmax are one expression");
   return true;
 }

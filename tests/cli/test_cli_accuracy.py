@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from attnlang.cli.accuracy import compare, sample_rows
-from attnlang.cli.inputs import invent
-from attnlang.cli.scalars import Request
-from attnlang.cli.settings import Settings
 from attnlang.cli.shapes import parse_shape
+from attnlang.invent.inputs import invent
+from attnlang.invent.scalars import Request
+from attnlang.invent.settings import Settings
 from attnlang.reference import reference
 
 WINDOW = "attention w(n: int = 9):\n mask = sliding_window(n)"

@@ -1,17 +1,15 @@
 """What a variant is compared with in speed computes the same; masks written out are the masks."""
 
-import numpy as np
 import pytest
 import torch
 
 from attnlang.cli import peers
 from attnlang.cli.eager import eager
-from attnlang.cli.grid import Verdict, tile_grid
-from attnlang.cli.inputs import invent
-from attnlang.cli.masks import dense_mask, mask_env
-from attnlang.cli.scalars import Request
-from attnlang.cli.settings import Settings
 from attnlang.cli.shapes import parse_shape
+from attnlang.invent.inputs import invent
+from attnlang.invent.masks import dense_mask
+from attnlang.invent.scalars import Request
+from attnlang.invent.settings import Settings
 from attnlang.reference import reference
 
 NONE = Settings({}, {}, {})
@@ -117,24 +115,8 @@ def test_a_dense_mask_in_blocks_is_the_same(variant, monkeypatch):
     spec = variant("attention a(n: int = 7):\n mask = sliding_window(n)")
     call = call_of(spec, "1,2,2,40,50,16")
     whole = dense_mask(spec, call, 1 << 20)
-    monkeypatch.setattr("attnlang.cli.masks._BLOCK_ELEMENTS", 130)
+    monkeypatch.setattr("attnlang.invent.masks._BLOCK_ELEMENTS", 130)
     assert torch.equal(dense_mask(spec, call, 1 << 20), whole)
     assert whole.shape == (1, 1, 40, 50)
     distance = torch.arange(40)[:, None] + 10 - torch.arange(50)
     assert torch.equal(whole[0, 0], (distance >= 0) & (distance < 7))
-
-
-@pytest.mark.parametrize("shape", ["1,2,2,64,64,16", "1,2,2,70,45,16", "1,2,2,1,100,16"])
-def test_the_grid_is_what_the_elements_say(variant, shape):
-    spec = variant("attention a(n: int = 23):\n mask = sliding_window(n)")
-    call = call_of(spec, shape)
-    mask = dense_mask(spec, call, 1 << 20)[0, 0].numpy()
-    grid = tile_grid(spec.mask, mask_env(spec, call, 0, 0), 16)
-    for i, j in np.ndindex(*grid.verdicts.shape):
-        tile = mask[16 * i : 16 * i + 16, 16 * j : 16 * j + 16]
-        if grid.verdicts[i, j] == Verdict.FULL:
-            assert tile.all()
-        elif grid.verdicts[i, j] == Verdict.EMPTY:
-            assert not tile.any()
-    assert grid.count(Verdict.PARTIAL) < grid.verdicts.size or grid.verdicts.size < 8
-    assert sum(grid.share(v) for v in Verdict) == pytest.approx(1)

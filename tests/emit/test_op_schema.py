@@ -8,7 +8,8 @@ from attnlang.ir.nodes import Kind, Slice, Vector, VectorName
 CALL = (
     "float? scale=None, Tensor? scale_t=None, SymInt? q_offset=None, Tensor? q_offset_t=None, "
     "SymInt kv_offset=0, Tensor? kv_offset_t=None, Tensor? kv_lens=None, SymInt? seed=None, "
-    "Tensor? seed_t=None, bool return_lse=False, bool return_max=False"
+    "Tensor? seed_t=None, Tensor? kv_indices=None, SymInt kv_block=1, "
+    "bool return_lse=False, bool return_max=False"
 )
 
 

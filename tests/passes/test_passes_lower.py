@@ -189,17 +189,27 @@ def test_describe_shows_expressions_loops_rules_and_counts() -> None:
     )
     assert describe(low) == (
         "variant made\n"
-        f"  exponent = dot(q, k) * (scale * {LOG2E}) + t * {LOG2E} * m[h]\n"
+        f"  exponent = dot(q, k) * (scale * {LOG2E})\n"
+        f"  shift = t * {LOG2E} * m[h]\n"
         "  mask = kv_idx <= q_idx\n"
         "\n"
         "computed outside the loop over elements:\n"
         f"  call     scale * {LOG2E}\n"
         f"  request  t * {LOG2E} * m[h]\n"
         "\n"
-        "operations for each element: 7 as written, 3 as lowered\n"
+        "operations for each element: 7 as written, 2 as lowered\n"
         "\n"
-        "rules:\n"
-        "    1  logic-repeated\n"
+        "rules, with the operations for each element of what they rewrote:\n"
+        "    1  logic-repeated         2 -> 1\n"
+        "    1  shift-invariance       1 -> 0\n"
+        "\n"
+        "what did not apply:\n"
+        "       score-bounds: nothing bounds a term of the score\n"
+        "\n"
+        "facts:\n"
+        "       non-empty-rows: a row keeps the first column if KV > 0 and kv_offset <= q_idx; "
+        "with the default q_offset every row does if KV > 0 and Q <= KV\n"
+        f"       shift: lse is that of the exponent plus t * {LOG2E} * m[h], in base 2\n"
     )
 
 

@@ -113,6 +113,8 @@ class CCall(ctypes.Structure):
         ("kv_offset", CPerRequest),
         ("kv_lens", CPerRequest),
         ("seed", ctypes.c_uint64),
+        ("kv_indices", CTensor),
+        ("kv_block", ctypes.c_int64),
         ("scalars", ctypes.POINTER(CNumber)),
         ("tensors", ctypes.POINTER(CTensor)),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
@@ -158,7 +160,7 @@ class Call:
         self.lse = torch.full(q.shape[:3], float("nan")) if lse else None
         self.tensors, self.lens = tensors, (q_offset, kv_offset, kv_lens)
         c = self.c = CCall()
-        c.version, c.default_q_offset = 2, int(q_offset is None)
+        c.version, c.default_q_offset = 3, int(q_offset is None)
         c.q, c.k, c.v, c.out = tensor(q), tensor(k), tensor(v), tensor(self.out)
         c.lse = tensor(self.lse)
         c.scale = q.shape[3] ** -0.5 if scale is None else scale

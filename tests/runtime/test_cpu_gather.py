@@ -36,7 +36,11 @@ inline void put(void* out, int k, I x) { put(out, k, to_long(x)); }
       const auto r = form == 0   ? load(v, narrow_i, wide_j) \
                      : form == 1 ? load(v, narrow_i, to_int(wide_j)) \
                      : form == 2 ? load(v, int64_t{i[0]}, to_int(wide_j)) \
-                                 : load(v, to_long(narrow_i), int32_t(j[0])); \
+                     : form == 3 ? load(v, to_long(narrow_i), int32_t(j[0])) \
+                     : form == 4 ? load(v, inside(within(narrow_i, v.size[0])), to_int(wide_j)) \
+                     : form == 5 ? load(v, inside(int64_t{0}), inside(to_long(within( \
+                                                                  to_int(wide_j), v.size[1])))) \
+                                 : load(v, narrow_i, inside(int64_t{0})); \
       put(out, k, r); \
     } \
   } \
@@ -94,7 +98,15 @@ def test_reads_clamp_each_index(lib, dtype: torch.dtype) -> None:
         rows, columns = i.long().clamp(0, t.shape[0] - 1), j.clamp(0, t.shape[1] - 1)
         first_row, first_column = rows[:1].expand(64), columns[:1].expand(64)
         for form, (a, b) in enumerate(
-            [(rows, columns), (rows, columns), (first_row, columns), (rows, first_column)]
+            [
+                (rows, columns),
+                (rows, columns),
+                (first_row, columns),
+                (rows, first_column),
+                (rows, columns),  # and those that are inside as they are
+                (torch.zeros_like(rows), columns),
+                (rows, torch.zeros_like(rows)),
+            ]
         ):
             out = torch.empty(64, dtype=result_type)
             read = getattr(lib, f"read_{TYPES[dtype]}")
@@ -113,7 +125,7 @@ def test_reads_clamp_each_index(lib, dtype: torch.dtype) -> None:
 def test_absent_and_empty_tensors_read_as_zero(lib) -> None:
     i, j = torch.zeros(64, dtype=torch.int32), torch.zeros(64, dtype=torch.int64)
     for t in (CTensor(), tensor(torch.empty(0, 4)), tensor(torch.empty(4, 0))):
-        for form in range(4):
+        for form in range(7):
             out = torch.full((64,), math.nan)
             lib.read_float(ctypes.byref(t), _pointer(i), _pointer(j), _pointer(out), 64, form)
             assert (out == 0).all()

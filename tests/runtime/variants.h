@@ -13,6 +13,7 @@ struct Positions {
   static constexpr bool kMask = false;
   static constexpr bool kColumnMask = false;
   static constexpr bool kSink = false;
+  static constexpr bool kShift = false;
   static constexpr bool kFactor = false;
   static constexpr bool kRowSum = false;
 
@@ -27,7 +28,7 @@ struct Positions {
     int64_t b, h, h_kv, q_len, kv_len, q_offset, kv_offset;
   };
   static Request request(const Params& p, int64_t b, int64_t h, int64_t h_kv, int64_t q_len,
-                         int64_t kv_len, int64_t q_offset, int64_t kv_offset) {
+                         int64_t kv_len, int64_t q_offset, int64_t kv_offset, int64_t) {
     return {p, b, h, h_kv, q_len, kv_len, q_offset, kv_offset};
   }
 

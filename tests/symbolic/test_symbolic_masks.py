@@ -186,10 +186,10 @@ def test_no_tile_without_rows_or_columns() -> None:
     assert tile_verdicts(CAUSAL, call_of(5, 0), q_tile=4, kv_tile=4).shape == (2, 0)
 
 
-def test_an_empty_tensor_says_nothing() -> None:
+def test_an_empty_tensor_reads_as_zero() -> None:
     mask = load("keep", KV_COL, kind=BOOL)
     env = call_of(4, 4, keep=np.zeros(0, np.bool_))
-    assert tile_verdicts(mask, env, q_tile=4, kv_tile=4).tolist() == [[UNKNOWN]]
+    assert tile_verdicts(mask, env, q_tile=4, kv_tile=4).tolist() == [[EMPTY]]
 
 
 def test_no_object_of_the_size_of_the_mask_is_built() -> None:

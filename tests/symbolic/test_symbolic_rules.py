@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from ir_terms import (
     FALSE,
@@ -30,7 +31,8 @@ from ir_terms import (
     to_int,
 )
 
-from attnlang.ir.nodes import BOOL, INT, VECTOR, Binary, BinaryOp, Expr
+from attnlang.ir.nodes import BOOL, FLOAT, INT, VECTOR, Binary, BinaryOp, Expr, Raw, Scalar
+from attnlang.symbolic.evaluate import evaluate
 from attnlang.symbolic.rules import RULES
 
 BY_NAME = {rule.name: rule for rule in RULES}
@@ -77,6 +79,8 @@ CASES: list[tuple[str, Expr, Expr | None]] = [
     ("int-zero", op("*", num(0), N), num(0)),
     ("int-zero", op("-", N, N), num(0)),
     ("int-zero", op("%", N, num(1)), num(0)),
+    ("int-zero", op("%", num(0), N), num(0)),
+    ("int-zero", op("//", num(0), N), num(0)),
     ("int-zero", op("*", num(0.0), X), None),
     ("int-zero", op("-", X, X), None),
     ("int-zero", op("-", N, M), None),
@@ -187,6 +191,44 @@ CASES: list[tuple[str, Expr, Expr | None]] = [
     ("compare-sides", compare("<", DISTANCE, N), None),
     ("compare-sides", compare("<=", KV_IDX, Q_IDX), None),
     ("compare-sides", compare("<", DISTANCE, load("w", H, kind=INT)), None),
+    ("log-of-exp", call("log", call("exp", X)), X),
+    ("log-of-exp", call("exp2", call("log2", call("abs", X))), call("abs", X)),
+    ("log-of-exp", call("exp", call("log", X)), None),
+    ("log-of-exp", call("log2", call("exp", X)), None),
+    ("exp-product", op("*", call("exp", X), call("exp", Y)), call("exp", op("+", X, Y))),
+    ("exp-product", op("/", call("exp2", X), call("exp2", Y)), call("exp2", op("-", X, Y))),
+    ("exp-product", op("/", num(1.0), call("exp", X)), call("exp", neg(X))),
+    ("exp-product", op("*", call("exp", X), call("exp2", Y)), None),
+    (
+        "sigmoid-form",
+        op("/", num(1.0), op("+", num(1.0), call("exp", neg(X)))),
+        call("sigmoid", X),
+    ),
+    (
+        "sigmoid-form",
+        op("/", num(1.0), op("+", call("exp", X), num(1.0))),
+        call("sigmoid", neg(X)),
+    ),
+    ("sigmoid-form", op("*", X, call("sigmoid", X)), call("silu", X)),
+    ("sigmoid-form", op("*", call("sigmoid", X), X), call("silu", X)),
+    ("sigmoid-form", op("*", Y, call("sigmoid", X)), None),
+    ("sigmoid-form", op("/", num(1.0), op("+", num(2.0), call("exp", X))), None),
+    (
+        "tanh-form",
+        op("-", op("*", num(2.0), call("sigmoid", X)), num(1.0)),
+        call("tanh", op("*", X, num(0.5))),
+    ),
+    ("tanh-form", op("-", op("*", num(3.0), call("sigmoid", X)), num(1.0)), None),
+    ("softplus-form", call("log1p", call("exp", X)), call("softplus", X)),
+    ("softplus-form", call("log", op("+", num(1.0), X)), call("log1p", X)),
+    ("softplus-form", call("log", op("+", X, num(1.0))), call("log1p", X)),
+    ("softplus-form", call("log", op("+", X, num(2.0))), None),
+    ("reciprocal-root", op("/", num(1.0), call("sqrt", X)), call("rsqrt", X)),
+    ("reciprocal-root", op("/", X, call("sqrt", X)), None),
+    ("negated-factor", neg(op("*", X, num(2.0))), op("*", X, num(-2.0))),
+    ("negated-factor", neg(op("/", X, num(2.0))), op("/", X, num(-2.0))),
+    ("negated-factor", neg(op("*", N, num(2))), None),
+    ("negated-factor", neg(op("*", X, Y)), None),
 ]
 
 
@@ -214,3 +256,32 @@ def test_a_rule_never_turns_a_vector_into_a_scalar() -> None:
 def test_a_leaf_is_left_alone() -> None:
     for leaf in (RAW, X, N, B, num(1.0), size("Q")):
         assert all(rule(leaf) is None for rule in RULES)
+
+
+POINTS = np.array([-30.0, -2.5, -0.5, -0.0, 0.0, 1e-3, 0.7, 3.0, 25.0, 600.0, -math.inf, math.inf])
+
+
+@pytest.mark.parametrize("name", [r.name for r in RULES])
+def test_a_rule_keeps_the_value(name: str) -> None:
+    for rule, before, after in CASES:
+        if rule == name and after is not None and before.type == FLOAT:
+            x, y = (p.ravel() for p in np.meshgrid(POINTS, POINTS))
+            wanted, found = (_value(e, x, y) for e in (before, after))
+            fine = ~np.isnan(wanted) & ~np.isinf(wanted)
+            np.testing.assert_allclose(found[fine], wanted[fine], rtol=1e-11, atol=1e-15)
+
+
+def _value(expr: Expr, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def leaf(node: Expr) -> object:
+        match node:
+            case Scalar("x"):
+                return x
+            case Scalar("y"):
+                return y
+            case Scalar(_, kind):
+                return 3 if kind == INT else True
+            case Raw():
+                return x - y
+        return 5
+
+    return np.broadcast_to(evaluate(expr, leaf, lambda *_: 0.5), x.shape)

@@ -57,7 +57,7 @@ def multiply_one(expr: Expr) -> Expr | None:
 
 @rule("int-zero")
 def int_zero(expr: Expr) -> Expr | None:
-    """Of ints: `0 * x`, `x - x` and `x % 1` are 0."""
+    """Of ints: `0 * x`, `x - x`, `x % 1`, `0 % x` and `0 // x` are 0."""
     if not isinstance(expr, Binary) or expr.type.kind != Kind.INT or expr.type.vector:
         return None
     match expr:
@@ -66,6 +66,8 @@ def int_zero(expr: Expr) -> Expr | None:
         case Binary(BinaryOp.SUB, x, y) if x == y:
             return const(0, expr.span)
         case Binary(BinaryOp.MOD, _, y) if is_int(y, 1):
+            return const(0, expr.span)
+        case Binary(BinaryOp.MOD | BinaryOp.FLOORDIV, x, _) if is_int(x, 0):
             return const(0, expr.span)
     return None
 

@@ -12,9 +12,6 @@ from dataclasses import replace
 from attnlang.ir.nodes import (
     BOOL,
     INT,
-    Binary,
-    BinaryOp,
-    Call,
     Cast,
     Compare,
     CompareOp,
@@ -22,7 +19,6 @@ from attnlang.ir.nodes import (
     Coord,
     CoordName,
     Expr,
-    Function,
     Kind,
     Size,
     Unary,
@@ -31,10 +27,9 @@ from attnlang.ir.nodes import (
 from attnlang.ir.traverse import children
 from attnlang.symbolic.affine import Affine, affine, build_sum, sum_size
 from attnlang.symbolic.build import const, is_bool, value_of
+from attnlang.symbolic.magnitudes import MAX_CONSTANT, is_bounded_sum
 from attnlang.symbolic.rules.rule import rule
 from attnlang.symbolic.variability import Level, level, variability
-
-_MAX_COEFFICIENT, _MAX_CONSTANT = 2**16, 2**40
 
 MIRRORED = {
     CompareOp.EQ: CompareOp.EQ,
@@ -90,7 +85,7 @@ def _int_of(expr: Expr) -> Expr | None:
     match expr:
         case Cast(x, _) if x.type == INT:
             return x
-        case Const(float(value)) if abs(value) < _MAX_CONSTANT and value == int(value):
+        case Const(float(value)) if abs(value) < MAX_CONSTANT and value == int(value):
             return const(int(value), expr.span)
     return None
 
@@ -126,7 +121,7 @@ def compare_sides(expr: Expr) -> Expr | None:
     if not isinstance(expr, Compare) or expr.left.type != INT:
         return None
     left, right = affine(expr.left), affine(expr.right)
-    if left is None or right is None or not (_bounded_sum(left) and _bounded_sum(right)):
+    if left is None or right is None or not (is_bounded_sum(left) and is_bounded_sum(right)):
         return None
     simpler = _arranged(expr, left.minus(right))
     return simpler if _cost(simpler) < _cost(expr) else None
@@ -179,27 +174,6 @@ def _element_operations(side: Expr) -> int:
         return 0
     own = 1 if sum_size(side) else 0
     return own + sum(_element_operations(c) for c in children(side) if sum_size(side))
-
-
-def _bounded_sum(found: Affine) -> bool:
-    small = abs(found.constant) <= _MAX_CONSTANT
-    return small and all(abs(c) <= _MAX_COEFFICIENT and _bounded(t) for t, c in found.terms)
-
-
-def _bounded(term: Expr) -> bool:
-    """Whether a term is below 2 ** 40 in magnitude, whatever the parameters are."""
-    match term:
-        case Coord() | Size():
-            return True
-        case Const(value):
-            return abs(value) <= _MAX_CONSTANT
-        case Binary(BinaryOp.FLOORDIV, x, _):
-            return _bounded(x)
-        case Binary(BinaryOp.MOD, _, y):
-            return _bounded(y)
-        case Call(Function.MIN | Function.MAX | Function.CLAMP | Function.ABS, args):
-            return all(_bounded(a) for a in args)
-    return False
 
 
 RULES = (compare_same, compare_bool, compare_widened, compare_range, compare_sides)

@@ -15,12 +15,14 @@ using LoadedLanes =
     std::conditional_t<std::is_same_v<Loaded<T>, float>, F,
                        std::conditional_t<std::is_same_v<Loaded<T>, int64_t>, L, I>>;
 
-template <class... Index>
-constexpr bool kNarrow = ((std::is_integral_v<Index> || std::is_same_v<Index, I>) && ...);
+template <class Index>
+constexpr bool kVectorIndex = Vector<Index>;
+template <class Index>
+constexpr bool kVectorIndex<Inside<Index>> = Vector<Index>;
 
-[[gnu::always_inline]] inline int64_t clamped_term(int64_t i, int64_t size, int64_t stride) {
-  return clamp_index(i, size) * stride;
-}
+template <class Index>
+constexpr bool kNarrowIndex =
+    kScalarIndex<Index> || std::is_same_v<Index, I> || std::is_same_v<Index, Inside<I>>;
 
 template <class T>
 [[gnu::always_inline]] inline void put_lane(LoadedLanes<T>& lanes, int i, Loaded<T> x) {
@@ -54,19 +56,26 @@ template <class Index>
                                                  int32_t stride) {
   if constexpr (std::is_same_v<Index, I>) {
     offset += clamp(index, I{}, splat_i(size - 1)) * stride;
+  } else if constexpr (std::is_same_v<Index, Inside<I>>) {
+    offset += index.value * stride;
   }
 }
 
 template <class Index>
 [[gnu::always_inline]] inline void add_scalar_term(int64_t& offset, Index index, int64_t size,
                                                    int64_t stride) {
-  if constexpr (std::is_integral_v<Index>) offset += clamped_term(index, size, stride);
+  if constexpr (kScalarIndex<Index>) offset += index_in(index, size) * stride;
 }
 
+// Lane i of an index, within its extent.
 template <class Index>
-[[gnu::always_inline]] inline int64_t lane_of(Index index, int i) {
-  if constexpr (std::is_integral_v<Index>) return index;
-  else return index[i];
+[[gnu::always_inline]] inline int64_t lane_in(Index index, int i, int64_t size) {
+  if constexpr (kScalarIndex<Index>) return index_in(index, size);
+  else return clamp_index(index[i], size);
+}
+template <Vector Index>
+[[gnu::always_inline]] inline int64_t lane_in(Inside<Index> index, int i, int64_t) {
+  return index.value[i];
 }
 
 // Whether 32 bits hold every offset that the vector indices can make.
@@ -82,19 +91,24 @@ template <class T, int kRank, class... Index>
     }
     ++axis;
   };
-  (add(!std::is_integral_v<Index>), ...);
+  (add(!kScalarIndex<Index>), ...);
   return reach < INT32_MAX;
 }
 
 }  // namespace detail
 
+// Indices of rows or columns, those past the end brought to the last.
+inline I within(I index, int64_t size) {
+  return clamp(index, I{}, splat_i(static_cast<int32_t>(size < 1 ? 0 : size - 1)));
+}
+
 template <class T, int kRank, class... Index>
-  requires(sizeof...(Index) == kRank && (Vector<Index> || ...))
+  requires(sizeof...(Index) == kRank && (detail::kVectorIndex<Index> || ...))
 [[gnu::always_inline]] inline detail::LoadedLanes<T> load(const View<T, kRank>& view,
                                                           Index... index) {
   using Lanes = detail::LoadedLanes<T>;
   if (view.empty()) return Lanes{};
-  if constexpr (detail::kNarrow<Index...>) {
+  if constexpr ((detail::kNarrowIndex<Index> && ...)) {
     if (detail::offsets_fit<T, kRank, Index...>(view)) {
       int64_t base = 0;
       I offset{};
@@ -111,9 +125,7 @@ template <class T, int kRank, class... Index>
   for (int i = 0; i < kLanes; ++i) {
     int64_t offset = 0;
     int axis = 0;
-    ((offset += detail::clamped_term(detail::lane_of(index, i), view.size[axis], view.stride[axis]),
-      ++axis),
-     ...);
+    ((offset += detail::lane_in(index, i, view.size[axis]) * view.stride[axis], ++axis), ...);
     detail::put_lane<T>(r, i, read_element(view.data + offset));
   }
   return r;

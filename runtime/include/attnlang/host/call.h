@@ -38,7 +38,7 @@ struct PerRequest {
   }
 };
 
-constexpr int32_t kCallVersion = 2;
+constexpr int32_t kCallVersion = 3;
 
 struct Call {
   int32_t version;           // kCallVersion of whoever filled it
@@ -54,6 +54,9 @@ struct Call {
   PerRequest kv_offset;
   PerRequest kv_lens;  // KV_b; `value` is KV where the call passed none. Kernels clamp to [0, KV]
   uint64_t seed;       // of dropout
+  Tensor
+      kv_indices;    // [B, HKV, Q, K] i32, i64: blocks of columns a row may see, -1 pads; null: all
+  int64_t kv_block;  // columns of a block, at least 1
   const Number* scalars;  // the run-time 0-d parameters, in declared order
   const Tensor*
       tensors;  // the tensor parameters, in declared order; absent optional ones: data null

@@ -59,13 +59,29 @@ struct RangeOf<T> {
 inline Interval index_range(Interval x) { return x; }
 inline Interval index_range(std::integral auto x) { return Interval::point(x); }
 
+// Nothing more can be learnt: bools of both kinds have been seen.
+template <class T>
+bool is_settled(const RangeOf<T>& range) {
+  if constexpr (std::is_same_v<T, bool>) return range.some && !range.every;
+  else return false;
+}
+
 template <class T, int kRank>
 void scan(const T* data, const int64_t* stride, const Interval* box, int axis, RangeOf<T>& range) {
-  if (axis == kRank) {
-    range.add(read_element(data));
+  if (axis == kRank - 1) {
+    // A local copy, and a loop of its own for adjacent elements, so that it is vectorised.
+    RangeOf<T> line = range;
+    const T* first = data + box[axis].lo * stride[axis];
+    const int64_t n = box[axis].hi - box[axis].lo + 1;
+    if (stride[axis] == 1) {
+      for (int64_t i = 0; i < n; ++i) line.add(read_element(first + i));
+    } else {
+      for (int64_t i = 0; i < n; ++i) line.add(read_element(first + i * stride[axis]));
+    }
+    range = line;
     return;
   }
-  for (int64_t i = box[axis].lo; i <= box[axis].hi; ++i) {
+  for (int64_t i = box[axis].lo; i <= box[axis].hi && !is_settled<T>(range); ++i) {
     scan<T, kRank>(data + i * stride[axis], stride, box, axis + 1, range);
   }
 }

@@ -40,6 +40,8 @@ enum class Role : int32_t {
   kv_lens,
   seed,
   seed_tensor,
+  kv_indices,
+  kv_block,
   return_lse,
   return_max,
 };
@@ -58,6 +60,7 @@ constexpr bool is_tensor(Role role) {
     case Role::kv_offset_tensor:
     case Role::kv_lens:
     case Role::seed_tensor:
+    case Role::kv_indices:
       return true;
     default:
       return false;
@@ -74,6 +77,7 @@ constexpr bool is_optional(Role role) {
     case Role::boolean:
     case Role::tensor:
     case Role::kv_offset:
+    case Role::kv_block:
     case Role::return_lse:
     case Role::return_max:
       return false;
@@ -234,6 +238,12 @@ class Binding {
         case Role::seed_tensor:
           call.seed = static_cast<uint64_t>(read_integer(as_handle(value), name)), has_seed = true;
           break;
+        case Role::kv_indices:
+          call.kv_indices = view(as_handle(value), name);
+          break;
+        case Role::kv_block:
+          call.kv_block = as_integer(value);
+          break;
         case Role::return_lse:
           return_lse = as_boolean(value);
           break;
@@ -327,6 +337,9 @@ class Binding {
     expect_count(inputs);
     const Arguments arguments(stack);
     const Bound bound(arguments);
+    if (bound.call.kv_indices.data != nullptr) {
+      refuse_argument("kv_indices", "a call that selects columns has no tiles to count");
+    }
     const Kernel& kernel = kernels().get(bound.key, kSpec.name);
     OwnedTensor result;
     const int64_t size = 5, stride = 1;

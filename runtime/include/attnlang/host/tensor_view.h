@@ -113,6 +113,30 @@ View<T, kRank> view(const Tensor& tensor) {
 
 inline int64_t clamp_index(int64_t i, int64_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
 
+// An index that is proved to lie within its extent: no clamp.
+template <class Index>
+struct Inside {
+  Index value;
+};
+template <class Index>
+constexpr Inside<Index> inside(Index value) {
+  return {value};
+}
+
+template <class Index>
+constexpr bool kScalarIndex = std::integral<Index>;
+template <class Index>
+constexpr bool kScalarIndex<Inside<Index>> = std::integral<Index>;
+
+template <std::integral Index>
+int64_t index_in(Index i, int64_t size) {
+  return clamp_index(i, size);
+}
+template <std::integral Index>
+int64_t index_in(Inside<Index> i, int64_t) {
+  return i.value;
+}
+
 template <class T>
 Loaded<T> read_element(const T* p) {
   if constexpr (std::is_same_v<T, bool>) {
@@ -126,13 +150,13 @@ Loaded<T> read_element(const T* p) {
   }
 }
 
-template <class T, int kRank, std::integral... Index>
-  requires(sizeof...(Index) == kRank)
+template <class T, int kRank, class... Index>
+  requires(sizeof...(Index) == kRank && (kScalarIndex<Index> && ...))
 Loaded<T> load(const View<T, kRank>& view, Index... index) {
   if (view.empty()) return Loaded<T>{};
   int64_t offset = 0;
   int axis = 0;
-  ((offset += clamp_index(index, view.size[axis]) * view.stride[axis], ++axis), ...);
+  ((offset += index_in(index, view.size[axis]) * view.stride[axis], ++axis), ...);
   return read_element(view.data + offset);
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnlang.cli.roles import Role, Use, uses
+from attnlang.invent.roles import Role, Use, uses
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,27 @@ from itertools import islice, product
 import torch
 from torch import Generator
 
-from attnlang.cli.draw import draw_scalar, likely_scalars
-from attnlang.cli.errors import InputError
-from attnlang.cli.roles import PLAIN, Use, uses
-from attnlang.cli.settings import Settings
-from attnlang.cli.static import Number, static_value
+from attnlang.invent.draw import draw_scalar, likely_scalars
+from attnlang.invent.errors import InputError
+from attnlang.invent.roles import PLAIN, Use, uses
+from attnlang.invent.settings import Settings
+from attnlang.invent.shape import Shape
+from attnlang.invent.static import Number, static_value
 from attnlang.ir.nodes import Require, ScalarParam, Size, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
-from attnlang.ops.arguments import Shape
 
 _MAX_TRIES = 4096
+_MAX_SIZES = 1024
+_NEAR = 1024  # how far a length may be from the one that was wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What call is wanted. `optional` are the optional tensors to pass too."""
+    """What call is wanted. `optional` are the optional tensors to pass too.
+
+    `drawn` names the tensors whose values matter (None: all); the others are zeros without memory.
+    """
 
     shape: Shape
     dtype: torch.dtype
@@ -36,6 +41,7 @@ class Request:
     settings: Settings
     optional: frozenset[str] = frozenset()
     vary: bool = False  # draw 0-d parameters too, instead of taking their defaults
+    drawn: frozenset[str] | None = None
 
 
 def given_tensors(variant: Variant, request: Request) -> frozenset[str]:
@@ -49,8 +55,9 @@ def is_given(variant: Variant, param: TensorParam, request: Request) -> bool:
     sized = (s.name for s in variant.sizes if s.tensor == param.name)
     if any(name in request.settings.sizes for name in sized):
         return True
-    wanted = param.name in request.optional or param.name in request.settings.fills
-    return wanted or not param.optional
+    settings = request.settings
+    named = (request.optional, settings.fills, settings.tensors)
+    return any(param.name in names for names in named) or not param.optional
 
 
 def fit_shape(variant: Variant, shape: Shape, settings: Settings) -> Shape:
@@ -65,14 +72,30 @@ def fit_shape(variant: Variant, shape: Shape, settings: Settings) -> Shape:
     return shape
 
 
+def bound_sizes(variant: Variant, request: Request) -> Iterator[dict[str, int]]:
+    """Yield all sizes of a call, for likely values of those that tensors bind."""
+    shape, fixed = request.shape, request.settings.sizes
+    longest = max(shape.q, shape.kv, 1)
+    likely = (16, 32, 64, 128, 8, 4, 2, 1, longest, 2 * longest, max(shape.d, 1))
+    free = list(dict.fromkeys(s.name for s in variant.sizes))
+    choices = [(fixed[n],) if n in fixed else likely for n in free]
+    for values in product(*choices):
+        yield {**shape.sizes(), **dict(zip(free, values, strict=True))}
+
+
 def _similar_shapes(shape: Shape) -> Iterator[Shape]:
     """Yield the shape itself, then others that differ in as little as specs ask for."""
     yield shape
     heads = ((shape.hq, shape.hkv), (shape.hq, shape.hq), (shape.hq, 1), (1, 1))
-    lengths = ((shape.q, shape.kv), (shape.kv, shape.kv), (1, shape.kv), (shape.q, 4 * shape.q))
+    own = (shape.q, shape.kv)
+    several = ((shape.kv, shape.kv), (min(64, shape.q), shape.kv), (1, shape.kv))
+    lengths = (own, *several, (shape.q, 4 * shape.q))
     dims = ((shape.d, shape.dv), (shape.d, shape.d), (128, 128), (192, 128), (576, 512), (32, 32))
-    for (hq, hkv), (q, kv), (d, dv) in product(heads, lengths, dims):
+    for (q, kv), (hq, hkv), (d, dv) in product(lengths, heads, dims):
         yield Shape(shape.b, hq, hkv, q, kv, d, dv)
+    least, most = max(shape.kv - _NEAR, 0), max(shape.kv, _NEAR)
+    for length in (*range(shape.kv, least, -1), *range(shape.kv + 1, most + 1)):
+        yield replace(shape, q=length, kv=length)  # as whole rows of an image, whole blocks
 
 
 def choose_scalars(
@@ -82,14 +105,14 @@ def choose_scalars(
     params = [p for p in variant.params if isinstance(p, ScalarParam)]
     choices = [_choices(p, request, known.get(p.name, PLAIN), rng) for p in params]
     names = [p.name for p in params]
-    sizes, given = request.shape.sizes(), given_tensors(variant, request)
-    first: dict[str, Number] = {}
+    first = ""
     for values in islice(product(*choices), _MAX_TRIES):
         scalars = dict(zip(names, values, strict=True))
-        if not broken(variant, sizes, scalars, given):
+        complaint = _complaint(variant, request, scalars)
+        if complaint is None:
             return scalars
-        first = first or scalars
-    raise InputError(_complaint(variant, broken(variant, sizes, first, given)[0], sizes, first))
+        first = first or complaint
+    raise InputError(first)
 
 
 def _choices(param: ScalarParam, request: Request, use: Use, rng: Generator) -> Sequence[Number]:
@@ -118,7 +141,21 @@ def broken(
     )
 
 
-def _complaint(
+def _complaint(variant: Variant, request: Request, scalars: Mapping[str, Number]) -> str | None:
+    """Say which `require` does not hold, whatever sizes the tensors bind; None where all can."""
+    given = given_tensors(variant, request)
+    if wrong := broken(variant, request.shape.sizes(), scalars, given):
+        return _told(variant, wrong[0], request.shape.sizes(), scalars)
+    first = None
+    for sizes in islice(bound_sizes(variant, request), _MAX_SIZES):
+        wrong = broken(variant, sizes, scalars, given)
+        if not wrong:
+            return None
+        first = first or _told(variant, wrong[0], sizes, scalars)
+    return first
+
+
+def _told(
     variant: Variant, require: Require, sizes: Mapping[str, int], scalars: Mapping[str, Number]
 ) -> str:
     read = {e.name for e in walk(require.condition) if hasattr(e, "name")}

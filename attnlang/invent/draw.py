@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from attnlang.cli.roles import Role, Use
+from attnlang.invent.roles import Role, Use
+from attnlang.invent.shape import Shape
 from attnlang.ir.nodes import Kind, ScalarParam, Size, TensorParam
-from attnlang.ops.arguments import Shape
 
 # Of a packed sequence: so few that documents are longer than a tile at real sizes.
 _MAX_SEGMENTS = 8

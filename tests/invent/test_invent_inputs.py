@@ -5,10 +5,11 @@ import torch
 
 from attnlang.cli.cases import make_case
 from attnlang.cli.errors import InputError
-from attnlang.cli.inputs import invent, reads_fit
-from attnlang.cli.scalars import Request, fit_shape
-from attnlang.cli.settings import Settings, parse_settings, settings_text
+from attnlang.cli.settings import parse_settings, settings_text
 from attnlang.cli.shapes import parse_shape, shape_text
+from attnlang.invent.inputs import invent, reads_fit
+from attnlang.invent.scalars import Request, fit_shape
+from attnlang.invent.settings import Settings
 
 NONE = Settings({}, {}, {})
 

@@ -6,21 +6,31 @@ extent and every `require` holds. Invariant: the same request gives the same cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor
 
-from attnlang.cli.draw import draw_tensor
-from attnlang.cli.roles import PLAIN, Role, Use, uses
-from attnlang.cli.scalars import Request, broken, choose_scalars, given_tensors, is_given
-from attnlang.cli.static import static_value
+from attnlang.invent.draw import draw_tensor
+from attnlang.invent.errors import InputError
+from attnlang.invent.roles import PLAIN, Role, Use, uses
+from attnlang.invent.scalars import (
+    Request,
+    bound_sizes,
+    broken,
+    choose_scalars,
+    given_tensors,
+    is_given,
+)
+from attnlang.invent.shape import ParamValue, Shape
+from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Kind, TensorParam, Variant
-from attnlang.ops.arguments import ParamValue, Shape
 from attnlang.reference import reference
 
+MAX_DRAWN = 1 << 24  # elements of a tensor in an outline: a larger one is zeros
 _MAX_TRIES = 1024
 _DTYPES = {Kind.BOOL: torch.bool, Kind.INT: torch.int64, Kind.FLOAT: torch.float32}
 
@@ -46,13 +56,23 @@ class Call:
 def invent(variant: Variant, request: Request) -> Call:
     """Invent a call. Raises InputError where no value would satisfy the spec's `require`s."""
     rng = torch.Generator().manual_seed(request.seed)
+    params = _params(variant, request, rng)
+    q, k, v = _vectors(request, rng)
+    seed = None if variant.weights.dropout is None else request.seed
+    return Call(request.shape, q, k, v, params, seed=seed)
+
+
+def invent_outline(variant: Variant, request: Request) -> Call:
+    """Invent a call whose q, k and v are zeros without memory: all but them is as in `invent`."""
+    rng = torch.Generator().manual_seed(request.seed)
+    return _without_values(request, _params(variant, request, rng))
+
+
+def _params(variant: Variant, request: Request, rng: Generator) -> dict[str, ParamValue]:
     known = uses(variant)
     scalars = choose_scalars(variant, request, known, rng)
     tensors = _tensors(variant, request, scalars, known, rng)
-    q, k, v = _vectors(request, rng)
-    params = {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
-    seed = None if variant.weights.dropout is None else request.seed
-    return Call(request.shape, q, k, v, params, seed=seed)
+    return {p.name: scalars.get(p.name, tensors.get(p.name)) for p in variant.params}
 
 
 def _vectors(request: Request, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +100,7 @@ def _tensors(
     fallback: dict[str, Tensor] | None = None
     q_len = request.shape.q
     ends = torch.tensor(sorted({0, q_len // 2, q_len - 1}) if q_len else [], dtype=torch.int64)
-    for sizes in islice(_bound_sizes(variant, request), _MAX_TRIES):
+    for sizes in islice(bound_sizes(variant, request), _MAX_TRIES):
         rng.set_state(state)
         tensors = _draw_all(variant, request, sizes, known, rng)
         if not variant.sizes:
@@ -90,7 +110,10 @@ def _tensors(
         if reads_fit(variant, _without_values(request, {**scalars, **tensors}), ends):
             return tensors
         fallback = fallback or tensors
-    assert fallback is not None, "there is at least one choice of sizes"
+    if fallback is None:
+        names = ", ".join(dict.fromkeys(s.name for s in variant.sizes))
+        told = f"none of the sizes tried for {names} satisfies every require"
+        raise InputError(f"{variant.name}: {told} (see --shape, --set)")
     return fallback
 
 
@@ -100,16 +123,6 @@ def _without_values(request: Request, params: Mapping[str, ParamValue]) -> Call:
     q = zero.expand(s.b, s.hq, s.q, s.d)
     k, v = zero.expand(s.b, s.hkv, s.kv, s.d), zero.expand(s.b, s.hkv, s.kv, s.dv)
     return Call(s, q, k, v, params)
-
-
-def _bound_sizes(variant: Variant, request: Request) -> Iterator[dict[str, int]]:
-    shape, fixed = request.shape, request.settings.sizes
-    longest = max(shape.q, shape.kv, 1)
-    likely = (16, 32, 64, 128, 8, 4, 2, 1, longest, 2 * longest)
-    free = list(dict.fromkeys(s.name for s in variant.sizes))
-    choices = [(fixed[n],) if n in fixed else likely for n in free]
-    for values in product(*choices):
-        yield {**shape.sizes(), **dict(zip(free, values, strict=True))}
 
 
 def _draw_all(
@@ -128,9 +141,17 @@ def _draw_all(
     for name, param in params.items():
         if not is_given(variant, param, request):
             continue
-        if name in request.settings.fills:
-            value = request.settings.fills[name]
-            tensors[name] = torch.full(tuple(extents[name]), value, dtype=_DTYPES[param.kind])
+        settings, dtype = request.settings, _DTYPES[param.kind]
+        if name in settings.tensors:
+            tensors[name] = settings.tensors[name]
+            continue
+        if name in settings.fills:
+            tensors[name] = torch.tensor(settings.fills[name], dtype=dtype).expand(extents[name])
+            continue
+        if request.drawn is not None and (
+            name not in request.drawn or math.prod(extents[name]) > MAX_DRAWN
+        ):
+            tensors[name] = torch.zeros((), dtype=dtype).expand(extents[name])
             continue
         use = known.get(name, PLAIN)
         reach = extents[use.tensor][use.axis] if use.role is Role.INDEX else 0

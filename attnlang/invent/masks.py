@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlang.cli.inputs import Call
-from attnlang.cli.static import static_value
+from attnlang.invent.inputs import Call
+from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Coord, CoordName, Variant
 from attnlang.ir.traverse import walk
+from attnlang.passes import lower
 from attnlang.symbolic.masks import MaskEnv, brute_force
 
 _BLOCK_ELEMENTS = 1 << 22
@@ -59,7 +60,9 @@ def call_sizes(variant: Variant, call: Call) -> dict[str, int]:
 def dense_mask(variant: Variant, call: Call, max_elements: int) -> Tensor | None:
     """Return the mask [B or 1, HQ or 1, Q, KV], or None when it has more elements than allowed."""
     s = call.shape
-    names = {e.name for e in walk(variant.mask) if isinstance(e, Coord)}
+    given = frozenset(n for n, t in call.params.items() if isinstance(t, Tensor))
+    known = lower(variant, consts=call.scalars, given=given).mask
+    names = {e.name for e in walk(known) if isinstance(e, Coord)}
     batch = s.b if CoordName.B in names else 1
     heads = s.hq if names & {CoordName.H, CoordName.H_KV} else 1
     if batch * heads * s.q * s.kv > max_elements:
@@ -70,7 +73,7 @@ def dense_mask(variant: Variant, call: Call, max_elements: int) -> Tensor | None
         for h in range(heads):
             env = mask_env(variant, call, b, h)
             for first in range(0, s.q, step):
-                block = brute_force(variant.mask, _rows(env, first, min(step, s.q - first)))
+                block = brute_force(known, _rows(env, first, min(step, s.q - first)))
                 mask[b, h, first : first + step] = torch.from_numpy(block)
     return mask
 

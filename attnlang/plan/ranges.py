@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from attnlang.ir.nodes import (
+    Anchor,
     Binary,
     BinaryOp,
     Call,
@@ -64,7 +65,7 @@ class Ranges:
         match expr:
             case Const(value=value):
                 return int(value), int(value)
-            case Coord(name=name):
+            case Coord(name=name) | Anchor(name=name):
                 positions = name in (CoordName.Q_IDX, CoordName.KV_IDX)
                 return (1 - POSITION_LIMIT if positions else 0), POSITION_LIMIT - 1
             case Size():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlang.emit.ranges import INT64, POSITION_LIMIT, Ranges
 from attnlang.ir.nodes import (
     INT,
     Binary,
@@ -24,6 +23,7 @@ from attnlang.ir.nodes import (
     Unary,
     UnaryOp,
 )
+from attnlang.plan.ranges import INT64, POSITION_LIMIT, Ranges
 from attnlang.sources import Source, Span
 from attnlang.symbolic.evaluate import evaluate
 

@@ -1,0 +1,1 @@
+"""What the compiler understood of a variant: as text, as one page of HTML, as a picture."""
