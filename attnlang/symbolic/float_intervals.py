@@ -124,7 +124,8 @@ def arithmetic(op: BinaryOp, a: Floats, b: Floats) -> Floats:
             case BinaryOp.DIV:
                 return _divide(a, b, nan)
             case BinaryOp.FLOORDIV:
-                return _or_zero(apply_function(Function.FLOOR, [_divide(a, b, nan)]), b)
+                edge = nan | _infinite(a)  # infinity, or NaN, by whichever formula
+                return _or_zero(apply_function(Function.FLOOR, [_divide(a, b, edge)]), b)
             case BinaryOp.MOD:
                 edge = nan | _infinite(a) | _infinite(b)
                 # As a - floor(a / b) * b it is off by a rounding of a.

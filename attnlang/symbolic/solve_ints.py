@@ -23,16 +23,11 @@ from attnlang.ir.nodes import (
     Expr,
     Function,
     Select,
-    Unary,
-    UnaryOp,
 )
 from attnlang.symbolic.affine import Affine, affine, build_sum
 from attnlang.symbolic.build import binary, conjunction, const, negate
 from attnlang.symbolic.no_wrap import NoWrap
 from attnlang.symbolic.range_tree import (
-    ALL,
-    NONE,
-    Condition,
     Direction,
     Guarded,
     HalfLine,
@@ -42,6 +37,16 @@ from attnlang.symbolic.range_tree import (
     complement,
     intersection,
     union,
+)
+from attnlang.symbolic.relations import (
+    ceil_divide,
+    decided,
+    floor_divide,
+    minus,
+    negated,
+    plus,
+    relate,
+    within,
 )
 
 _MAX_COEFFICIENT = 2**20
@@ -85,7 +90,7 @@ class IntSolver:
             left = binary(BinaryOp.SUB, left, right, comparison.span)
             right = const(0, comparison.span)
         elif self.no_wrap.static(right) is None:
-            right = _clamped(right, bounds[0] - 1, bounds[1] + 1)
+            right = within(right, bounds[0] - 1, bounds[1] + 1)
         return self._guard(comparison, self._relation(op, left, right))
 
     def _relation(self, op: CompareOp, left: Expr, right: Expr) -> Tree:
@@ -93,11 +98,11 @@ class IntSolver:
             case CompareOp.LE:
                 return self.half(Side.MOST, left, right)
             case CompareOp.LT:
-                return self.half(Side.MOST, left, _plus(right, -1))
+                return self.half(Side.MOST, left, plus(right, -1))
             case CompareOp.GE:
                 return self.half(Side.LEAST, left, right)
             case CompareOp.GT:
-                return self.half(Side.LEAST, left, _plus(right, 1))
+                return self.half(Side.LEAST, left, plus(right, 1))
             case CompareOp.EQ:
                 return intersection(self.half(side, left, right) for side in Side)
             case CompareOp.NE:
@@ -112,37 +117,37 @@ class IntSolver:
         """Solve `left >= bound` or `left <= bound`."""
         self._steps += 1
         if self._steps > _MAX_STEPS:
-            return Unsolved(_relate(side, left, bound), "it takes too many steps")
+            return Unsolved(relate(side, left, bound), "it takes too many steps")
         if not self.reads(left):
-            return _decided(side, left, bound)
+            return decided(side, left, bound)
         found = affine(left)
         if found is None:
-            return Unsolved(_relate(side, left, bound), "a sum of too many terms")
+            return Unsolved(relate(side, left, bound), "a sum of too many terms")
         terms = [(t, c) for t, c in found.terms if self.reads(t)]
         rest = Affine(tuple((t, c) for t, c in found.terms if not self.reads(t)), found.constant)
         if not terms:
-            return _decided(side, build_sum(rest, left.span), bound)
+            return decided(side, build_sum(rest, left.span), bound)
         (term, factor), *others = terms
         if others or abs(factor) > _MAX_COEFFICIENT:
-            return Unsolved(_relate(side, left, bound), f"several terms read the {self.direction}")
-        return self._term(*_isolated(side, term, factor, _minus(bound, rest)))
+            return Unsolved(relate(side, left, bound), f"several terms read the {self.direction}")
+        return self._term(*_isolated(side, term, factor, minus(bound, rest)))
 
     def _term(self, side: Side, term: Expr, bound: Expr) -> Tree:
         for rule in RULES:
             tree = rule(self, side, term, bound)
             if tree is not None:
                 return tree
-        return Unsolved(_relate(side, term, bound), "no rule solves it")
+        return Unsolved(relate(side, term, bound), "no rule solves it")
 
 
 def _isolated(side: Side, term: Expr, factor: int, bound: Expr) -> tuple[Side, Expr, Expr]:
     """Divide `factor * term <= bound` (or `>=`) by the factor."""
     size = const(abs(factor), bound.span)
     if factor < 0:
-        side, bound = side.other, _negated(bound)
+        side, bound = side.other, negated(bound)
     if abs(factor) == 1:
         return side, term, bound
-    return side, term, (_ceil_divide if side == Side.LEAST else _floor_divide)(bound, size)
+    return side, term, (ceil_divide if side == Side.LEAST else floor_divide)(bound, size)
 
 
 # The rules: each takes a term apart, or returns None.
@@ -153,7 +158,7 @@ def coordinate(solver: IntSolver, side: Side, term: Expr, bound: Expr) -> Tree |
     if not isinstance(term, Coord):
         return None
     if solver.no_wrap.range(bound) is None:
-        return Unsolved(_relate(side, term, bound), "64 bits may not hold its bound")
+        return Unsolved(relate(side, term, bound), "64 bits may not hold its bound")
     return HalfLine(term.name, side, bound)
 
 
@@ -171,22 +176,22 @@ def quotient(solver: IntSolver, side: Side, term: Expr, bound: Expr) -> Tree | N
     first = binary(BinaryOp.MUL, bound, n, span)
     if side == Side.LEAST:
         return solver.half(side, x, first)
-    return solver.half(side, x, binary(BinaryOp.ADD, first, _plus(n, -1), span))
+    return solver.half(side, x, binary(BinaryOp.ADD, first, plus(n, -1), span))
 
 
 def remainder(solver: IntSolver, side: Side, term: Expr, bound: Expr) -> Tree | None:
     """`F % n`, for n > 0, is from 0 to n - 1; between them it is periodic and stays unsolved."""
     match term:
         case Binary(BinaryOp.MOD, _, n) if not solver.reads(n) and solver.no_wrap.positive(n):
-            first, last = const(0, term.span), _plus(n, -1)
+            first, last = const(0, term.span), plus(n, -1)
         case _:
             return None
     always, sometimes = (first, last) if side == Side.LEAST else (last, first)
-    periodic = Unsolved(_relate(side, term, bound), "it is periodic")
+    periodic = Unsolved(relate(side, term, bound), "it is periodic")
     return union(
         (
-            _decided(side, always, bound),
-            intersection((_decided(side, sometimes, bound), periodic)),
+            decided(side, always, bound),
+            intersection((decided(side, sometimes, bound), periodic)),
         )
     )
 
@@ -202,7 +207,7 @@ def product(solver: IntSolver, side: Side, term: Expr, bound: Expr) -> Tree | No
             return None
     if not solver.no_wrap.positive(n):
         return None
-    divide = _ceil_divide if side == Side.LEAST else _floor_divide
+    divide = ceil_divide if side == Side.LEAST else floor_divide
     return solver.half(side, x, divide(bound, n))
 
 
@@ -230,7 +235,7 @@ def absolute(solver: IntSolver, side: Side, term: Expr, bound: Expr) -> Tree | N
     """`abs(F) <= G` is `-G <= F <= G`, `abs(F) >= G` is `F >= G or F <= -G`."""
     match term:
         case Call(Function.ABS, (x,)):
-            parts = (solver.half(side, x, bound), solver.half(side.other, x, _negated(bound)))
+            parts = (solver.half(side, x, bound), solver.half(side.other, x, negated(bound)))
             return intersection(parts) if side == Side.MOST else union(parts)
     return None
 
@@ -287,54 +292,3 @@ RULES: tuple[Rule, ...] = (
     positive_part,
     sign,
 )
-
-
-# Small expressions.
-
-
-def _decided(side: Side, left: Expr, right: Expr) -> Tree:
-    """Return the tree of a relation that does not read the coordinate."""
-    if isinstance(left, Const) and isinstance(right, Const):
-        holds = left.value >= right.value if side == Side.LEAST else left.value <= right.value
-        return ALL if holds else NONE
-    return Condition(_relate(side, left, right))
-
-
-def _relate(side: Side, left: Expr, right: Expr) -> Compare:
-    return Compare(CompareOp(side.value), left, right, span=left.span)
-
-
-def _clamped(x: Expr, low: int, high: int) -> Expr:
-    ends = const(low, x.span), const(high, x.span)
-    return Call(Function.CLAMP, (x, *ends), INT, span=x.span)
-
-
-def _minus(x: Expr, rest: Affine) -> Expr:
-    found = affine(x)
-    if found is None:
-        return binary(BinaryOp.SUB, x, build_sum(rest, x.span), x.span)
-    return build_sum(found.minus(rest), x.span)
-
-
-def _plus(x: Expr, n: int) -> Expr:
-    return _minus(x, Affine((), -n))
-
-
-def _negated(x: Expr) -> Expr:
-    match x:
-        case Const(int(value)):
-            return const(-value, x.span)
-        case Unary(UnaryOp.NEG, operand):
-            return operand
-    found = affine(x)
-    return negate(x) if found is None else build_sum(found.scaled(-1), x.span)
-
-
-def _floor_divide(x: Expr, n: Expr) -> Expr:
-    if isinstance(x, Const) and isinstance(n, Const):
-        return const(int(x.value) // int(n.value), x.span)
-    return binary(BinaryOp.FLOORDIV, x, n, x.span)
-
-
-def _ceil_divide(x: Expr, n: Expr) -> Expr:
-    return _negated(_floor_divide(_negated(x), n))

@@ -41,7 +41,7 @@ _DTYPES = {
 _EXPORTS = """
 extern "C" void keep_@(const Call* call, const int64_t* at, int lanes_are_rows, int32_t* out) {
   const auto p = m@::Variant::params(*call);
-  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6]);
+  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6], 0);
   for (int64_t i = 0; i < at[3]; ++i) for (int64_t j = 0; j < at[4]; ++j) {
     const I row = splat_i(int32_t(i)) + (lanes_are_rows ? iota_i() : I{});
     const I column = splat_i(int32_t(j)) + (lanes_are_rows ? I{} : iota_i());
@@ -50,13 +50,13 @@ extern "C" void keep_@(const Call* call, const int64_t* at, int lanes_are_rows, 
 }
 extern "C" void judge_@(const Call* call, const int64_t* at, const int64_t* box, int n, int* out) {
   const auto p = m@::Variant::params(*call);
-  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6]);
+  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6], 0);
   for (int i = 0; i < n; ++i, box += 4)
     out[i] = static_cast<int>(m@::Variant::tile(r, box[0], box[1], box[2], box[3]));
 }
 extern "C" void cover_@(const Call* call, const int64_t* at, const int64_t* box, int n, int* out) {
   const auto p = m@::Variant::params(*call);
-  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6]);
+  const auto r = m@::Variant::request(p, at[0], at[1], at[2], at[3], at[4], at[5], at[6], 0);
   for (int i = 0; i < n; ++i, box += 4) {
     const Coverage found = m@::Variant::ranges(r, box[0], box[1]);
     for (int64_t k = 0; k < at[4]; ++k) {

@@ -181,6 +181,12 @@ def test_floats_are_judged_with_room_for_float32() -> None:
     assert tile_verdicts(mask, call_of(1, 1), q_tile=1, kv_tile=1).tolist() == [[UNKNOWN]]
 
 
+def test_what_infinity_leaves_of_a_whole_division_is_not_known() -> None:
+    mask = compare("<", to_float(Q_IDX), op("//", num(float("inf")), to_float(Q_IDX)))
+    env = call_of(4, 9)
+    assert tile_verdicts(mask, env, q_tile=4, kv_tile=9).tolist() == [[UNKNOWN]]
+
+
 def test_no_tile_without_rows_or_columns() -> None:
     assert tile_verdicts(CAUSAL, call_of(0, 5), q_tile=4, kv_tile=4).shape == (0, 2)
     assert tile_verdicts(CAUSAL, call_of(5, 0), q_tile=4, kv_tile=4).shape == (2, 0)
