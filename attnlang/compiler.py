@@ -82,22 +82,3 @@ def aot_sources(planned: Plan, op_name: str) -> Sources:
     from attnlang.emit.aot_unit import aot_sources as emit
 
     return emit(planned, op_name)
-
-
-def refusals(variant: Variant) -> tuple[Diagnostic, ...]:
-    """Return what no kernel of this version runs in a sound variant, with its default constants.
-
-    A const parameter without a default stands as 1 (true): which constructs are there does not
-    depend on it.
-    """
-    from attnlang.ir.nodes import Kind, ScalarParam, TensorParam
-    from attnlang.plan.support import unsupported
-
-    one = {Kind.FLOAT: 1.0, Kind.INT: 1, Kind.BOOL: True}
-    consts = {
-        p.name: one[p.kind] if p.default is None else p.default
-        for p in variant.params
-        if isinstance(p, ScalarParam) and p.const
-    }
-    given = frozenset(p.name for p in variant.params if isinstance(p, TensorParam))
-    return unsupported(lower(variant, consts, given))

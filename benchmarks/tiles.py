@@ -1,278 +1,220 @@
-"""Which tiles the kernels visit, for every variant of the gallery, against a brute force.
+"""Which tiles the kernels visit, for every mask of the gallery, against a brute force.
 
     python benchmarks/tiles.py [NAME...] [--len 4096] [--json out.json]
 
 One call a variant with parameters like the papers': the tiles that the kernel computes and skips,
-how many of those it computes could have been skipped, or been computed without mask arithmetic, and
-the time of the analysis. The truth is counted by the reference, a stripe of rows at a time: with
-weights of 1 and values that mark their key tile, `out` is the number of visible keys in each tile.
+and the time that finding them takes. Every tile's verdict is compared with the truth, which the
+reference counts a stripe of rows at a time: with weights of 1 and values that mark their key tile,
+`out` is the number of visible keys in each tile. A tile is decidable if it is wholly visible or
+wholly hidden. Exit code 1 if a verdict is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
-import math
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from gallery_calls import HEADS, PARAMS, QUERIES, WIDTHS
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 import attnlang
+from attnlang.invent.inputs import Call
+from attnlang.invent.masks import mask_env
+from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir import nodes as ir
+from attnlang.jit.cpu import this_cpu
+from attnlang.passes import lower
 from attnlang.reference import reference
+from attnlang.symbolic.masks import EMPTY, FULL, UNKNOWN, tile_verdicts
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-HEADS = 2
 STRIPE = 512  # rows of the brute force at a time
 
-
-def begins(length: int, mean: int, g: Generator) -> Tensor:
-    """Draw the first positions of segments, bool [1, length]."""
-    found = torch.rand(1, length, generator=g) < 1 / mean
-    found[:, 0] = True
-    return found
-
-
-def since(found: Tensor, values: Tensor) -> Tensor:
-    """Return values relative to those at the beginning of each segment."""
-    first = torch.where(found, torch.arange(found.shape[1]), 0).cummax(1).values
-    return values - values.gather(1, first)
-
-
-def packed(n: int, g: Generator) -> dict[str, object]:
-    """Documents of 512 tokens on average, and positions inside them."""
-    found = begins(n, 512, g)
-    return {"doc": found.cumsum(1), "position": since(found, torch.arange(n)[None])}
-
-
-def questions(n: int, g: Generator) -> dict[str, object]:
-    """Documents of 1024 tokens, each a question and answers of 200."""
-    found = begins(n, 1024, g)
-    return {"doc": found.cumsum(1), "answer": since(found, begins(n, 200, g).cumsum(1))}
-
-
-def images(n: int, g: Generator) -> Tensor:
-    """Spans of 256 image tokens in text: their numbers, -1 for text."""
-    place = torch.arange(n)
-    return torch.where(place % 700 < 256, place // 700, -1)[None]
-
-
-def forest(n: int, g: Generator) -> Tensor:
-    """Draw a random forest: the ancestors of each node, bool [1, n, n]."""
-    found = torch.eye(n, dtype=torch.bool)
-    for node in range(1, n):
-        parent = int(torch.randint(-1, node, (), generator=g))
-        if parent >= 0:
-            found[node] |= found[parent]
-    return found[None]
-
-
-def sparse(*shape: int, share: float, g: Generator) -> Tensor:
-    """Draw a bool table."""
-    return torch.rand(*shape, generator=g) < share
-
-
-def slash(n: int, g: Generator) -> Tensor:
-    """Draw diagonals: the nearest 64 and some others."""
-    found = sparse(HEADS, n, share=0.01, g=g)
-    found[:, :64] = True
-    return found
-
-
-Maker = Callable[[int, Generator], dict[str, object]]
-
-# What differs from the defaults; a variant that is not here has no parameter without one.
-PARAMS: dict[str, Maker] = {
-    "sliding_window": lambda n, g: {"window_size": 1024},
-    "dilated_window": lambda n, g: {"window_size": 256, "dilation": 4},
-    "longformer": lambda n, g: {"window_size": 256, "global_tokens": 16},
-    "bigbird": lambda n, g: {"random": sparse(-(-n // 64), -(-n // 64), share=3 * 64 / n, g=g)},
-    "prefix_lm": lambda n, g: {"prefix": torch.tensor([n // 3])},
-    "document": lambda n, g: {"doc": packed(n, g)["doc"]},
-    "padding": lambda n, g: {"length": torch.tensor([n * 5 // 8 + 3])},
-    "block_causal": lambda n, g: {"block_size": 780},
-    "chunked": lambda n, g: {"chunk_size": 1024},
-    "tree": lambda n, g: {"ancestor": forest(256, g)},
-    "tree_bits": lambda n, g: {
-        "words": torch.where(forest(64, g), torch.tensor(1) << torch.arange(64), 0).sum(2)
-    },
-    "shared_question": questions,
-    "flamingo": lambda n, g: {
-        "last_image": begins(n, 500, g).cumsum(1) - 1,
-        "image_of": torch.arange(n)[None] // 512,
-    },
-    "axial": lambda n, g: {"width": 64},
-    "image_spans": lambda n, g: {"image": images(n, g), "window_size": 512},
-    "packed_positions": lambda n, g: {**packed(n, g), "chunk_size": 256},
-    "sliding_tile": lambda n, g: {"tile": 64, "height": 4, "width": 4},
-    "vertical_slash": lambda n, g: {
-        "vertical": sparse(HEADS, n, share=0.01, g=g),
-        "slash": slash(n, g),
-    },
-    "block_sparse": lambda n, g: {
-        "chosen": sparse(1, HEADS, -(-n // 64), -(-n // 64), share=0.1, g=g)
-    },
-    "alibi": lambda n, g: {"slopes": torch.tensor([0.25, 0.0625])},
-    "t5_bias": lambda n, g: {"table": torch.randn(32, HEADS, generator=g)},
-    "relative_table": lambda n, g: {"table": torch.randn(HEADS, 257, generator=g)},
-    "music_rel": lambda n, g: {"srel": torch.randn(1, HEADS, n, n, generator=g)},
-    "pair_bias": lambda n, g: {
-        "bias": torch.randn(HEADS, n, n, generator=g),
-        "gate": torch.randn(1, HEADS, n, 64, generator=g),
-    },
-    "swin_shifted": lambda n, g: {
-        "table": torch.randn(15, 15, HEADS, generator=g),
-        "width": 64,
-        "shift": 4,
-    },
-    "swin_v2": lambda n, g: {
-        "tau": torch.rand(HEADS, generator=g),
-        "bias": torch.randn(HEADS, n, n, generator=g),
-    },
-    "graphormer": lambda n, g: {
-        "spatial": torch.randn(64, HEADS, generator=g),
-        "path": torch.randint(0, 64, (1, n, n), generator=g),
-    },
-    "gemma2_local": lambda n, g: {"window_size": 1024},
-    "qk_norm": lambda n, g: {"q_weight": torch.ones(64), "k_weight": torch.ones(64)},
-    "log_n_scale": lambda n, g: {"a": torch.ones(HEADS) / 4},
-    "rope_partial": lambda n, g: {"freqs": torch.rand(32, generator=g)},
-    "rope_alibi_cap": lambda n, g: {"slopes": torch.tensor([0.25, 0.0625])},
-    "forgetting": lambda n, g: {"c": -torch.rand(1, HEADS, n, generator=g).cumsum(2)},
-    "sink": lambda n, g: {"sink": torch.zeros(HEADS)},
-    "retention": lambda n, g: {"gamma": torch.tensor([0.97, 0.99])},
-    "dropout": lambda n, g: {"is_causal": True, "length": torch.tensor([n * 5 // 8 + 3])},
-    "gated_output": lambda n, g: {"gate": torch.randn(1, HEADS, n, 64, generator=g)},
-    "shared_kv": lambda n, g: {
-        "q_weight": torch.ones(512),
-        "k_weight": torch.ones(512),
-        "freqs": torch.rand(256, generator=g),
-    },
-}
-QUERIES = {"tree": 256, "tree_bits": 64}
-WIDTHS = {"mla_prefill": (192, 128), "mla_absorbed": (576, 512), "shared_kv": (512, 512)}
+Verdicts = NDArray[np.int8]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant: tiles as the kernel sees them, and as they are."""
+    """One variant, over its heads: the kernel's tiles, and the verdicts against the truth."""
 
     name: str
-    tiles: int = 0
-    visited: int = 0
-    full: int = 0
-    partial: int = 0
-    truly_full: int = 0
-    truly_empty: int = 0
-    undecided: float = math.nan  # percent: computed in part, though wholly true or wholly false
-    milliseconds: float = math.nan
-    note: str = ""
+    tiles: int
+    visited: int
+    full: int
+    partial: int
+    decidable: int
+    undecided: int  # decidable, but computed as if in part
+    wrong: int  # tiles whose verdict, full or empty, is not the truth
+    milliseconds: float  # of all verdicts of the call, in the kernel
+
+
+def main() -> None:
+    """Measure what the command line names, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="variants of examples/ (default: all with a mask)")
+    parser.add_argument("--len", type=int, default=4096, help="queries and keys (default: 4096)")
+    parser.add_argument("--json", type=Path, help="write the rows to a file, too")
+    args = parser.parse_args()
+    rows: list[Row] = []
+    print(header())
+    with torch.no_grad():
+        for name in args.names or masked():
+            rows.append(measure(name, args.len))
+            print(line(rows[-1]), flush=True)
+    if args.json is not None:
+        args.json.write_text(json.dumps(report(rows, args.len), indent=1) + "\n", encoding="utf-8")
+    if any(r.wrong for r in rows):
+        sys.exit("a tile was called full or empty that is not")
+
+
+def masked() -> list[str]:
+    """Return the names of the variants whose mask hides something."""
+    names = sorted(p.stem for p in EXAMPLES.glob("*.attn"))
+    return [n for n in names if not isinstance(load(n).ir.mask, ir.Const)]
+
+
+def load(name: str) -> attnlang.Variant:
+    """Load a variant of the gallery."""
+    return attnlang.load(EXAMPLES / f"{name}.attn")
+
+
+def make_call(variant: attnlang.Variant, name: str, length: int) -> Call:
+    """Draw a call of one request."""
+    g = Generator().manual_seed(0)
+    given = PARAMS.get(name, lambda n, g: {})(length, g)
+    defaults = {
+        n: variant.signature.parameters[n].default for n in (p.name for p in variant.ir.params)
+    }
+    params: Mapping[str, ParamValue] = {**defaults, **given}
+    d, dv = WIDTHS.get(name, (64, 64))
+    hkv = 1 if name == "mla_absorbed" else HEADS
+    shape = Shape(1, HEADS, hkv, QUERIES.get(name, length), length, d, dv)
+    q = torch.randn(1, HEADS, shape.q, d, generator=g)
+    k = torch.randn(1, hkv, length, d, generator=g)
+    v = torch.randn(1, hkv, length, dv, generator=g)
+    return Call(shape, q, k, v, params)
 
 
 def measure(name: str, length: int) -> Row:
-    """Count and time one variant."""
-    variant = attnlang.load(EXAMPLES / f"{name}.attn")
-    g = torch.Generator().manual_seed(0)
-    params = PARAMS.get(name, lambda n, g: {})(length, g)
-    d, dv = WIDTHS.get(name, (64, 64))
-    heads = 1 if name == "mla_absorbed" else HEADS
-    q = torch.randn(1, HEADS, QUERIES.get(name, length), d, generator=g)
-    k = torch.randn(1, heads, length, d, generator=g)
-    v = torch.randn(1, heads, length, dv, generator=g)
-    values = (q, k, v) if "v" in variant.signature.parameters else (q, k)
-    try:
-        variant.tiles(*values, **params)  # builds the kernel
-    except (attnlang.SpecError, attnlang.CallError) as error:
-        return Row(name, note=str(error).splitlines()[0])
+    """Count, compare and time one variant."""
+    variant = load(name)
+    call = make_call(variant, name, length)
+    values = (call.q, call.k, call.v) if "v" in variant.signature.parameters else (call.q, call.k)
+    found = variant.tiles(*values, **call.params)  # builds the kernel
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        found = variant.tiles(*values, **params)
+        variant.tiles(*values, **call.params)
         seconds.append(time.perf_counter() - start)
-    full, empty = truth(variant, q, k, params, found.query_tile, found.key_tile)
-    if found.full > full or found.empty > empty:
-        raise SystemExit(f"{name}: a tile was called full or empty that is not: {found}")
-    missed = (full - found.full) + (empty - found.empty)
+    true = truth(variant, call, found.query_tile, found.key_tile)
+    said = verdicts(variant, call, found.query_tile, found.key_tile)
+    full, empty = int((true == FULL).sum()), int((true == EMPTY).sum())
+    # The kernel reports counts alone: beyond the truth's they are wrong whatever the verdicts are.
+    beyond = max(0, found.full - full) + max(0, found.empty - empty)
     return Row(
-        name, found.total, found.visited, found.full, found.partial, full, empty,
-        100 * missed / max(found.total, 1), 1e3 * min(seconds),
-    )  # fmt: skip
+        name=name,
+        tiles=found.total,
+        visited=found.visited,
+        full=found.full,
+        partial=found.partial,
+        decidable=full + empty,
+        undecided=full - found.full + empty - found.empty,
+        wrong=int(((said != UNKNOWN) & (said != true)).sum()) + beyond,
+        milliseconds=round(1e3 * min(seconds), 3),
+    )
 
 
-def truth(
-    variant: attnlang.Variant,
-    q: Tensor,
-    k: Tensor,
-    params: dict[str, object],
-    query_tile: int,
-    key_tile: int,
-) -> tuple[int, int]:
-    """Count the tiles in which every element is visible, and those in which none is."""
-    spec = variant.ir
+def verdicts(variant: attnlang.Variant, call: Call, query_tile: int, key_tile: int) -> Verdicts:
+    """Return what the analysis says of each tile, [heads, row tiles, key tiles]."""
+    given = frozenset(n for n, p in call.params.items() if isinstance(p, Tensor))
+    consts = {
+        p.name: call.scalars[p.name]
+        for p in variant.ir.params
+        if isinstance(p, ir.ScalarParam) and p.const
+    }
+    mask = lower(variant.ir, consts=consts, given=given).mask
+    heads = (mask_env(variant.ir, call, 0, h) for h in range(call.shape.hq))
+    return np.stack([tile_verdicts(mask, e, q_tile=query_tile, kv_tile=key_tile) for e in heads])
+
+
+def truth(variant: attnlang.Variant, call: Call, query_tile: int, key_tile: int) -> Verdicts:
+    """Return what each tile holds, from its elements, [heads, row tiles, key tiles]."""
+    counting = counting_variant(variant.ir)
+    owner = torch.arange(call.shape.kv) // key_tile
+    marks = torch.nn.functional.one_hot(owner).float().expand(1, call.shape.hkv, -1, -1)
+    widths = torch.bincount(owner)
+    tiles = []
+    stripe = max(query_tile, STRIPE // query_tile * query_tile)
+    for first in range(0, call.shape.q, stripe):
+        rows = torch.arange(first, min(first + stripe, call.shape.q))
+        seen = reference(counting, call.q, call.k, marks, params=call.params, rows=rows)
+        assert isinstance(seen, Tensor)
+        for part in seen[0].round().long().split(query_tile, dim=1):
+            every, some = (part == widths).all(1).numpy(), (part > 0).any(1).numpy()
+            tiles.append(np.where(every, FULL, np.where(some, UNKNOWN, EMPTY)))
+    return np.stack(tiles, axis=1)
+
+
+def counting_variant(spec: ir.Variant) -> ir.Variant:
+    """Return the variant that adds up the values of all visible keys, each with a weight of 1."""
     span = spec.mask.span
-    one = ir.Const(1.0, ir.FLOAT, span=span)
-    counting = dataclasses.replace(
+    return dataclasses.replace(
         spec,
         requires=(),
         q=ir.Vector(ir.VectorName.Q, span=span),
         k=ir.Vector(ir.VectorName.K, span=span),
         v=ir.Vector(ir.VectorName.V, span=span),
         score=ir.Raw(span=span),
-        weights=ir.Weights(None, None, one, None, span=span),
+        weights=ir.Weights(None, None, ir.Const(1.0, ir.FLOAT, span=span), None, span=span),
         out=ir.Vector(ir.VectorName.ACC, span=span),
     )
-    names = [p.name for p in spec.params]
-    defaults = {n: variant.signature.parameters[n].default for n in names if n not in params}
-    queries, keys = q.shape[2], k.shape[2]
-    owner = torch.arange(keys) // key_tile
-    marks = torch.nn.functional.one_hot(owner).float().expand(1, k.shape[1], -1, -1)
-    widths = torch.bincount(owner)
-    full = empty = 0
-    stripe = max(query_tile, STRIPE // query_tile * query_tile)
-    for first in range(0, queries, stripe):
-        rows = torch.arange(first, min(first + stripe, queries))
-        seen = reference(counting, q, k, marks, params={**defaults, **params}, rows=rows)
-        assert isinstance(seen, Tensor)
-        for part in seen.round().long().split(query_tile, dim=2):
-            full += int((part == widths).all(2).sum())
-            empty += int((part == 0).all(2).sum())
-    return full, empty
 
 
-def table(rows: list[Row]) -> str:
-    """Lay the rows out as text."""
-    lines = [
+def report(rows: list[Row], length: int) -> dict[str, object]:
+    """Put together what the file of results holds: the rows, and where they come from."""
+    root = EXAMPLES.parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit.stdout.strip() or None,
+        "machine": this_cpu().name,
+        "length": length,
+        "heads": HEADS,
+        "rows": [dataclasses.asdict(r) for r in rows],
+    }
+
+
+def header() -> str:
+    """Return the first line of the table."""
+    return (
         f"{'variant':22}{'tiles':>8}{'visited':>9}{'full':>8}{'partial':>9}"
-        f"{'undecided':>11}{'ms':>9}"
-    ]
-    for r in rows:
-        if r.note:
-            lines.append(f"{r.name:22}{r.note}")
-            continue
-        lines.append(
-            f"{r.name:22}{r.tiles:8}{r.visited:9}{r.full:8}{r.partial:9}"
-            f"{r.undecided:10.2f}%{r.milliseconds:9.2f}"
-        )
-    return "\n".join(lines)
+        f"{'undecided':>11}{'wrong':>7}{'ms':>9}"
+    )
 
 
-def main() -> None:
-    """Measure what the command line names, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="variants of examples/ (default: all)")
-    parser.add_argument("--len", type=int, default=4096, help="queries and keys (default: 4096)")
-    parser.add_argument("--json", type=Path, help="write the rows to a file, too")
-    args = parser.parse_args()
-    names = args.names or sorted(p.stem for p in EXAMPLES.glob("*.attn"))
-    with torch.no_grad():
-        rows = [measure(name, args.len) for name in names]
-    print(table(rows))
-    if args.json is not None:
-        args.json.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=2) + "\n")
+def line(r: Row) -> str:
+    """Lay a row out as text; `undecided` is a share of the tiles that are decidable."""
+    share = r.undecided / max(1, r.decidable)
+    return (
+        f"{r.name:22}{r.tiles:8}{r.visited:9}{r.full:8}{r.partial:9}"
+        f"{share:11.2%}{r.wrong:7}{r.milliseconds:9.2f}"
+    )
 
 
 if __name__ == "__main__":

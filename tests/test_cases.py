@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import attnlang
-from attnlang.compiler import check_source, refusals
+from attnlang.compiler import check_source
 from attnlang.diagnostics import Diagnostic
 from attnlang.diagnostics.explain import codes, explain
 from attnlang.diagnostics.render import render_text
@@ -46,9 +46,8 @@ def read(path: Path) -> Source:
 
 
 def diagnose(source: Source, folder: Path | None) -> tuple[Diagnostic, ...]:
-    """What `check` finds; in a sound file, what the kernels then refuse."""
-    result = check_source(source, folder=folder)
-    return result.diagnostics or tuple(d for v in result.variants for d in refusals(v))
+    """What `check` finds."""
+    return check_source(source, folder=folder).diagnostics
 
 
 @pytest.mark.parametrize("path", ERR, ids=lambda p: p.stem)
@@ -119,7 +118,6 @@ def test_help_examples(code: str) -> None:
     assert {kind for kind, _ in blocks} == ({"ok"} if code in LIMITS else {"ok", "wrong"})
     for kind, block in blocks:
         source = Source("help.attn", block)
-        # What kernels refuse is no fault of a spec, but for the codes that say so.
-        found = diagnose(source, None) if code >= "A5" else check_source(source).diagnostics
+        found = check_source(source).diagnostics
         shown = "\n\n".join(render_text(d) for d in found)
         assert (code in {d.code for d in found}) if kind == "wrong" else not found, shown

@@ -96,13 +96,20 @@ class KernelChoice:
 
     @cached_property
     def plan(self) -> Plan:
-        """How the kernel runs. Raises SpecError for what no kernel can run."""
+        """How the kernel runs."""
         from attnlang.compiler import plan
+        from attnlang.emit.op_schema import takes_v
         from attnlang.plan.plan import KernelKey
+        from attnlang.plan.widths import WidthError, value_dim
 
-        head_dim, value_dim = self._head_dims()
-        key = KernelKey(self.args.dtype, head_dim, value_dim, self._param_dtypes())
-        return plan(self.lowered, key)
+        head, value = self._head_dims()
+        if not takes_v(self.variant):
+            value = value_dim(self.lowered.variant, head)
+        key = KernelKey(self.args.dtype, head, value, self._param_dtypes())
+        try:
+            return plan(self.lowered, key)
+        except WidthError as error:
+            raise InputError(f"--head-dim: {error}") from None
 
     def _head_dims(self) -> tuple[int, int]:
         text: str = self.args.head_dim

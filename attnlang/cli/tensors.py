@@ -16,6 +16,7 @@ from torch import Tensor
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.outputs import write_whole
+from attnlang.emit.op_schema import takes_v
 from attnlang.invent.inputs import Call
 from attnlang.invent.settings import Settings
 from attnlang.invent.shape import ParamValue, Shape
@@ -37,14 +38,15 @@ def not_finite(call: Call) -> tuple[str, ...]:
 def read_call(path: Path, variant: Variant, settings: Settings) -> Call:
     """Read a call's tensors: q, k, v and parameters by name; `--set` values win over the file's."""
     tensors = _load(path)
-    missing = [n for n in _VECTORS if n not in tensors]
+    needed = _VECTORS if takes_v(variant) else _VECTORS[:2]
+    missing = [n for n in needed if n not in tensors]
     if missing:
         raise InputError(f"{path} has no {missing[0]}; it has: {', '.join(tensors) or 'nothing'}")
     names = [p.name for p in variant.params]
     unknown = [n for n in tensors if n not in names and n not in _VECTORS]
     if unknown:
         console.labelled("warning", f"{path}: {', '.join(unknown)} not used by {variant.name}")
-    q, k, v = (tensors[n] for n in _VECTORS)
+    q, k, v = (tensors[n] for n in (*needed, "k")[:3])
     params = {p.name: _param(path, variant, p.name, tensors, settings) for p in variant.params}
     return Call(_shape(path, q, k, v), q, k, v, params)
 

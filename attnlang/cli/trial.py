@@ -68,7 +68,7 @@ def run_kernel(variant: Variant, call: Call, *, want_lse: bool = True) -> dict[s
     attend: Callable[..., Tensor | tuple[Tensor, ...]] = variant
     has_lse = want_lse and variant.ir.weights.softmax is not None
     keywords = {**call.options, "seed": call.seed, **call.params}
-    result = attend(call.q, call.k, call.v, return_lse=has_lse, **keywords)
+    result = attend(call.q, call.k, call.passed_v(variant.ir), return_lse=has_lse, **keywords)
     return dict(
         zip(("out", "lse"), result if isinstance(result, tuple) else (result,), strict=False)
     )
@@ -78,13 +78,15 @@ def _build(variant: Variant, call: Call, activity: Activity) -> tuple[Build, Til
     count: Callable[..., Tiles] = variant.tiles
     with _listening(activity) as heard:
         start = time.perf_counter()
-        tiles = count(call.q, call.k, call.v, **call.params)
+        tiles = count(call.q, call.k, call.passed_v(variant.ir), **call.params)
         first = time.perf_counter() - start
     values = dict(call.params)
     specialised = variant.specialised(
         const_values(variant.ir, values), given_tensors(variant.ir, values)
     )
-    key = variant.kernel_key(call.q, call.v, values)
+    v = call.passed_v(variant.ir)
+    widths = specialised.widths(call.q.shape[3], None if v is None else v.shape[3])
+    key = variant.kernel_key(call.q, widths.value, values)
     start = time.perf_counter()
     specialised.build_kernel(key)
     again = time.perf_counter() - start

@@ -2,19 +2,20 @@
 
 Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
 and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
-and `file_name`.
+and `spec_lines`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
+from attnlang.emit.programs import CallField, Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
+from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
 from attnlang.ir.traverse import walk
@@ -102,8 +103,6 @@ class KernelContext:
 
     title: str
     element: str
-    head_dim: int
-    value_dim: int
     softmax: str
     mask: str
     column_mask: str
@@ -118,6 +117,10 @@ class KernelContext:
     functions: tuple[FunctionText, ...]
     lines: tuple[LineText, ...]
     tile: TileText
+    vectors: tuple[tuple[str, str, str], ...]  # type, name and value of the constants
+    programs: tuple[ProgramText, ...]
+    product_dim: int  # of q' and k'
+    acc_dim: int
     ranges: TileText
 
 
@@ -137,18 +140,6 @@ def _number_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def file_name(path: str) -> str:
-    """Return the base name of a spec, reduced to what is safe between quotes."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", path.replace("\\", "/").rsplit("/", 1)[-1])
-
-
-def _line(expr: Expr) -> str:
-    """Return what follows `#line`: where the expression is written, be it in an imported file."""
-    source = expr.span.source
-    number = source.text.count("\n", 0, expr.span.start) + 1
-    return f'{number} "{file_name(source.path)}"'
-
-
 def _bool(value: bool) -> str:
     return "true" if value else "false"
 
@@ -163,6 +154,7 @@ class _Emitter:
         self.reads: dict[Expr, Read] = {r.load: r for r in plan.reads}
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
+        self.programs = Programs(plan, self.ranges, _TENSOR[plan.key.dtype])
 
     def context(self) -> KernelContext:
         """Return the context of the template."""
@@ -173,8 +165,6 @@ class _Emitter:
         return KernelContext(
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             element=_TENSOR[key.dtype],
-            head_dim=key.head_dim,
-            value_dim=key.value_dim,
             softmax=_bool(lowered.exponent is not None),
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
@@ -182,19 +172,53 @@ class _Emitter:
             shift=_bool(lowered.shift is not None),
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
-            call=(*self._plumbing(), *self._term_fields(Level.CALL)),
+            call=(
+                *self._plumbing(),
+                *_call_fields(self.programs.plumbing()),
+                *self._term_fields(Level.CALL),
+                *_call_fields(self.programs.tables()),
+            ),
             request=(*self._term_fields(Level.REQUEST), *self._dropout_fields()),
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
             lines=table.texts(),
             tile=tile,
+            vectors=tuple(self._vectors()),
+            programs=tuple(self.programs.texts()),
+            product_dim=self.plan.widths.product,
+            acc_dim=self.plan.widths.acc,
             ranges=ranges,
         )
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads)
+        dots = self.programs.dots
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads, dots)
+
+    def _vectors(self) -> Iterable[tuple[str, str, str]]:
+        """Yield the constants that say how vectors are made."""
+        t, widths = self.plan.transforms, self.plan.widths
+        flags = {
+            "kQuery": t.query.program is not None,
+            "kKey": t.key.program is not None,
+            "kValue": t.value.program is not None,
+            "kOut": t.out is not None,
+            "kValueFromKey": t.value_from_key,
+            "kValueSharesKey": t.value_shares_key,
+        }
+        numbers = {
+            "kQueryStart": t.query.start,
+            "kKeyStart": t.key.start,
+            "kValueStart": t.value.start,
+            "kHeadDim": widths.head,
+            "kValueDim": widths.head if t.value_from_key else widths.value,
+            "kOutDim": widths.out,
+        }
+        for name, flag in flags.items():
+            yield "bool", name, _bool(flag)
+        for name, number in numbers.items():
+            yield "int", name, str(number)
 
     def _term_fields(self, level: Level) -> tuple[Field, ...]:
         printer = self._printer(level)
@@ -208,7 +232,7 @@ class _Emitter:
             type=(_VECTOR if vector else _SCALAR)[lane],
             name=term.name,
             value=printer.definition(term),
-            line=_line(term.expr),
+            line=spec_line(term.expr),
             element=_ELEMENT[lane],
             splat=_SPLAT[lane],
         )
@@ -224,7 +248,7 @@ class _Emitter:
         if p is not None:
             printed = self._printer(Level.REQUEST).result(p)
             value = f"Dropout::of({_FIELDS[Level.CALL]}seed, b, h, {printed})"
-            yield Field("Dropout", "dropout", value, _line(p))
+            yield Field("Dropout", "dropout", value, spec_line(p))
 
     def _plumbing(self) -> Iterable[Field]:
         """Yield the fields that come straight from the call: scale, sizes, parameters."""
@@ -260,7 +284,7 @@ class _Emitter:
                 yield Field(type_, param_field(param.name), read, None)
 
     def _tensor_fields(self) -> Iterable[Field]:
-        names = {e.tensor for e in self.used if isinstance(e, Load)}
+        names = {e.tensor for e in self.used if isinstance(e, Load)} | self.programs.freqs()
         for i, param in enumerate(tensor_params(self.variant)):
             if param.name in names:
                 view = f"{_TENSOR[self.plan.dtypes[param.name]]}, {len(param.dims)}"
@@ -304,13 +328,13 @@ class _Emitter:
         self, comment: str, type_: str, signature: str, level: Level, expr: Expr
     ) -> FunctionText:
         return FunctionText(
-            comment, type_, signature, self._printer(level).result(expr), _line(expr)
+            comment, type_, signature, self._printer(level).result(expr), spec_line(expr)
         )
 
     def _product(self, comment: str, signature: str, factor: Expr | None) -> FunctionText:
         """Return a function whose value, where there is a dropout, is multiplied by it."""
         dropout = self.plan.lowered.dropout
-        line = _line(factor or dropout or self.plan.lowered.mask)
+        line = spec_line(factor or dropout or self.plan.lowered.mask)
         parts = [] if factor is None else [self._printer(Level.ELEMENT).result(factor)]
         if dropout is not None:
             parts = [f"({part})" for part in parts]
@@ -319,15 +343,19 @@ class _Emitter:
 
     def _tile(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals(table).text(for_tiles(mask)), _line(mask))
+        return TileText(self._intervals(table).text(for_tiles(mask)), spec_line(mask))
 
     def _ranges(self, table: LineTable) -> TileText:
         mask = self.plan.lowered.mask
         text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
-        return TileText(text, _line(mask))
+        return TileText(text, spec_line(mask))
 
     def _intervals(self, table: LineTable) -> IntervalPrinter:
         return IntervalPrinter(self._printer(Level.REQUEST), table)
+
+
+def _call_fields(fields: Iterable[CallField]) -> Iterable[Field]:
+    return (Field(f.type, f.name, f.value, None) for f in fields)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -24,6 +24,7 @@ from attnlang.ir.nodes import (
     Const,
     Coord,
     CoordName,
+    Dot,
     Expr,
     Function,
     Kind,
@@ -85,7 +86,7 @@ class IntervalPrinter:
                 if name in (CoordName.Q_IDX, CoordName.Q_ROW, CoordName.KV_IDX, CoordName.KV_COL):
                     return name.value
                 raise AssertionError(f"{name} is a value of the request")
-            case QK() | Raw():
+            case QK() | Raw() | Dot():
                 return "FloatInterval::any()"
             case Load():
                 return self._load(expr, domain)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attnlang.emit.op_schema import OpSchema, make_schema
+from attnlang.emit.op_schema import OpSchema, make_schema, takes_v
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import (
     Binary,
@@ -24,8 +24,10 @@ from attnlang.ir.nodes import (
     Unary,
     UnaryOp,
     Variant,
+    Vector,
 )
 from attnlang.jit.units import Sources, Target, Unit
+from attnlang.plan.widths import width_expr
 
 _CALL_SIZES = ("B", "HQ", "HKV", "Q", "KV", "D", "DV")
 _OPERATORS = {BinaryOp.ADD: "+", BinaryOp.SUB: "-", BinaryOp.MUL: "*"}
@@ -80,6 +82,14 @@ class ExtentText:
 
 
 @dataclass(frozen=True, slots=True)
+class WidthText:
+    """A last dimension that the spec's transforms make."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltInText:
     """The kernel that an ahead-of-time object carries beside its op."""
 
@@ -112,6 +122,7 @@ class OpContext:
     size_count: int
     has_dropout: str
     built_in: BuiltInText | None
+    widths: tuple[WidthText, ...]
 
 
 def op_sources(variant: Variant, op_name: str) -> Sources:
@@ -157,7 +168,16 @@ def op_context(
         size_count=len(variant.sizes),
         has_dropout="true" if variant.weights.dropout is not None else "false",
         built_in=built_in,
+        widths=tuple(_widths(variant)),
     )
+
+
+def _widths(variant: Variant) -> Iterator[WidthText]:
+    acc, out = (width_expr(variant, e) for e in (variant.v, variant.out))
+    if not takes_v(variant) and acc is not None:
+        yield WidthText("DV", print_size(acc, {}))
+    if out is not None and not (isinstance(variant.v, Vector) and isinstance(variant.out, Vector)):
+        yield WidthText("out", print_size(out, {}))
 
 
 def _slots(variant: Variant) -> dict[str, int]:

@@ -26,6 +26,7 @@ from attnlang.ir.nodes import (
     Const,
     Coord,
     CoordName,
+    Dot,
     Expr,
     Function,
     Kind,
@@ -41,7 +42,7 @@ from attnlang.ir.nodes import (
 from attnlang.plan.ranges import INT32, Ranges
 from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
-from attnlang.symbolic.variability import Level
+from attnlang.symbolic.variability import Level, level
 
 
 class Lane(StrEnum):
@@ -133,6 +134,7 @@ class SimdPrinter:
     level: Level
     fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
     reads: Mapping[Expr, Read] = field(default_factory=dict)  # those that are not here are clamped
+    dots: Mapping[Expr, str] = field(default_factory=dict)  # their functions
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -209,6 +211,8 @@ class SimdPrinter:
                 return self._cast(expr)
             case Call():
                 return self._call(expr)
+            case Dot():
+                return self._dot(expr)
             case _:
                 raise AssertionError(f"{type(expr).__name__} does not reach a CPU kernel")
 
@@ -263,6 +267,15 @@ class SimdPrinter:
                 return Value(code, Lane.L if wide else Lane.I, True)
             case _:
                 assert_never(expr.type.kind)
+
+    def _dot(self, expr: Dot) -> Value:
+        """Print a product of vectors: a function of one row, called for each lane."""
+        name, own = self.dots[expr], level(expr)
+        if own in (Level.CALL, Level.REQUEST):
+            return Value(f"{name}({'p' if own == Level.CALL else 'r'})", Lane.F, False)
+        number = "q_row" if own == Level.ROW else "kv_col"
+        each = f"[&](int64_t i) {{ return {name}(r, i); }}"
+        return Value(f"lanes_of({self.fields[own]}{number}, {each})", Lane.F, True)
 
     # Operators
 

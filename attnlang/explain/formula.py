@@ -107,6 +107,10 @@ class Formulas:
         """Return the box of a coordinate."""
         return Name(self.letter(name))
 
+    def anchor(self, name: ir.CoordName) -> Box:
+        """Return the box of a query tile's own position: its scores are relative to it."""
+        return Sub(self.coordinate(name), (Name("tile"),))
+
     def box(self, expr: ir.Expr) -> Box:
         """Return the formula of an expression."""
         return self._piece(expr).box
@@ -131,6 +135,8 @@ class Formulas:
                 return _number(value)
             case ir.Coord(name):
                 return _atom(self.coordinate(name))
+            case ir.Anchor(name):
+                return _atom(self.anchor(name))
             case ir.Size(name) | ir.Scalar(name):
                 return _atom(Name(name))
             case ir.Given(name):
@@ -169,8 +175,10 @@ class Formulas:
                 return _atom(Apply(Name("trunc"), (self._piece(operand).box,)))
             case ir.Call(function, args):
                 return self._call(function, args)
-            case _:
+            case ir.Slice() | ir.RmsNorm() | ir.L2Norm() | ir.Rope() | ir.Dot():
                 return self._vector_function(expr)
+            case _:
+                assert_never(expr)
 
     def pair(self, name: str) -> Box:
         """Return a value of a query and a key."""
@@ -284,7 +292,9 @@ class Formulas:
             case _:
                 return _atom(Apply(Name(_NAMES.get(function, function.value)), inner))
 
-    def _vector_function(self, expr: ir.Expr) -> _Piece:
+    def _vector_function(
+        self, expr: ir.Slice | ir.RmsNorm | ir.L2Norm | ir.Rope | ir.Dot
+    ) -> _Piece:
         match expr:
             case ir.Slice(operand, start, stop):
                 bounds = Row((self._piece(start).box, Operator(":"), self._piece(stop).box))
@@ -295,15 +305,16 @@ class Formulas:
                     return norm
                 return _piece(Row((norm.box, Operator("⊙"), self._at(weight, _NEGATIVE))), _PRODUCT)
             case ir.L2Norm(operand, _):
-                x = self._piece(operand).box
-                return _Piece(Fraction(x, Fenced(x, "‖", "‖"), (True, False)), _PRODUCT, _ATOM)
+                x = self._piece(operand)
+                norm = Fraction(x.box, Fenced(x.box, "‖", "‖"), (x.level < _PRODUCT, False))
+                return _Piece(norm, _PRODUCT, _ATOM)
             case ir.Rope(operand, position):
                 turn = Sub(Name("rope"), (self._piece(position).box,), read=True)
                 return _atom(Apply(turn, (self._piece(operand).box,)))
             case ir.Dot(left, right):
                 return self._infix(left, TIMES, right, _PRODUCT)
             case _:
-                raise AssertionError(f"no formula for {type(expr).__name__}")
+                assert_never(expr)
 
 
 def _fence(piece: _Piece, level: int) -> Box:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from attnlang.compiler import kernel_sources, plan
 from attnlang.diagnostics import SpecError
-from attnlang.emit.cpu_kernel import file_name
+from attnlang.emit.spec_lines import file_name
 from attnlang.explain.explanation import CodeLine, Listing, SpecLine
 from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered

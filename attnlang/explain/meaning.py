@@ -6,10 +6,23 @@ transform, no mask, a plain output) is not written. Invariant: the letters are t
 
 from __future__ import annotations
 
-from attnlang.explain.boxes import Apply, Box, Fraction, Name, Operator, Root, Row, Sub, Sum, Word
+from attnlang.explain.boxes import (
+    Apply,
+    Box,
+    Fraction,
+    Name,
+    Operator,
+    Root,
+    Row,
+    Sub,
+    Sum,
+    Word,
+    to_text,
+)
 from attnlang.explain.explanation import Equation
 from attnlang.explain.formula import MEANINGS, TIMES, Formulas
 from attnlang.ir.nodes import (
+    Anchor,
     CallScale,
     Const,
     Coord,
@@ -27,6 +40,10 @@ from attnlang.ir.traverse import walk
 from attnlang.passes import Lowered
 
 _PRIME = "′"
+_ANCHORS = {
+    CoordName.Q_IDX: "the position of the row that stands for a tile's queries",
+    CoordName.Q_ROW: "the row that stands for a tile's queries",
+}
 
 
 def own_names(variant: Variant) -> frozenset[str]:
@@ -66,11 +83,17 @@ def kernel(lowered: Lowered, formulas: Formulas) -> tuple[Equation, ...]:
     notes = {
         "exponent": "softmax's argument times log₂ e, for exp2",
         "sink": "times log₂ e",
+        "shift": "what the exponent lacks in every column of a row; its softmax is the same",
         "column_mask": "the part of the mask that reads no query: it guards reads of k and v",
     }
+
+    def note(name: str, expr: Expr) -> str:
+        anchors = dict.fromkeys(e.name for e in walk(expr) if isinstance(e, Anchor))
+        told = [f"{to_text(formulas.anchor(a))}: {_ANCHORS[a]}" for a in anchors]
+        return "; ".join(filter(None, (notes.get(name, ""), *told)))
+
     return tuple(
-        Equation(Name(name), formulas.box(expr), notes.get(name, ""))
-        for name, expr in lowered.roots
+        Equation(Name(name), formulas.box(expr), note(name, expr)) for name, expr in lowered.roots
     )
 
 

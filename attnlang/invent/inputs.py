@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor
 
+from attnlang.emit.op_schema import takes_v
 from attnlang.invent.draw import draw_tensor
 from attnlang.invent.errors import InputError
 from attnlang.invent.roles import PLAIN, Role, Use, uses
@@ -42,10 +43,14 @@ class Call:
     shape: Shape
     q: Tensor
     k: Tensor
-    v: Tensor
+    v: Tensor  # not passed where the spec makes v of k
     params: Mapping[str, ParamValue]
     options: Mapping[str, int | Tensor] = field(default_factory=dict)  # kv_lens, offsets
     seed: int | None = None  # of dropout
+
+    def passed_v(self, variant: Variant) -> Tensor | None:
+        """Return what a call of the variant passes as v."""
+        return self.v if takes_v(variant) else None
 
     @property
     def scalars(self) -> dict[str, bool | int | float]:
@@ -168,7 +173,7 @@ def reads_fit(variant: Variant, call: Call, rows: Tensor) -> bool:
             variant,
             call.q,
             call.k,
-            call.v,
+            call.passed_v(variant),
             params=call.params,
             q_offset=options.get("q_offset"),
             kv_offset=options.get("kv_offset", 0),

@@ -101,8 +101,12 @@ def describe_param(param: Param) -> str:
             return f"a {kind.value} tensor of shape [{', '.join(print_expr(d) for d in dims)}]"
 
 
-def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> Shape:
-    """Check q [B, HQ, Q, D], k [B, HKV, KV, D], v [B, HKV, KV, DV] and return their sizes."""
+def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
+    """Check q [B, HQ, Q, D], k [B, HKV, KV, D], v [B, HKV, KV, DV] and return their sizes.
+
+    Without v, `dv` is D: what v is made of is the caller's to know.
+    """
+    v = k if v is None else v
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise CallError(name, "a tensor", type(x).__name__)

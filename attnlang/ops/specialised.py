@@ -14,7 +14,6 @@ from pathlib import Path
 from torch import Tensor
 
 from attnlang.compiler import kernel_sources, lower, plan
-from attnlang.diagnostics import SpecError
 from attnlang.emit.op_schema import op_name
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
@@ -22,7 +21,7 @@ from attnlang.jit.build import build
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
-from attnlang.plan.support import unsupported
+from attnlang.plan.widths import Widths, measure, value_dim
 
 progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
 """Called with a line for each thing that is built; the command line shows it."""
@@ -37,11 +36,24 @@ class Specialised:
         self.variant = variant
         self.consts = consts
         self.given = given
+        self._widths: dict[tuple[int, int | None], Widths] = {}
 
     @cached_property
     def lowered(self) -> Lowered:
         """The simplified variant. Raises SpecError where no kernel can run it."""
         return lower(self.variant, self.consts, self.given)
+
+    def widths(self, head: int, value: int | None) -> Widths:
+        """Return the widths of a call's vectors; `value` is None where it passes no v.
+
+        Raises WidthError where a vector of the spec does not fit.
+        """
+        found = self._widths.get((head, value))
+        if found is None:
+            variant = self.lowered.variant
+            dv = value_dim(variant, head) if value is None else value
+            found = self._widths[head, value] = measure(variant, head, dv)
+        return found
 
     @cached_property
     def name(self) -> str:
@@ -51,8 +63,6 @@ class Specialised:
     @cached_property
     def op(self) -> TorchOp:
         """The torch op, registered. Builds the binding on first use (not the kernels)."""
-        if refused := unsupported(self.lowered):
-            raise SpecError(refused)  # before anything is built
         library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
         return TorchOp.register(self.lowered.variant, self.name, library, self.build_kernel)
 

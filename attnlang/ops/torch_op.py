@@ -21,6 +21,7 @@ from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, m
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.plan.plan import KernelKey
+from attnlang.plan.widths import Widths, measure, value_dim
 
 NAMESPACE = "attnlang"
 
@@ -82,10 +83,12 @@ class TorchOp:
 
     def __init__(
         self,
+        variant: Variant,
         schema: OpSchema,
         build_kernel: BuildKernel,
         check: Check | None,
     ) -> None:
+        self._variant = variant
         self.schema = schema
         self._build_kernel = build_kernel
         self._check = check
@@ -123,7 +126,7 @@ class TorchOp:
                     load(op_library)
                 if not is_registered(op_name):
                     raise RuntimeError(f"torch refused to register {NAMESPACE}::{op_name}")
-                op = TorchOp(make_schema(variant, op_name), build_kernel, check)
+                op = TorchOp(variant, make_schema(variant, op_name), build_kernel, check)
                 op._register_fakes()
                 op._api.set_builder(op._builder)
                 _registered[op_name] = op
@@ -157,17 +160,23 @@ class TorchOp:
 
     def key(self, arguments: Mapping[str, object]) -> KernelKey:
         """Return the key of the kernel that a call runs."""
-        q, k = arguments["q"], arguments["k"]
-        v = arguments.get("v", k)
+        q = arguments["q"]
         assert isinstance(q, Tensor)
-        assert isinstance(v, Tensor)
         dtypes = tuple(
             _dtype_name(arguments.get(a.name))
             for a in self.schema.arguments
             if a.role in (Role.TENSOR, Role.OPTIONAL_TENSOR)
         )
         # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
-        return KernelKey(_dtype_name(q), int(q.shape[3]), int(v.shape[3]), dtypes)
+        return KernelKey(_dtype_name(q), int(q.shape[3]), self._widths(arguments).value, dtypes)
+
+    def _widths(self, arguments: Mapping[str, object]) -> Widths:
+        """Return the widths of a call's vectors."""
+        q, v = arguments["q"], arguments.get("v")
+        assert isinstance(q, Tensor)
+        head = int(q.shape[3])
+        value = int(v.shape[3]) if isinstance(v, Tensor) else value_dim(self._variant, head)
+        return measure(self._variant, head, value)
 
     def _register_fakes(self) -> None:
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
@@ -175,11 +184,10 @@ class TorchOp:
 
     def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
         arguments = self._trace(args, kwargs)
-        q, v = arguments["q"], arguments.get("v", arguments["k"])
+        q = arguments["q"]
         assert isinstance(q, Tensor)
-        assert isinstance(v, Tensor)
         b, h, rows, _ = q.shape
-        dv = v.shape[3]
+        dv = self._widths(arguments).out
         if guard_or_false(q.stride(1) < q.stride(2)):  # as allocate_out in op.h
             out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
         else:

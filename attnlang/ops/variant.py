@@ -21,6 +21,7 @@ from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.tiles import Tiles
 from attnlang.plan.plan import KernelKey
+from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ class Variant:
     ) -> Tensor | tuple[Tensor, ...]:
         """Attend. Returns out [B, HQ, Q, DV] in q's dtype, and in this order what was asked for.
 
+        A spec that makes v of k takes no v: what would stand there is its first parameter.
+
         `scale` defaults to 1 / sqrt(D). `q_offset`, `kv_offset` (an int or int[B]) are the
         positions of row 0 and column 0; `q_offset` defaults to `kv_offset + KV - Q`. Columns from
         `kv_lens[b]` (int[B]) on do not exist. `seed` is dropout's, by default one draw from
@@ -159,6 +162,7 @@ class Variant:
         where there is no softmax, over the elements that are not masked; -inf where there is none.
         Raises CallError for a wrong argument.
         """
+        v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
         if not torch.compiler.is_compiling():
             check.check_lse(self.ir, return_lse)
@@ -178,7 +182,8 @@ class Variant:
             call["seed"] = seed
         elif self.ir.weights.dropout is not None:
             call[self._companions["seed"]] = torch.randint(_SEED_END, (), device=q.device)
-        out, lse, largest = op(q, k, v, **call)
+        vectors = (q, k, v) if self._takes_v else (q, k)
+        out, lse, largest = op(*vectors, **call)
         results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
         return out if len(results) == 1 else results
 
@@ -199,13 +204,15 @@ class Variant:
         """
         if "kv_indices" in params:
             raise CallError("kv_indices", "nothing: a selection has no tiles", "a tensor")
+        v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
         self._check(q, k, v, values, None, q_offset, kv_offset, kv_lens)
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
         call = self._op_arguments(values, None, q_offset, kv_offset, kv_lens)
-        counts = specialised.op.tiles(q, k, v, **call)
+        vectors = (q, k, v) if self._takes_v else (q, k)
+        counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
 
     def explain(
@@ -247,6 +254,7 @@ class Variant:
         Takes what the call takes. `rounding="fused"` rounds where kernels do. `rows` restricts the
         result to some query rows; `dtype` computes (and returns) in another dtype than q's.
         """
+        v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
         if v is None and self._takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
@@ -273,7 +281,7 @@ class Variant:
         kv_block: int = 1,
     ) -> None:
         """Check a call's arguments and build its kernel where that is missing."""
-        if v is None:
+        if v is None and self._takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         shape = check.check_qkv(q, k, v)
         own = {"scale": scale, "q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
@@ -282,7 +290,11 @@ class Variant:
         for param in self.ir.params:
             if isinstance(param, ScalarParam):
                 check.check_scalar(param, values[param.name])
-        sizes = shape.sizes()
+        specialised = self.specialised(
+            const_values(self.ir, values), given_tensors(self.ir, values)
+        )
+        dv = self._value_dim(specialised, shape.d, v, values)
+        sizes = shape.sizes() | {"DV": dv}
         check.check_tensors(self.ir, values, sizes)
         self._check_requires(values, sizes)
         check.check_scale(self.ir, scale)
@@ -291,11 +303,31 @@ class Variant:
         check.check_per_request("kv_lens", kv_lens, shape.b, number=False)
         check.check_selection(kv_indices, kv_block, shape)
         _refuse_gradients({"q": q, "k": k, "v": v, **values})
-        key = self.kernel_key(q, v, values)
-        specialised = self.specialised(
-            const_values(self.ir, values), given_tensors(self.ir, values)
-        )
-        specialised.op.ensure(key)
+        specialised.op.ensure(self.kernel_key(q, dv, values))
+
+    def _passed(
+        self, k: Tensor, v: Tensor | None, args: tuple[ParamValue, ...]
+    ) -> tuple[Tensor | None, tuple[ParamValue, ...]]:
+        """Tell v from the first parameter, which stands in its place where v is made of k."""
+        if self._takes_v or v is None:
+            return v, args
+        if isinstance(v, Tensor) and v.dim() == 4 and v.shape[:3] == k.shape[:3]:
+            raise CallError("v", "nothing: the spec makes v of k", f"shape {list(v.shape)}")
+        return None, (v, *args)
+
+    def _value_dim(
+        self, specialised: Specialised, head: int, v: Tensor | None, values: dict[str, ParamValue]
+    ) -> int:
+        """Return DV, once every vector of the spec is known to fit."""
+        try:
+            widths = specialised.widths(head, None if v is None else v.shape[3])
+        except WidthError as error:
+            raise CallError(error.argument, error.expected, error.found) from None
+        extents = {n: t.shape[0] for n, t in values.items() if isinstance(t, Tensor) and t.dim()}
+        name, pairs = short_freqs(specialised.lowered.variant, widths, extents)
+        if name:
+            raise CallError(name, f"{pairs} frequencies, one for each pair", f"{extents[name]}")
+        return widths.value
 
     def _check_requires(self, values: dict[str, ParamValue], sizes: dict[str, int]) -> None:
         """Check every `require`, once for each set of sizes and numbers."""
@@ -309,8 +341,8 @@ class Variant:
                 self._required.clear()
             self._required.add(facts)
 
-    def kernel_key(self, q: Tensor, v: Tensor, values: dict[str, ParamValue]) -> KernelKey:
-        """Return the key of the kernel that such a call runs."""
+    def kernel_key(self, q: Tensor, dv: int, values: dict[str, ParamValue]) -> KernelKey:
+        """Return the key of the kernel that such a call runs; `dv` is DV."""
         dtypes = []
         for param in self.ir.params:
             if isinstance(param, TensorParam):
@@ -319,7 +351,7 @@ class Variant:
                     dtypes.append(check.DTYPE_NAMES[value.dtype])
                 else:
                     dtypes.append("none")
-        return KernelKey(check.DTYPE_NAMES[q.dtype], q.shape[3], v.shape[3], tuple(dtypes))
+        return KernelKey(check.DTYPE_NAMES[q.dtype], q.shape[3], dv, tuple(dtypes))
 
     def _op_arguments(
         self,

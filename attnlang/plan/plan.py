@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnlang.diagnostics import SpecError
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.passes import Lowered
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
-from attnlang.plan.support import unsupported
-from attnlang.plan.terms import Term, hoist
+from attnlang.plan.terms import Term, hoist, invariants
+from attnlang.plan.transforms import Transforms, plan_transforms
+from attnlang.plan.transforms import describe as describe_transforms
+from attnlang.plan.widths import Widths, measure
 
 MAX_HEAD_DIM = 576
 
@@ -38,16 +39,20 @@ class Plan:
     lowered: Lowered
     key: KernelKey
     terms: tuple[Term, ...]
+    widths: Widths
+    transforms: Transforms
 
     @property
     def roots(self) -> tuple[Expr, ...]:
-        """The expressions that the kernel evaluates for an element."""
-        return tuple(expr for _, expr in self.lowered.roots)
+        """The expressions that the kernel evaluates for an element, and its vector programs."""
+        programs = (expr for _, expr, _ in self.transforms.programs)
+        return (*(expr for _, expr in self.lowered.roots), *programs)
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """How the tensors are read that the kernel's expressions read."""
-        return plan_reads(self.roots, self.lowered.variant, Ranges(self.dtypes))
+        """How the tensors are read that an element's expressions read; programs clamp theirs."""
+        roots = (expr for _, expr in self.lowered.roots)
+        return plan_reads(roots, self.lowered.variant, Ranges(self.dtypes))
 
     @property
     def dtypes(self) -> Mapping[str, str]:
@@ -62,11 +67,16 @@ def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
 
 
 def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
-    """Plan a CPU kernel. Raises SpecError where the spec holds what no CPU kernel runs yet."""
-    refused = unsupported(lowered)
-    if refused:
-        raise SpecError(refused)
-    return Plan(lowered, key, hoist(expr for _, expr in lowered.roots))
+    """Plan a CPU kernel.
+
+    Raises WidthError where the spec's vectors do not fit the head dims.
+    """
+    roots = tuple(expr for _, expr in lowered.roots)
+    widths = measure(lowered.variant, key.head_dim, key.value_dim)
+    transforms = plan_transforms(lowered.variant, widths)
+    programs = (program for _, program, _ in transforms.programs)
+    roots = (*roots, *(e for program in programs for e in invariants(program)))
+    return Plan(lowered, key, hoist(roots), widths, transforms)
 
 
 def describe(plan: Plan) -> str:
@@ -76,6 +86,7 @@ def describe(plan: Plan) -> str:
         f"kernel: cpu_attention  q, k, v: {key.dtype}  D: {key.head_dim}  DV: {key.value_dim}",
         "skeletons: forward (lanes are queries), decode (lanes are keys)",
     ]
+    lines += describe_transforms(plan.transforms)
     for name, dtype in plan.dtypes.items():
         lines.append(f"tensor {name}: {dtype}")
     for read in plan.reads:
@@ -84,4 +95,6 @@ def describe(plan: Plan) -> str:
         lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
     for name, expr in plan.lowered.roots:
         lines.append(f" element  {name} = {print_expr(expr)}")
+    for name, expr, _ in plan.transforms.programs:
+        lines.append(f"  vector  {name} = {print_expr(expr)}")
     return "\n".join(lines) + "\n"

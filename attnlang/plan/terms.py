@@ -9,10 +9,21 @@ safe; nothing else can fail.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import QK, Anchor, CallScale, Const, Coord, Expr, Given, Scalar, Size
+from attnlang.ir.nodes import (
+    QK,
+    Anchor,
+    CallScale,
+    Const,
+    Coord,
+    Dot,
+    Expr,
+    Given,
+    Scalar,
+    Size,
+)
 from attnlang.ir.traverse import children, walk
 from attnlang.symbolic.variability import Level, level
 
@@ -39,6 +50,21 @@ def is_leaf(expr: Expr) -> bool:
     return isinstance(expr, Const | Coord | Anchor | Scalar | Size | Given | CallScale | QK)
 
 
+def invariants(program: Expr) -> Iterator[Expr]:
+    """Yield the maximal scalars of a vector program that are of the call or the request."""
+    stack, seen = [program], {id(program)}
+    while stack:
+        expr = stack.pop()
+        if not expr.type.vector and level(expr) in (Level.CALL, Level.REQUEST):
+            if not is_leaf(expr):
+                yield expr
+            continue
+        for child in children(expr):
+            if id(child) not in seen:
+                seen.add(id(child))
+                stack.append(child)
+
+
 def hoist(roots: Iterable[Expr]) -> tuple[Term, ...]:
     """Name every maximal subexpression that is coarser than the loop in which it stands.
 
@@ -53,7 +79,7 @@ def hoist(roots: Iterable[Expr]) -> tuple[Term, ...]:
             return
         visited.add((id(expr), context))
         own = level(expr)
-        if own not in (context, Level.ELEMENT):
+        if own not in (context, Level.ELEMENT) or (isinstance(expr, Dot) and own != Level.ELEMENT):
             named.add(expr)
         for child in children(expr):
             visit(child, own if own != Level.ELEMENT else context)

@@ -55,9 +55,9 @@ struct Bf16Tile {
     }
   }
 
-  void load_keys(const StridedKv<Bf16>& kv, int64_t k0, int n) {
+  void load_keys(const StridedKv<Bf16>& kv, int n) {
     for (int j = 0; j < n; ++j) {
-      const Bf16* row = kv.k_row(k0 + j);
+      const Bf16* row = kv.k_row(j);
       if (kv.k_inner == 1 && kD % 2 == 0) {
         k_rows[j] = reinterpret_cast<const float*>(row);
       } else {
@@ -68,12 +68,12 @@ struct Bf16Tile {
     k_rows[n] = k_rows[n - 1];
   }
 
-  void load_values(const StridedKv<Bf16>& kv, int64_t k0, int n, const int32_t* hidden) {
+  void load_values(const StridedKv<Bf16>& kv, int n, const int32_t* hidden) {
     static const Bf16 zeros[kDV] = {};
     for (int j = 0; j < n; j += 2) {
       const auto row = [&](int i) {
         const bool skip = i >= n || (hidden != nullptr && hidden[i] != 0);
-        return skip ? zeros : kv.v_row(k0 + i);
+        return skip ? zeros : kv.v_row(i);
       };
       const Bf16 *low = row(j), *high = row(j + 1);
       const int64_t low_inner = low == zeros ? 1 : kv.v_inner;

@@ -9,6 +9,7 @@
 #include "kernels/cpu_schedule.h"
 #include "kernels/cpu_selected.h"
 #include "kernels/cpu_tiles.h"
+#include "kernels/cpu_transforms.h"
 #include "kernels/cpu_variant.h"
 
 namespace attnlang::cpu {
@@ -23,12 +24,18 @@ constexpr bool check_instance() {
   return check_variant<Variant>();
 }
 
+template <class Variant, class Element, int kD, int kDV>
+int check_call(const Call& call, char* error) {
+  using Width = Widths<Variant, kD, kDV>;
+  return check_call<Element, Width::kHead, Width::kValue, Width::kOut>(call, error);
+}
+
 // 0, or -1 and a message in `error` (kErrorSize).
 template <class Variant, class Element, int kD, int kDV>
 int run(const Call& call, char* error) {
   static_assert(check_instance<Variant, Element, kD, kDV>());
   error[0] = '\0';
-  if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
+  if (check_call<Variant, Element, kD, kDV>(call, error) != 0) return -1;
   const Problem<Element> problem(call);
   problem.start_max();
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
@@ -44,7 +51,8 @@ int run(const Call& call, char* error) {
       const Decode<Variant, Element, kD, kDV> decode(problem, params);
       return run_items(decode, problem.keys, kDecodeKeys, uneven, error);
     }
-    const Forward<Variant, Element, kD, kDV> forward(problem, params);
+    Forward<Variant, Element, kD, kDV> forward(problem, params);
+    forward.prepare();
     return run_items(forward, problem.keys, kKeyTile, uneven, error);
   } catch (const std::exception& exception) {
     return detail::fail(error, "%s", exception.what());
@@ -57,7 +65,7 @@ int count_tiles(const Call& call, TileCounts* counts, char* error) {
   static_assert(check_instance<Variant, Element, kD, kDV>());
   error[0] = '\0';
   *counts = {.full = 0, .partial = 0, .empty = 0, .query_tile = kQueryTile, .key_tile = kKeyTile};
-  if (check_call<Element, kD, kDV>(call, error) != 0) return -1;
+  if (check_call<Variant, Element, kD, kDV>(call, error) != 0) return -1;
   const Problem<Element> problem(call);
   const typename Variant::Params params = Variant::params(call);
   const int64_t key_tiles = (problem.keys + kKeyTile - 1) / kKeyTile;

@@ -11,6 +11,7 @@
 #include "attnlang/cpu/gemv.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tiles.h"
+#include "kernels/cpu_transforms.h"
 #include "kernels/cpu_variant.h"
 
 namespace attnlang::cpu {
@@ -41,6 +42,7 @@ class Decode {
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
   using State = DecodeState<kDV>;
+  using Source = KvSource<Variant, Element, kD, kDV>;
 
   struct Scratch {
     State state;
@@ -54,6 +56,7 @@ class Decode {
     Element zeros[kDV];
     const Element* k_rows[kDecodeKeys];
     const Element* v_rows[kDecodeKeys];
+    typename Source::Stage stage;
   };
 
   // Rows row0, row0 + step, ... of the group's heads x queries.
@@ -64,7 +67,7 @@ class Decode {
   };
 
   Decode(const Problem<Element>& problem, const Params& params)
-      : problem_(problem), params_(params) {}
+      : problem_(problem), params_(params), source_(problem, params) {}
 
   int64_t group_rows() const { return problem_.group() * problem_.queries; }
   int64_t chunks() const { return (group_rows() + kDecodeRows - 1) / kDecodeRows; }
@@ -85,7 +88,6 @@ class Decode {
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
     Requests requests;
     start(item, requests, scratch, state);
-    const auto kv = problem_.kv(item.b, item.h_kv);
     const auto verdict_of = [&](int64_t a, int64_t b) { return verdict(item, requests, a, b); };
     Coverage coverage = row_coverage(item, *requests[0], 0);
     for (int r = 1; r < item.rows; ++r) {
@@ -96,7 +98,7 @@ class Decode {
       for (int j = 0; j < kDecodeKeys; ++j) {
         scratch.columns[j] = static_cast<int32_t>(k) + std::min(j, n - 1);
       }
-      run_block(masked, item, requests, kv, scratch.columns, n, scratch, state);
+      run_block(masked, item, requests, n, scratch, state);
     });
   }
 
@@ -126,13 +128,14 @@ class Decode {
   void finish(const Item& item, State& state) const {
     for (int r = 0; r < item.rows; ++r) {
       float* acc = state.acc + r * padded(kDV);
-      float lse = -kInfinity;
+      float lse = -kInfinity, normal = 1.0f;
       if constexpr (Variant::kSoftmax) {
-        const F factor = splat_f(normaliser(item, state, r, &lse));
+        normal = normaliser(item, state, r, &lse);
+        const F factor = splat_f(normal);
         for (int e = 0; e < padded(kDV); e += kLanes) store(acc + e, load_f(acc + e) * factor);
       }
       const int64_t h = head(item, r), i = query(item, r);
-      float_to_row(problem_.out_row(item.b, h, i), problem_.call.out.stride[3], acc, kDV);
+      write_row(item, r, acc, row_sums(state, r) * normal, lse);
       float* out = problem_.lse(item.b, h, i);
       if (out != nullptr) *out = lse;
       if (problem_.wants_max()) problem_.raise_max(item.b, h, largest_score(item, state, r));
@@ -144,7 +147,7 @@ class Decode {
 
   void start(const Item& item, Requests& requests, Scratch& scratch, State& state) const {
     for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
-    load_queries(item, scratch);
+    load_queries(item, requests, scratch);
     state.clear(item.rows);
     std::fill_n(scratch.zeros, kDV, Element{});
   }
@@ -158,12 +161,13 @@ class Decode {
     return all;
   }
 
-  // The n columns `scratch.columns`, which are rows `at` of `kv`.
-  void run_block(bool masked, const Item& item, const Requests& requests,
-                 const StridedKv<Element>& kv, const int32_t* at, int n, Scratch& scratch,
+  // The n columns `scratch.columns`.
+  void run_block(bool masked, const Item& item, const Requests& requests, int n, Scratch& scratch,
                  State& state) const {
-    if (masked) run_block<true>(item, requests, kv, at, n, scratch, state);
-    else run_block<false>(item, requests, kv, at, n, scratch, state);
+    const auto kv =
+        source_.columns(*requests[0], item.b, item.h_kv, scratch.columns, n, scratch.stage);
+    if (masked) run_block<true>(item, requests, kv, n, scratch, state);
+    else run_block<false>(item, requests, kv, n, scratch, state);
   }
 
   const Problem<Element>& problem() const { return problem_; }
@@ -190,17 +194,38 @@ class Decode {
     return tile_verdict<Variant>(request, i, i + 1, k0, k1);
   }
 
+  void write_row(const Item& item, int r, const float* acc, float row_sum, float lse) const {
+    Element* out = problem_.out_row(item.b, head(item, r), query(item, r));
+    const int64_t inner = problem_.call.out.stride[3];
+    if constexpr (Variant::kOut) {
+      alignas(64) float row[row_room(kDV)];
+      std::copy_n(acc, padded(kDV), row);
+      write_out<Variant, Element, kD, kDV>(request(item, r), query(item, r), row, row_sum, lse, out,
+                                           inner);
+    } else {
+      float_to_row(out, inner, acc, kDV);
+    }
+  }
+
   static float finite_reference(float top) { return top == -kInfinity ? 0.0f : top; }
   // 2^(from - to) for from <= to.
   static float scale(float from, float to) {
     return exp2_below_one(splat_f(from - finite_reference(to)))[0];
   }
 
-  void load_queries(const Item& item, Scratch& scratch) const {
+  void load_queries(const Item& item, const Requests& requests, Scratch& scratch) const {
+    const int64_t inner = problem_.call.q.stride[3];
     for (int r = 0; r < item.rows; ++r) {
       float* to = scratch.queries + r * padded(kD);
-      row_to_float(to, problem_.q_row(item.b, head(item, r), query(item, r)),
-                   problem_.call.q.stride[3], kD);
+      const Element* row = problem_.q_row(item.b, head(item, r), query(item, r));
+      if constexpr (Variant::kQuery) {
+        Element rounded[kD];
+        transform_query<Variant, Element, kD, kDV>(*requests[r], query(item, r), row, inner,
+                                                   rounded);
+        row_to_float(to, rounded, 1, kD);
+      } else {
+        row_to_float(to, row + Variant::kQueryStart * inner, inner, kD);
+      }
       std::fill(to + kD, to + padded(kD), 0.0f);
     }
   }
@@ -213,10 +238,10 @@ class Decode {
   }
 
   template <bool kMasked>
-  void run_block(const Item& item, const Requests& requests, const StridedKv<Element>& kv,
-                 const int32_t* at, int n, Scratch& scratch, State& state) const {
+  void run_block(const Item& item, const Requests& requests, const typename Source::Columns& kv,
+                 int n, Scratch& scratch, State& state) const {
     for (int j = 0; j < n; ++j) {
-      scratch.k_rows[j] = contiguous<kD>(kv.k_row(at[j]), kv.k_inner, scratch.k + j * kD);
+      scratch.k_rows[j] = contiguous<kD>(kv.k_row(j), kv.rows.k_inner, scratch.k + j * kD);
     }
     const int whole = padded(n);
     for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
@@ -230,7 +255,7 @@ class Decode {
     for (int j = 0; j < n; ++j) {
       const bool skip = kHides && hidden_from_all(scratch, item.rows, j);
       scratch.v_rows[j] =
-          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(at[j]), kv.v_inner, scratch.v + j * kDV);
+          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(j), kv.rows.v_inner, scratch.v + j * kDV);
     }
     for (int j = n; j < kDecodeKeys; ++j) scratch.v_rows[j] = scratch.zeros;
     for (int j = 0; j < n; j += kValueKeys) {
@@ -401,6 +426,7 @@ class Decode {
 
   const Problem<Element>& problem_;
   const Params& params_;
+  Source source_;
 };
 
 }  // namespace attnlang::cpu

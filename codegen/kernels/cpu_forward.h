@@ -13,6 +13,7 @@
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tile.h"
 #include "kernels/cpu_tiles.h"
+#include "kernels/cpu_transforms.h"
 #include "kernels/cpu_variant.h"
 
 namespace attnlang::cpu {
@@ -51,6 +52,7 @@ class Forward {
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
   using State = ForwardState<kDV>;
+  using Source = KvSource<Variant, Element, kD, kDV>;
 
   struct Scratch {
     typename ChooseTile<Element, kD, kDV>::Type tile;
@@ -61,6 +63,8 @@ class Forward {
     alignas(64) int32_t hidden[kKeyTile];
     typename Variant::ColumnTile columns;
     typename Variant::Row rows[kQueryTile / kLanes];
+    typename Source::Stage stage;
+    Element queries[Variant::kQuery ? kQueryTile * kD : 1];
   };
 
   // One query tile of one (request, head).
@@ -72,7 +76,10 @@ class Forward {
   };
 
   Forward(const Problem<Element>& problem, const Params& params)
-      : problem_(problem), params_(params) {}
+      : problem_(problem), params_(params), source_(problem, params) {}
+
+  // Once, before any item runs.
+  void prepare() { source_.prepare(query_tiles() * problem_.group()); }
 
   int64_t query_tiles() const { return (problem_.queries + kQueryTile - 1) / kQueryTile; }
   int64_t items() const { return problem_.batch * problem_.heads * query_tiles(); }
@@ -97,15 +104,15 @@ class Forward {
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
     const Request request =
         problem_.template request<Variant>(params_, item.b, item.h, item.anchor());
-    const auto kv = problem_.kv(item.b, item.h / problem_.group());
-    const auto query = [&](int m) { return problem_.q_row(item.b, item.h, item.q0 + m); };
+    const int64_t h_kv = item.h / problem_.group();
     const int panels = item.panels();
     scratch.tile.start();
-    scratch.tile.load_queries(query, problem_.call.q.stride[3], item.rows);
+    load_queries(request, item, scratch);
     load_rows(request, item, scratch);
     state.clear(panels);
     k1 = std::min(k1, problem_.kv_len(item.b));
     const auto run_each = [&](int64_t k, int n, bool masked) {
+      const auto kv = source_.rows(request, item.b, h_kv, k, n, scratch.stage);
       if (masked) run_tile<true>(request, kv, k, n, panels, scratch, state);
       else run_tile<false>(request, kv, k, n, panels, scratch, state);
     };
@@ -141,7 +148,7 @@ class Forward {
   void finish(const Item& item, State& state) const {
     const Request request =
         problem_.template request<Variant>(params_, item.b, item.h, item.anchor());
-    alignas(64) float lse[kQueryTile];
+    alignas(64) float lse[kQueryTile], row_sum[kQueryTile];
     for (int m = 0; m < item.panels() * kPanel; m += kLanes) {
       if constexpr (Variant::kSoftmax) {
         const F factor = normaliser(request, item, state, m, lse);
@@ -149,11 +156,13 @@ class Forward {
           const int64_t at = place(m, e);
           store(state.acc + at, load_f(state.acc + at) * factor);
         }
+        store(row_sum + m, row_sums(state, m) * factor);
       } else {
         store(lse + m, splat_f(-kInfinity));
+        store(row_sum + m, row_sums(state, m));
       }
     }
-    write(item, state, lse);
+    write(request, item, state, row_sum, lse);
     if (problem_.wants_max()) raise_max(request, item, state);
   }
 
@@ -175,6 +184,22 @@ class Forward {
     };
   }
 
+  void load_queries(const Request& request, const Item& item, Scratch& scratch) const {
+    const int64_t inner = problem_.call.q.stride[3];
+    const auto passed = [&](int m) { return problem_.q_row(item.b, item.h, item.q0 + m); };
+    if constexpr (Variant::kQuery) {
+      for (int m = 0; m < item.rows; ++m) {
+        transform_query<Variant, Element, kD, kDV>(request, item.q0 + m, passed(m), inner,
+                                                   scratch.queries + m * kD);
+      }
+      const auto transformed = [&](int m) { return scratch.queries + m * kD; };
+      scratch.tile.load_queries(transformed, 1, item.rows);
+    } else {
+      const auto viewed = [&](int m) { return passed(m) + Variant::kQueryStart * inner; };
+      scratch.tile.load_queries(viewed, inner, item.rows);
+    }
+  }
+
   static void load_rows(const Request& request, const Item& item, Scratch& scratch) {
     for (int m = 0; m < item.panels() * kPanel; m += kLanes) {
       const I rows = splat_i(static_cast<int32_t>(item.q0) + m) + iota_i();
@@ -186,7 +211,7 @@ class Forward {
   void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n, int panels,
                 Scratch& scratch, State& state) const {
     load_columns<kMasked>(request, k0, n, scratch);
-    scratch.tile.load_keys(kv, k0, n);
+    scratch.tile.load_keys(kv, n);
     for (int panel = 0; panel < panels; ++panel) {
       float* scores = scratch.scores + panel * kScoreRows * kPanel;
       scratch.tile.dot(panel, n, scores);
@@ -199,7 +224,7 @@ class Forward {
       }
     }
     const bool hides = kMasked && Variant::kColumnMask;
-    scratch.tile.load_values(kv, k0, n, hides ? scratch.hidden : nullptr);
+    scratch.tile.load_values(kv, n, hides ? scratch.hidden : nullptr);
     scratch.tile.accumulate(panels, n, scratch.scores, kScoreRows * kPanel,
                             Variant::kSoftmax ? scratch.factor : nullptr, state.acc);
   }
@@ -379,12 +404,14 @@ class Forward {
     return empty ? F{} : factor / total + (shift - shift);
   }
 
-  void write(const Item& item, const State& state, const float* lse) const {
-    alignas(64) float row[kDV];
+  void write(const Request& request, const Item& item, const State& state, const float* row_sum,
+             const float* lse) const {
+    alignas(64) float row[row_room(kDV)];
     for (int m = 0; m < item.rows; ++m) {
       for (int e = 0; e < kDV; ++e) row[e] = state.acc[place(m, e)];
-      float_to_row(problem_.out_row(item.b, item.h, item.q0 + m), problem_.call.out.stride[3], row,
-                   kDV);
+      write_out<Variant, Element, kD, kDV>(request, item.q0 + m, row, row_sum[m], lse[m],
+                                           problem_.out_row(item.b, item.h, item.q0 + m),
+                                           problem_.call.out.stride[3]);
       float* out = problem_.lse(item.b, item.h, item.q0 + m);
       if (out != nullptr) *out = lse[m];
     }
@@ -392,6 +419,7 @@ class Forward {
 
   const Problem<Element>& problem_;
   const Params& params_;
+  Source source_;
 };
 
 }  // namespace attnlang::cpu

@@ -130,8 +130,8 @@ inline bool is_position(int64_t x) { return -kPositionLimit < x && x < kPosition
 
 }  // namespace detail
 
-// 0, or -1 and a message where no kernel can run the call.
-template <class Element, int kD, int kDV>
+// 0, or -1 and a message where no kernel can run the call; kD, kDV, kOut: the last dimensions.
+template <class Element, int kD, int kDV, int kOut>
 [[gnu::cold]] int check_call(const Call& call, char* error) {
   using detail::fail;
   if (call.version != kCallVersion) {
@@ -140,7 +140,7 @@ template <class Element, int kD, int kDV>
   }
   const Tensor* tensors[] = {&call.q, &call.k, &call.v, &call.out};
   const char* names[] = {"q", "k", "v", "out"};
-  const int widths[] = {kD, kD, kDV, kDV};
+  const int widths[] = {kD, kD, kDV, kOut};
   const bool writes = call.out.rank != 0;  // a call that only counts tiles has no out
   for (int i = 0; i < (writes ? 4 : 3); ++i) {
     const Tensor& t = *tensors[i];

@@ -109,7 +109,6 @@ class Selected : public Decode<Variant, Element, kD, kDV> {
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
     typename Base::Requests requests;
     this->start(item, requests, scratch, state);
-    const auto kv = problem().kv(item.b, item.h_kv);
     const std::vector<int32_t> blocks = selection(item);
     k1 = std::min(k1, count(blocks, problem().kv_len(item.b)));
     for (int64_t k = k0; k < k1; k += kDecodeKeys) {
@@ -119,7 +118,7 @@ class Selected : public Decode<Variant, Element, kD, kDV> {
       Verdict verdict = Verdict::unknown;  // that of a gap might be costly, and says little
       if (last - first == n - 1) verdict = this->verdict(item, requests, first, last + 1);
       if (is_empty(verdict)) continue;
-      this->run_block(is_unknown(verdict), item, requests, kv, scratch.columns, n, scratch, state);
+      this->run_block(is_unknown(verdict), item, requests, n, scratch, state);
     }
   }
 

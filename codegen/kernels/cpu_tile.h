@@ -44,18 +44,18 @@ struct FloatTile {
     }
   }
 
-  void load_keys(const StridedKv<Element>& kv, int64_t k0, int n) {
+  void load_keys(const StridedKv<Element>& kv, int n) {
     for (int j = 0; j < n; ++j) {
-      k_rows[j] = row<kD>(kv.k_row(k0 + j), kv.k_inner, k + j * kD);
+      k_rows[j] = row<kD>(kv.k_row(j), kv.k_inner, k + j * kD);
     }
     k_rows[n] = k_rows[n - 1];
   }
 
   // `hidden`, where given: columns whose values count as zero whatever they hold.
-  void load_values(const StridedKv<Element>& kv, int64_t k0, int n, const int32_t* hidden) {
+  void load_values(const StridedKv<Element>& kv, int n, const int32_t* hidden) {
     for (int j = 0; j < n; ++j) {
       const bool skip = hidden != nullptr && hidden[j] != 0;
-      v_rows[j] = skip ? zeros : row<kDV>(kv.v_row(k0 + j), kv.v_inner, v + j * kDV);
+      v_rows[j] = skip ? zeros : row<kDV>(kv.v_row(j), kv.v_inner, v + j * kDV);
     }
   }
 

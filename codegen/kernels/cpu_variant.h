@@ -28,6 +28,41 @@ concept HasFlags = requires {
   { V::kRowSum } -> std::convertible_to<bool>;
 };
 
+// A view reads q, k or v from an entry on; kValueFromKey: the call passes no v; kValueSharesKey: v'
+// is a part of k' from kValueStart on.
+template <class V>
+concept HasVectorFlags = requires {
+  { V::kQuery } -> std::convertible_to<bool>;
+  { V::kKey } -> std::convertible_to<bool>;
+  { V::kValue } -> std::convertible_to<bool>;
+  { V::kOut } -> std::convertible_to<bool>;
+  { V::kValueFromKey } -> std::convertible_to<bool>;
+  { V::kValueSharesKey } -> std::convertible_to<bool>;
+  { V::kQueryStart } -> std::convertible_to<int>;
+  { V::kKeyStart } -> std::convertible_to<int>;
+  { V::kValueStart } -> std::convertible_to<int>;
+};
+
+template <class V>
+concept HasQuery = !V::kQuery || requires(const typename V::Request& r, const float* x, float* y) {
+  V::query(r, int64_t{}, x, y);
+};
+
+template <class V>
+concept HasKey = !V::kKey || requires(const typename V::Request& r, const float* x, float* y) {
+  V::key(r, int64_t{}, x, y);
+};
+
+template <class V>
+concept HasValue = !V::kValue || requires(const typename V::Request& r, const float* x, float* y) {
+  V::value(r, int64_t{}, x, y);
+};
+
+template <class V>
+concept HasOut = !V::kOut || requires(const typename V::Request& r, const float* x, float* y) {
+  V::out(r, int64_t{}, x, float{}, float{}, y);
+};
+
 template <class V>
 concept HasRequest = requires(const Call& call, const typename V::Params& p, int64_t i) {
   { V::params(call) } -> std::same_as<typename V::Params>;
@@ -106,6 +141,12 @@ constexpr bool check_variant() {
                 "a Variant with kMask has keep -> M, tile -> Verdict, ranges -> Coverage");
   static_assert(HasColumnMask<V>, "a Variant with kColumnMask has column_keep -> M");
   static_assert(HasSink<V>, "a Variant with kSink has sink(Request, Row) -> F");
+  static_assert(HasVectorFlags<V>, "a Variant says kQuery, kKey, kValue, kOut and their views");
+  static_assert(HasQuery<V>, "a Variant with kQuery has query(Request, q_row, q, result)");
+  static_assert(HasKey<V>, "a Variant with kKey has key(Request, kv_col, k, result)");
+  static_assert(HasValue<V>, "a Variant with kValue has value(Request, kv_col, v or k, result)");
+  static_assert(HasOut<V>, "a Variant with kOut has out(Request, q_row, acc, row_sum, lse, ...)");
+  static_assert(!V::kValueSharesKey || (V::kKey && !V::kValue), "v' is a part of a transformed k'");
   static_assert(HasShift<V>, "a Variant with kShift has shift(Request, Row) -> F");
   static_assert(!V::kColumnMask || V::kMask, "column_keep is a conjunct of the mask");
   static_assert(!V::kSink || V::kSoftmax, "a sink belongs to a softmax");

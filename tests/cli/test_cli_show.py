@@ -72,10 +72,19 @@ def test_a_wrong_spec_is_a_message(cli, spec):
     assert "error[A2" in done.err
 
 
-def test_what_no_kernel_runs_is_a_diagnostic(cli, spec):
-    done = cli("show", spec("attention a:\n q = l2_norm(q)\n"), "--stage", "source")
+def test_the_plan_says_what_is_transformed(cli, spec):
+    path = spec("attention a:\n q = l2_norm(q)\n k = rope(k, kv_idx)\n v = k[0:16]\n")
+    done = cli("show", path, "--stage", "plan", "--head-dim", "32")
+    assert done.code == 0
+    for words in ("q: 32 entries, transformed", "k: 32 entries, transformed", "in one pass before"):
+        assert words in done.out
+
+
+def test_vectors_that_do_not_fit_are_a_message(cli, spec):
+    path = spec("attention a:\n v = k[0:64]\n")
+    done = cli("show", path, "--stage", "source", "--head-dim", "32")
     assert done.code == 1
-    assert "error[A5" in done.err
+    assert done.err.startswith("error: --head-dim: `k`: expected")
 
 
 @pytest.mark.parametrize("dims", ["x", "1,2,3", "0", "-4"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attnlang.compiler import check_source, lower, plan, refusals
-from attnlang.diagnostics import SpecError
+from attnlang.compiler import check_source, lower, plan
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children, walk
 from attnlang.plan.plan import KernelKey, Plan, describe
@@ -66,28 +65,6 @@ def test_terms_come_before_their_users() -> None:
             other = next((t for t in planned.terms if t.expr == inner), term)
             assert other is term or other.name in seen
         seen.add(term.name)
-
-
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        ("q = rms_norm(q)", "a transform of `q`"),
-        ("k = rope(k, kv_idx)", "a transform of `k`"),
-        ("v = v * 2.0", "a transform of `v`"),
-        ("out = acc * 2.0", "an `out` expression"),
-    ],
-)
-def test_what_no_kernel_runs_is_refused_with_its_place(body: str, what: str) -> None:
-    text = f"attention a: {body}"
-    with pytest.raises(SpecError) as caught:
-        make(text)
-    (diagnostic,) = caught.value.diagnostics
-    assert diagnostic.code == "A501"
-    assert what in diagnostic.headline
-    start, end = diagnostic.span.start, diagnostic.span.end
-    assert 0 < start < end <= len(text)
-    (variant,) = check_source(Source("test.attn", text)).variants
-    assert refusals(variant) == caught.value.diagnostics
 
 
 def test_a_plan_prints() -> None:

@@ -13,6 +13,9 @@ struct Positions {
   static constexpr bool kMask = false;
   static constexpr bool kColumnMask = false;
   static constexpr bool kSink = false;
+  static constexpr bool kQuery = false, kKey = false, kValue = false, kOut = false;
+  static constexpr bool kValueFromKey = false, kValueSharesKey = false;
+  static constexpr int kQueryStart = 0, kKeyStart = 0, kValueStart = 0;
   static constexpr bool kShift = false;
   static constexpr bool kFactor = false;
   static constexpr bool kRowSum = false;

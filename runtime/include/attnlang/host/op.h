@@ -164,6 +164,7 @@ class Binding {
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
     KernelKey key{};
+    int64_t out_dim = 0;
 
     explicit Bound(const Arguments& arguments) {
       call.version = kCallVersion;
@@ -290,6 +291,8 @@ class Binding {
     void finish(const Extents& extents) {
       if (!has_scale_) call.scale = 1.0 / std::sqrt(static_cast<double>(extents.D));
       if (call.kv_lens.data == nullptr) call.kv_lens.value = extents.KV;
+      if (extents.DV < 1 || extents.out < 1) refuse_argument("q", "too narrow for the spec");
+      out_dim = extents.out;
       expect_positions(call.q_offset, "q_offset", extents.B);
       expect_positions(call.kv_offset, "kv_offset", extents.B);
       for (int32_t i = 0; i < kSpec.tensor_count; ++i) {
@@ -322,7 +325,7 @@ class Binding {
     }
     const Kernel& kernel = kernels().get(bound.key, kSpec.name);
     OwnedTensor out, lse, max;
-    allocate_out(call, out);
+    allocate_out(call, bound.out_dim, out);
     allocate_rows(call, 3, bound.return_lse, call.lse, lse);
     allocate_rows(call, 2, bound.return_max, call.max, max);
     char error[kErrorSize] = "";
@@ -366,11 +369,11 @@ class Binding {
     stack[0] = static_cast<StableIValue>(reinterpret_cast<uintptr_t>(&api));
   }
 
-  // [B, HQ, Q, DV], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
+  // [B, HQ, Q, d], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
   // its rows. The fake implementation says the same.
-  static void allocate_out(Call& call, OwnedTensor& owner) {
+  static void allocate_out(Call& call, int64_t d, OwnedTensor& owner) {
     Tensor& out = call.out;
-    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2], d = call.v.size[3];
+    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2];
     const bool rows_first = call.q.stride[1] < call.q.stride[2];
     out = {.data = nullptr,
            .dtype = call.q.dtype,

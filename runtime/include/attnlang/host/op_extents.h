@@ -25,7 +25,9 @@ inline int64_t floor_mod(int64_t a, int64_t b) { return b == 0 ? 0 : a - floor_d
 
 class Extents {
  public:
-  int64_t B, HQ, HKV, Q, KV, D, DV;
+  int64_t B, HQ, HKV, Q, KV, D;
+  int64_t DV;      // the width of v, also where the call passes none
+  int64_t out;     // of a row of the result
   int64_t* bound;  // in the order of Variant.sizes
 
   Extents(const Call& call, const char* const* names, const Tensor* tensors, int64_t* bound_sizes)
@@ -36,6 +38,7 @@ class Extents {
     B = call.q.size[0], HQ = call.q.size[1], Q = call.q.size[2], D = call.q.size[3];
     HKV = call.k.size[1], KV = call.k.size[2], DV = call.v.size[3];
     expect_shape("k", call.k, B, HKV, KV, D);
+    out = DV;
     expect_shape("v", call.v, B, HKV, KV, DV);
     if (call.k.dtype != call.q.dtype) refuse_argument("k", "expected the dtype of q");
     if (call.v.dtype != call.q.dtype) refuse_argument("v", "expected the dtype of q");

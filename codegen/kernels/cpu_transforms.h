@@ -1,0 +1,239 @@
+// Where q', k' and v' come from: views of what the call passed, or rows that the spec's
+// transforms make, rounded to the element type.
+//
+// Keys and values that more than a few work items use are transformed once, in one pass over the
+// key tiles that some row visits, into a workspace (`prepare`); else each tile is staged into its
+// thread's scratch right before it is used. Both go through `transform_rows`.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "attnlang/cpu/parallel.h"
+#include "attnlang/cpu/vectors.h"
+#include "kernels/cpu_problem.h"
+#include "kernels/cpu_tiles.h"
+#include "kernels/cpu_variant.h"
+
+namespace attnlang::cpu {
+
+constexpr int64_t kStagedUses = 2;  // work items that may transform one key each for itself
+
+// The last dimensions of a call's q and k, of its v, and of its out; kD and kDV are those of the
+// products. A functor without transforms need not say them.
+template <class Variant, int kD, int kDV>
+struct Widths {
+  static constexpr int kHead = [] {
+    if constexpr (requires { Variant::kHeadDim; }) return Variant::kHeadDim;
+    else return kD;
+  }();
+  static constexpr int kValue = [] {
+    if constexpr (requires { Variant::kValueDim; }) return Variant::kValueDim;
+    else return kDV;
+  }();
+  static constexpr int kOut = [] {
+    if constexpr (requires { Variant::kOutDim; }) return Variant::kOutDim;
+    else return kDV;
+  }();
+};
+
+// q' of one row, rounded.
+template <class Variant, class Element, int kD, int kDV>
+void transform_query(const typename Variant::Request& request, int64_t q_row, const Element* row,
+                     int64_t inner, Element* result) {
+  constexpr int kHead = Widths<Variant, kD, kDV>::kHead;
+  alignas(64) float q[row_room(kHead)], transformed[row_room(kD)];
+  load_vector<kHead>(q, row, inner);
+  Variant::query(request, q_row, q, transformed);
+  float_to_row(result, 1, transformed, kD);
+}
+
+template <class Variant, class Element, int kD, int kDV>
+class KvSource {
+ public:
+  using Params = typename Variant::Params;
+  using Request = typename Variant::Request;
+  using Rows = StridedKv<Element>;
+  static constexpr bool kTransforms = Variant::kKey || Variant::kValue;
+
+  // A thread's room for the rows of one tile.
+  struct Stage {
+    alignas(64) Element k[Variant::kKey ? kMaxKeyTile * kD : 1];
+    alignas(64) Element v[Variant::kValue ? kMaxKeyTile * kDV : 1];
+  };
+
+  // Some columns: those that are read where they lie by their numbers, staged ones in order.
+  struct Columns {
+    Rows rows;
+    const int32_t* at;
+
+    const Element* k_row(int j) const { return rows.k_row(Variant::kKey ? j : at[j]); }
+    const Element* v_row(int j) const {
+      return rows.v_row(Variant::kValue || Variant::kValueSharesKey ? j : at[j]);
+    }
+  };
+
+  KvSource(const Problem<Element>& problem, const Params& params)
+      : problem_(problem), params_(params) {}
+
+  // Transforms every key that some row may see, where `uses` work items go through each. Without
+  // memory for that, tiles are staged.
+  [[gnu::cold]] void prepare(int64_t uses) {
+    if constexpr (kTransforms) {
+      if (uses <= kStagedUses) return;
+      const int64_t rows = problem_.batch * problem_.kv_heads * problem_.keys;
+      if constexpr (Variant::kKey) keys_.emplace(rows * kD);
+      if constexpr (Variant::kValue) values_.emplace(rows * kDV);
+      prepared_ = (!Variant::kKey || *keys_) && (!Variant::kValue || *values_);
+      if (prepared_) fill();
+    }
+  }
+
+  // Columns [k0, k0 + n) as rows 0 .. n - 1; `request` is that of any head of the group.
+  [[gnu::always_inline]] Rows rows(const Request& request, int64_t b, int64_t h_kv, int64_t k0,
+                                   int n, Stage& stage) const {
+    const Rows raw = problem_.kv(b, h_kv);
+    const Rows passed = view(raw).from(k0);
+    if constexpr (!kTransforms) {
+      return passed;
+    } else {
+      if (prepared_) return placed(passed, key_row(b, h_kv, k0), value_row(b, h_kv, k0));
+      const auto column = [k0](int j) { return k0 + j; };
+      transform_rows(request, raw, column, n, stage.k, stage.v);
+      return placed(passed, stage.k, stage.v);
+    }
+  }
+
+  // The columns at[0] .. at[n - 1], staged where they are transformed.
+  Columns columns(const Request& request, int64_t b, int64_t h_kv, const int32_t* at, int n,
+                  Stage& stage) const {
+    const Rows raw = problem_.kv(b, h_kv);
+    if constexpr (kTransforms) {
+      transform_rows(request, raw, [at](int j) { return at[j]; }, n, stage.k, stage.v);
+    }
+    return {.rows = placed(view(raw), stage.k, stage.v), .at = at};
+  }
+
+  // k' and v' of n columns, which need not be neighbours, as rows of `k` and `v`.
+  template <class ColumnOf>
+  static void transform_rows(const Request& request, const Rows& raw, const ColumnOf& column_of,
+                             int n, Element* k, Element* v) {
+    using Width = Widths<Variant, kD, kDV>;
+    constexpr bool kReadsKey = Variant::kKey || Variant::kValueFromKey;
+    constexpr bool kReadsValue = Variant::kValue && !Variant::kValueFromKey;
+    alignas(64) float key[row_room(Width::kHead)];
+    alignas(64) float value[row_room(kReadsValue ? Width::kValue : 1)];
+    alignas(64) float result[row_room(kD > kDV ? kD : kDV)];
+    for (int j = 0; j < n; ++j) {
+      const int64_t column = column_of(j);
+      if constexpr (kReadsKey) load_vector<Width::kHead>(key, raw.k_row(column), raw.k_inner);
+      if constexpr (Variant::kKey) {
+        Variant::key(request, column, key, result);
+        float_to_row(k + j * kD, 1, result, kD);
+      }
+      if constexpr (kReadsValue) load_vector<Width::kValue>(value, raw.v_row(column), raw.v_inner);
+      if constexpr (Variant::kValue) {
+        Variant::value(request, column, Variant::kValueFromKey ? key : value, result);
+        float_to_row(v + j * kDV, 1, result, kDV);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kTilesAtOnce = 16;
+  static constexpr int64_t kTile = kMaxKeyTile;
+
+  // What is not transformed is read where it lies.
+  static Rows view(const Rows& raw) {
+    Rows rows = raw;
+    rows.k = raw.k + Variant::kKeyStart * raw.k_inner;
+    if constexpr (Variant::kValueFromKey) {
+      rows.v = raw.k + Variant::kValueStart * raw.k_inner;
+      rows.v_stride = raw.k_stride, rows.v_inner = raw.k_inner;
+    } else {
+      rows.v = raw.v + Variant::kValueStart * raw.v_inner;
+    }
+    return rows;
+  }
+
+  // The rows of a tile, transformed ones taken from `k` and `v`.
+  static Rows placed(Rows rows, const Element* k, const Element* v) {
+    if constexpr (Variant::kKey) rows.k = k, rows.k_stride = kD, rows.k_inner = 1;
+    if constexpr (Variant::kValue) rows.v = v, rows.v_stride = kDV, rows.v_inner = 1;
+    if constexpr (Variant::kValueSharesKey) {
+      rows.v = k + Variant::kValueStart, rows.v_stride = kD, rows.v_inner = 1;
+    }
+    return rows;
+  }
+
+  int64_t row_number(int64_t b, int64_t h_kv, int64_t j) const {
+    return (b * problem_.kv_heads + h_kv) * problem_.keys + j;
+  }
+  Element* key_row(int64_t b, int64_t h_kv, int64_t j) const {
+    if constexpr (Variant::kKey) return keys_->data() + row_number(b, h_kv, j) * kD;
+    else return nullptr;
+  }
+  Element* value_row(int64_t b, int64_t h_kv, int64_t j) const {
+    if constexpr (Variant::kValue) return values_->data() + row_number(b, h_kv, j) * kDV;
+    else return nullptr;
+  }
+
+  void fill() {
+    const int64_t tiles = (problem_.keys + kTile - 1) / kTile;
+    const int64_t blocks = (tiles + kTilesAtOnce - 1) / kTilesAtOnce;
+    const int64_t items = problem_.batch * problem_.kv_heads * blocks;
+    parallel_for(items, thread_count(items), [&](int64_t i, int) {
+      const int64_t head = i / blocks;
+      fill_block(head / problem_.kv_heads, head % problem_.kv_heads, i % blocks * kTilesAtOnce);
+    });
+  }
+
+  // The tiles from `first` on that rows of the group visit, by the verdict of all rows together.
+  void fill_block(int64_t b, int64_t h_kv, int64_t first) {
+    bool visited[kTilesAtOnce] = {};
+    const int64_t begin = first * kTile;
+    const int64_t end = std::min(begin + kTilesAtOnce * kTile, problem_.kv_len(b));
+    for (int64_t h = h_kv * problem_.group(); h < (h_kv + 1) * problem_.group(); ++h) {
+      const Request request = problem_.template request<Variant>(params_, b, h);
+      const auto verdict_of = [&](int64_t k0, int64_t k1) {
+        return tile_verdict<Variant>(request, 0, problem_.queries, k0, k1);
+      };
+      visit_tiles(tile_coverage<Variant>(request, 0, problem_.queries), begin, end, kTile,
+                  verdict_of, [&](int64_t k0, int, bool) { visited[(k0 - begin) / kTile] = true; });
+    }
+    const auto request = problem_.template request<Variant>(params_, b, h_kv * problem_.group());
+    const Rows raw = problem_.kv(b, h_kv);
+    for (int64_t k0 = begin; k0 < end; k0 += kTile) {
+      const int n = static_cast<int>(std::min(kTile, end - k0));
+      Element *k = key_row(b, h_kv, k0), *v = value_row(b, h_kv, k0);
+      if (visited[(k0 - begin) / kTile]) {
+        transform_rows(request, raw, [k0](int j) { return k0 + j; }, n, k, v);
+        continue;
+      }
+      // The verdict of fewer rows may be the looser one: then it finds zeros, all of them masked.
+      if constexpr (Variant::kKey) std::fill_n(k, n * kD, Element{});
+      if constexpr (Variant::kValue) std::fill_n(v, n * kDV, Element{});
+    }
+  }
+
+  const Problem<Element>& problem_;
+  const Params& params_;
+  bool prepared_ = false;
+  mutable std::optional<Buffer<Element>> keys_, values_;
+};
+
+// Writes a row of out: the out expression of acc, or acc itself.
+template <class Variant, class Element, int kD, int kDV>
+void write_out(const typename Variant::Request& request, int64_t q_row, const float* acc,
+               float row_sum, float lse, Element* row, int64_t inner) {
+  if constexpr (Variant::kOut) {
+    constexpr int kOut = Widths<Variant, kD, kDV>::kOut;
+    alignas(64) float result[row_room(kOut)];
+    Variant::out(request, q_row, acc, row_sum, lse, result);
+    float_to_row(row, inner, result, kOut);
+  } else {
+    float_to_row(row, inner, acc, kDV);
+  }
+}
+
+}  // namespace attnlang::cpu
