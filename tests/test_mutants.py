@@ -93,11 +93,11 @@ MUTANTS = (
         "attention a(w: int = 66): mask = q_idx - kv_idx < w and kv_idx <= q_idx",
     ),
     Mutant(
-        "a strict comparison is solved as one that is not",
+        "a comparison is solved one too far",
         "attnlang/symbolic/solve_ints.py",
-        "return self.half(Side.LEAST, left, plus(right, 1))",
-        "return self.half(Side.LEAST, left, right)",
-        "attention a(w: int = 0): mask = w > kv_idx - q_idx",
+        "return self.half(Side.MOST, left, right)",
+        "return self.half(Side.MOST, left, plus(right, 1))",
+        "attention a: mask = kv_idx <= q_idx",
     ),
     Mutant(
         "the end of a quotient's last step is lost",
@@ -187,6 +187,21 @@ MUTANTS = (
         "        sum += weight * load_f(factors + j) - weight;\n",
         "attention a: weights = softmax(score) * float(1 + kv_idx % 3)",
     ),
+    # transforms
+    Mutant(
+        "rotary frequencies fall half as fast",
+        "runtime/include/attnlang/cpu/vectors.h",
+        "-static_cast<double>(t) / kPairs)",
+        "-static_cast<double>(t) / (2 * kPairs))",
+        "attention a: q = rope(q, q_idx) k = rope(k, kv_idx)",
+    ),
+    Mutant(
+        "a pair turns on one side alone",
+        "runtime/include/attnlang/cpu/vectors.h",
+        "    out[i] = a * cosine[t] - b * sine[t];",
+        "    out[i] = a * cosine[t];",
+        "attention a: q = rope(q, q_idx, interleaved=true) k = rope(k, kv_idx, interleaved=true)",
+    ),
     # the rewrites
     Mutant(
         "a quotient of exponentials becomes a sum",
@@ -227,8 +242,8 @@ MUTANTS = (
     Mutant(
         "lse stays in base 2",
         "codegen/kernels/cpu_forward.h",
-        "kLn2 * (top + log2(sum))",
-        "(top + log2(sum))",
+        "kLn2 * (top + log2(sum) + shift)",
+        "(top + log2(sum) + shift)",
         example("full"),
     ),
     Mutant(
