@@ -20,8 +20,9 @@ from attnlang.invent.settings import Settings
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import TensorParam, Variant
 
-_HEADS = ((1, 1), (2, 2), (4, 1), (6, 2), (8, 4))
-_LENGTHS = ((1, 1), (1, 77), (3, 200), (70, 70), (129, 129), (65, 191), (200, 131), (17, 300))
+# Taken in turn, so that a few calls meet both skeletons, grouped heads and every length.
+_HEADS = ((6, 2), (1, 1), (8, 4), (2, 2), (4, 1))
+_LENGTHS = ((70, 70), (1, 77), (129, 129), (3, 200), (65, 191), (1, 1), (200, 131), (17, 300))
 # Few head dimensions, for each is a kernel to build; one is no multiple of a vector.
 _DIMS = ((64, 64), (80, 48))
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,23 +32,23 @@ _NO_SETTINGS = Settings({}, {}, {})
 def make_case(variant: Variant, seed: int, number: int) -> Call:
     """Invent a call. Raises InputError where the spec's `require`s allow none that was tried."""
     rng = Random(f"{variant.name} {seed} {number}")
-    for _ in range(20):
-        request = _request(variant, rng)
+    for attempt in range(20):
+        request = _request(variant, rng, seed + number + attempt)
         try:
             call = invent(variant, request)
         except InputError:
             continue
-        call = _with_options(_with_strides(call, rng), rng)
+        call = _with_strides(_with_options(call, rng), rng)
         if reads_fit(variant, call, torch.arange(call.shape.q)):
             return call
-    request = _request(variant, rng)
+    request = _request(variant, rng, seed + number)
     fitting = fit_shape(variant, request.shape, _NO_SETTINGS)
     return invent(variant, replace(request, shape=fitting, vary=False))
 
 
-def _request(variant: Variant, rng: Random) -> Request:
-    hq, hkv = rng.choice(_HEADS)
-    q, kv = rng.choice(_LENGTHS)
+def _request(variant: Variant, rng: Random, turn: int) -> Request:
+    hq, hkv = _HEADS[turn % len(_HEADS)]
+    q, kv = _LENGTHS[turn % len(_LENGTHS)]
     d, dv = rng.choice(_DIMS)
     optional = [p.name for p in variant.params if isinstance(p, TensorParam) and p.optional]
     return Request(
@@ -69,7 +70,7 @@ def _with_strides(call: Call, rng: Random) -> Call:
                 return x.transpose(1, 2).contiguous().transpose(1, 2)
             case 1:
                 return torch.stack((x, x), dim=-1)[..., 0]
-            case 2:
+            case 2 if "kv_lens" not in call.options:  # what hides a NaN is the request's own
                 return x[:1].expand_as(x)
         return x
 
@@ -85,14 +86,21 @@ def _with_strides(call: Call, rng: Random) -> Call:
 
 
 def _with_options(call: Call, rng: Random) -> Call:
-    """Give some calls lengths per request; of the others some offsets that move all positions."""
+    """Give some calls lengths per request; of the others some offsets that move all positions.
+
+    Past a request's length there are no columns, so k and v hold NaN there.
+    """
     kv, b = call.shape.kv, call.shape.b
-    choice = rng.randrange(4)
+    choice = rng.randrange(5)
     if choice == 0:
-        lens = [rng.choice((0, 1, kv, rng.randint(0, kv))) for _ in range(b)]
-        return replace(call, options={"kv_lens": torch.tensor(lens)})
+        lens = torch.tensor([rng.choice((0, 1, kv, rng.randint(0, kv))) for _ in range(b)])
+        past = (torch.arange(kv) >= lens[:, None])[:, None, :, None]
+        k, v = (x.masked_fill(past, torch.nan) for x in (call.k, call.v))
+        return replace(call, k=k, v=v, options={"kv_lens": lens})
     if choice == 1 and not _reads_by_position(call):
         return replace(call, options={"q_offset": rng.randint(0, kv)})
+    if choice == 2 and not _reads_by_position(call):
+        return replace(call, options={"kv_offset": rng.randint(0, 100)})
     return call
 
 

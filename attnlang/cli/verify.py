@@ -31,6 +31,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="another seed, other calls"
     )
     parser.add_argument("--case", type=int, metavar="N", help="only this one call")
+    parser.add_argument(
+        "-x", "--exitfirst", action="store_true", help="stop a variant at its first wrong call"
+    )
 
 
 def verify(args: Namespace) -> int:
@@ -56,7 +59,7 @@ def verify(args: Namespace) -> int:
                 activity.now(f"{subject.name}, case {number}")
                 _run_case(compiled, args.seed, number, outcome)
                 activity.step()
-                if outcome.refused:
+                if outcome.refused or (args.exitfirst and outcome.failed):
                     break
             outcomes.append(outcome)
     return _report(outcomes, args.seed)
