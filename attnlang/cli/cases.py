@@ -23,6 +23,7 @@ from attnlang.ir.nodes import TensorParam, Variant
 # Taken in turn, so that a few calls meet both skeletons, grouped heads and every length.
 _HEADS = ((6, 2), (1, 1), (8, 4), (2, 2), (4, 1))
 _LENGTHS = ((70, 70), (1, 77), (129, 129), (3, 200), (65, 191), (1, 1), (200, 131), (17, 300))
+_OPTIONS = ("kv_lens", "", "q_offset", "", "kv_offset", "", "")
 # Few head dimensions, for each is a kernel to build; one is no multiple of a vector.
 _DIMS = ((64, 64), (80, 48))
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,12 +34,13 @@ def make_case(variant: Variant, seed: int, number: int) -> Call:
     """Invent a call. Raises InputError where the spec's `require`s allow none that was tried."""
     rng = Random(f"{variant.name} {seed} {number}")
     for attempt in range(20):
-        request = _request(variant, rng, seed + number + attempt)
+        turn = seed + number + attempt
+        request = _request(variant, rng, turn)
         try:
             call = invent(variant, request)
         except InputError:
             continue
-        call = _with_strides(_with_options(call, rng), rng)
+        call = _with_strides(_with_options(call, rng, turn), rng)
         if reads_fit(variant, call, torch.arange(call.shape.q)):
             return call
     request = _request(variant, rng, seed + number)
@@ -85,21 +87,21 @@ def _with_strides(call: Call, rng: Random) -> Call:
     return replace(call, q=vector(call.q), k=vector(call.k), v=vector(call.v), params=params)
 
 
-def _with_options(call: Call, rng: Random) -> Call:
+def _with_options(call: Call, rng: Random, turn: int) -> Call:
     """Give some calls lengths per request; of the others some offsets that move all positions.
 
     Past a request's length there are no columns, so k and v hold NaN there.
     """
     kv, b = call.shape.kv, call.shape.b
-    choice = rng.randrange(5)
-    if choice == 0:
+    option = _OPTIONS[turn % len(_OPTIONS)]
+    if option == "kv_lens":
         lens = torch.tensor([rng.choice((0, 1, kv, rng.randint(0, kv))) for _ in range(b)])
         past = (torch.arange(kv) >= lens[:, None])[:, None, :, None]
         k, v = (x.masked_fill(past, torch.nan) for x in (call.k, call.v))
         return replace(call, k=k, v=v, options={"kv_lens": lens})
-    if choice == 1 and not _reads_by_position(call):
+    if option == "q_offset" and not _reads_by_position(call):
         return replace(call, options={"q_offset": rng.randint(0, kv)})
-    if choice == 2 and not _reads_by_position(call):
+    if option == "kv_offset" and not _reads_by_position(call):
         return replace(call, options={"kv_offset": rng.randint(0, 100)})
     return call
 
