@@ -7,7 +7,9 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import TYPE_CHECKING, Literal, overload
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -32,12 +34,18 @@ _MAX_REQUIRED = 1024
 _SEED_END = 2**63 - 1
 
 
+# Variants by their handles: older torch traces only what takes constants as running in Python, and
+# a number would become symbolic in the second graph.
+_variants: WeakValueDictionary[str, Variant] = WeakValueDictionary()
+_count = itertools.count()
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _resolve(
-    variant: Variant, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
+    handle: str, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
 ) -> str:
     """Register a variant's op and return its name; this runs as Python while a graph is traced."""
-    return variant.specialised(consts, frozenset(given)).op.schema.name
+    return _variants[handle].specialised(consts, frozenset(given)).op.schema.name
 
 
 class Variant:
@@ -49,6 +57,8 @@ class Variant:
 
     def __init__(self, ir: VariantIr) -> None:
         self.ir = ir
+        self._handle = f"{ir.name} {next(_count)}"
+        _variants[self._handle] = self
         self.__doc__ = ir.doc
         self.__name__ = ir.name
         self.signature = _signature(ir)
@@ -170,7 +180,9 @@ class Variant:
             self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block)
         consts = const_values(self.ir, values)
         given = given_tensors(self.ir, values)
-        op = getattr(torch.ops.attnlang, _resolve(self, consts, tuple(sorted(given)))).default
+        op = getattr(
+            torch.ops.attnlang, _resolve(self._handle, consts, tuple(sorted(given)))
+        ).default
         call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if kv_indices is not None:
             call["kv_indices"], call["kv_block"] = kv_indices, kv_block

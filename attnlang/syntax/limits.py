@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 MAX_FILE_BYTES: Final = 1 << 20
-MAX_TOKENS: Final = 50_000
+MAX_TOKENS: Final = 20_000
 MAX_DEPTH: Final = 100
 MAX_ITEMS: Final = 1_000
 MAX_NAMES: Final = 100

@@ -301,7 +301,7 @@ def test_what_cannot_be_parsed_has_its_diagnostics() -> None:
 def test_a_file_that_would_become_too_large() -> None:
     depth = MAX_DEPTH - 1
     line = f"def g = {'f(a, ' * depth}x{')' * depth}\n"
-    result = format_source(Source("big.attn", line * 80))
+    result = format_source(Source("big.attn", line * 39))
     assert result.text is None
     assert [d.code for d in result.diagnostics] == ["A130"]
-    assert len(line * 80) < MAX_FILE_BYTES
+    assert len(line * 39) < MAX_FILE_BYTES
