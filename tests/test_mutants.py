@@ -289,16 +289,17 @@ def plant(mutant: Mutant, folder: Path) -> None:
 
 def verify(folder: Path, spec: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Run `attnlang verify` of the compiler in a folder."""
-    path = tmp_path / "spec.attn"
-    path.write_text(spec, encoding="utf-8")
-    command = [sys.executable, "-m", "attnlang.cli", "verify", str(path)]
+    file = tmp_path / "spec.attn"
+    file.write_text(spec, encoding="utf-8")
+    command = [sys.executable, "-m", "attnlang.cli", "verify", str(file)]
+    path = [str(folder), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return subprocess.run(
         [*command, "--cases", str(CASES), "-x"],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 

@@ -8,6 +8,7 @@ generated structs. Ints are 32-bit lanes where `Ranges` proves that they fit, el
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -96,6 +97,9 @@ def float_literal(value: float) -> str:
     return f"{value!r}f"
 
 
+_INT_LITERAL = re.compile(r"int64_t\{(-?\d+)\}")
+
+
 def int_literal(value: int) -> str:
     """Print an int constant as C++ int64_t text."""
     if value == -(2**63):
@@ -105,7 +109,8 @@ def int_literal(value: int) -> str:
 
 def plain(code: str) -> str:
     """Print an int literal without its type, where any int type will do."""
-    return code[len("int64_t{") : -1] if code.startswith("int64_t{") else code
+    found = _INT_LITERAL.fullmatch(code)
+    return found[1] if found else code
 
 
 def small_whole(exponent: Expr) -> int | None:

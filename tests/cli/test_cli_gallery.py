@@ -44,7 +44,7 @@ def test_run_invents_a_call_that_means_something(path):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_verify_invents_calls_that_differ(path):
     variant = attnlang.load(path).ir
-    calls = [make_case(variant, 0, number) for number in range(6)]
+    calls = [make_case(variant, 0, number) for number in range(8)]
     seen = 0
     for call in calls:
         check(variant, call)

@@ -42,8 +42,8 @@ def test_a_wrong_kernel_is_found_and_brought_back(cli, monkeypatch):
     assert cli(*again[0].split()).code == 0
 
 
-def test_what_no_kernel_runs_is_not_a_failure(cli, spec):
-    done = cli("verify", spec("attention a:\n q = l2_norm(q)\n"))
+def test_what_takes_no_call_that_is_tried_is_not_a_failure(cli, spec):
+    done = cli("verify", spec("attention a:\n q = q[0:100] k = k[0:100]\n"))
     assert done.code == 0
     assert "not run: " in done.out
 

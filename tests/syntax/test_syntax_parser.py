@@ -241,17 +241,17 @@ def test_a_slip_inside_a_token_hides_what_follows_from_it() -> None:
 
 
 DEEP = {
-    "parentheses": "({}x{})".format("(" * 20_000, ")" * 20_000),
-    "open brackets": "(" * 20_000,
-    "open calls": "f(" * 10_000,
-    "open indices": "x[" * 10_000,
-    "not": "not " * 20_000 + "x",
-    "minus": "-" * 20_000 + "x",
-    "powers": "x ** " * 10_000 + "x",
-    "choices": "x if y else " * 8_000 + "x",
+    "parentheses": "({}x{})".format("(" * 9_000, ")" * 9_000),
+    "open brackets": "(" * 15_000,
+    "open calls": "f(" * 6_000,
+    "open indices": "x[" * 6_000,
+    "not": "not " * 15_000 + "x",
+    "minus": "-" * 15_000 + "x",
+    "powers": "x ** " * 6_000 + "x",
+    "choices": "x if y else " * 4_000 + "x",
     "sum": "x + " * 5_000 + "x",
     "ands": "x and " * 5_000 + "x",
-    "indices": "x" + "[0]" * 10_000,
+    "indices": "x" + "[0]" * 6_000,
     "calls": "f(" * 5_000 + "x" + ")" * 5_000,
 }
 
