@@ -78,6 +78,28 @@ def binary(op: BinaryOp, left: Expr, right: Expr, span: Span) -> Binary:
     return Binary(op, left, right, Type(kind, left.type.vector or right.type.vector), span=span)
 
 
+def add(left: Expr, right: Expr) -> Expr:
+    """Return `left + right`."""
+    return binary(BinaryOp.ADD, left, right, left.span)
+
+
+def subtract(left: Expr, right: Expr) -> Expr:
+    """Return `left - right`."""
+    return binary(BinaryOp.SUB, left, right, left.span)
+
+
+def multiply(left: Expr, right: Expr) -> Expr:
+    """Return `left * right`, of floats; what a factor of 1 leaves alone stays itself."""
+    if is_float(left, 1.0):
+        return right
+    return left if is_float(right, 1.0) else binary(BinaryOp.MUL, left, right, left.span)
+
+
+def divide(left: Expr, right: Expr) -> Expr:
+    """Return `left / right`, of floats."""
+    return binary(BinaryOp.DIV, left, right, left.span)
+
+
 def negate(operand: Expr) -> Unary:
     """Return `-operand`."""
     return Unary(UnaryOp.NEG, operand, operand.type, span=operand.span)
