@@ -72,7 +72,7 @@ def plan(lowered: Lowered, key: KernelKey) -> Plan:
 
 def kernel_sources(planned: Plan, name: str) -> Sources:
     """Emit the C++ of a planned kernel."""
-    from attnlang.emit.cpu_kernel import kernel_sources as emit
+    from attnlang.emit.kernel_unit import kernel_sources as emit
 
     return emit(planned, name)
 

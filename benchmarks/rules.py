@@ -25,7 +25,7 @@ from gallery_calls import PARAMS
 from torch import Tensor
 
 import attnlang
-from attnlang.emit.cpu_kernel import TileText
+from attnlang.emit.functor import TileText
 from attnlang.invent.shape import Shape
 from attnlang.jit.cpu import this_cpu
 from attnlang.ops.variant import Variant
@@ -38,7 +38,7 @@ Off = Callable[[], AbstractContextManager[object]]
 def _without_tiles() -> AbstractContextManager[object]:
     """Visit every tile, each with the mask: nothing is known of it."""
     return patch.multiple(
-        "attnlang.emit.cpu_kernel._Emitter",
+        "attnlang.emit.functor.Functor",
         _tile=lambda *_: TileText("Verdict::unknown", '1 "off"'),
         _ranges=lambda *_: TileText("Coverage::unknown()", '1 "off"'),
     )

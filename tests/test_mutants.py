@@ -262,7 +262,7 @@ MUTANTS = (
     ),
     Mutant(
         "positions of columns forget their offset",
-        "codegen/module/cpu_kernel.cpp.j2",
+        "codegen/module/variant/columns.j2",
         "    column.kv_idx = kv_col + int32_t(r.kv_offset);",
         "    column.kv_idx = kv_col;",
         "attention a: mask = kv_idx % 5 != 0",

@@ -6,7 +6,7 @@ built in, and what the kernel's code asks of a CPU. Nothing in it needs Python a
 
 from __future__ import annotations
 
-from attnlang.emit.cpu_kernel import COUNT_TILES, RUN, kernel_sources
+from attnlang.emit.kernel_unit import COUNT_TILES, RUN, kernel_sources
 from attnlang.emit.op_unit import BuiltInText, op_unit
 from attnlang.jit.cpu import MACROS
 from attnlang.jit.units import Sources, Target, Unit

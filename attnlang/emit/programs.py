@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from attnlang.emit.dialect import Dialect
 from attnlang.emit.vector_program import (
     Context,
     Rotation,
     Statement,
     VectorProgram,
-    exact_name,
     exact_scalars,
     rotations,
 )
-from attnlang.ir.nodes import Coord, CoordName, Dot, Expr, Rope, ScalarParam, Vector, VectorName
+from attnlang.ir.nodes import Coord, CoordName, Dot, Expr, Rope, Vector, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.plan.plan import Plan
 from attnlang.plan.ranges import Ranges
@@ -49,11 +49,12 @@ class ProgramText:
     setup: tuple[str, ...]
     statements: tuple[Statement, ...]
     result: str | None  # what it returns, if anything
+    scratch: int = 0  # floats that it is lent
 
 
 @dataclass(frozen=True, slots=True)
-class CallField:
-    """A field of Params."""
+class TableText:
+    """A field of Params that holds the turns of a rope."""
 
     type: str
     name: str
@@ -63,8 +64,8 @@ class CallField:
 class Programs:
     """The programs of one plan."""
 
-    def __init__(self, plan: Plan, ranges: Ranges, element: str) -> None:
-        self._plan, self._element = plan, element
+    def __init__(self, plan: Plan, ranges: Ranges, dialect: Dialect) -> None:
+        self._plan, self._dialect = plan, dialect
         self._variant, self._sizes = plan.lowered.variant, plan.widths.sizes
         dots = (e for e in walk(*plan.roots, *(t.expr for t in plan.terms)) if isinstance(e, Dot))
         self.dots: Mapping[Expr, str] = {
@@ -89,53 +90,54 @@ class Programs:
         found = (e.freqs for e in walk(*self._plan.roots) if isinstance(e, Rope))
         return frozenset(name for name in found if name is not None)
 
-    def plumbing(self) -> Iterator[CallField]:
-        """Yield what programs read of the call: vectors of hoisted products, exact numbers."""
+    def vectors(self) -> Iterator[VectorName]:
+        """Yield the vectors that hoisted products read, as the call passed them."""
         read = {e.name for e in walk(*self.dots) if isinstance(e, Vector)}
-        for name in _HEADS:
-            if name in read:
-                view = f"{self._element}, 4"
-                value = f"view<{view}>(call.{name.value})"
-                yield CallField(f"View<{view}>", f"vector_{name.value}", value)
-        exact = exact_scalars(self._roots)
-        runtime = (p for p in self._variant.params if isinstance(p, ScalarParam) and not p.const)
-        for i, param in enumerate(runtime):
-            if param.name in exact:
-                yield CallField("double", exact_name(param.name), f"call.scalars[{i}].real")
+        yield from (name for name in _HEADS if name in read)
 
-    def tables(self) -> Iterator[CallField]:
+    def exact(self) -> frozenset[str]:
+        """Return the float parameters that are read in double."""
+        return exact_scalars(self._roots)
+
+    def tables(self) -> Iterator[TableText]:
         """Yield the turns of ropes whose base is of the call; they come after its terms."""
         for wanted, name in self._tables.items():
-            program = VectorProgram(self._context(Level.CALL), {}, wanted.base)
+            products = self._dialect.products
+            program = VectorProgram(self._context(Level.CALL), products, {}, wanted.base)
             value = program.turns(wanted)
             statements = " ".join(s.code for s in program.statements)
             if statements:
                 value = f"[&] {{ {statements} return {value}; }}()"
-            yield CallField(f"Turns<{wanted.pairs}>", name, value)
+            yield TableText(f"Turns<{wanted.pairs}>", name, value)
 
     def _context(self, own: Level) -> Context:
         depth = own.depth if own == Level.CALL else Level.REQUEST.depth
         terms = {t.expr: t for t in self._plan.terms if t.level.depth <= depth}
         fields = _FIELDS_OF_CALL if own == Level.CALL else _FIELDS
         tables = {} if own == Level.CALL else self._tables
-        return Context(self._variant, self._ranges, terms, self._sizes, tables, fields)
+        return Context(
+            self._variant, self._ranges, terms, self._sizes, tables, fields, self._dialect
+        )
 
     def texts(self) -> Iterator[ProgramText]:
         """Yield every program."""
+        rows = self._dialect.rows
+        lent = ", [[maybe_unused]] float* scratch" if rows.scratch else ""
         for name, expr, width in self._plan.transforms.programs:
             comment, signature = _SIGNATURES[name]
             inputs = {v: v.value for v in VectorName}
             if name == "value":
                 inputs[VectorName.K] = "v"  # read where v is made of k
-            program = VectorProgram(self._context(Level.ROW), inputs, expr)
+            program = VectorProgram(self._context(Level.ROW), rows, inputs, expr)
             program.vector(expr, width, "result")
             yield ProgramText(
                 comment,
                 "void",
-                f"{name}(const Request& r, {_unused(signature)}, float* result)",
+                f"{name}(const Request& r, {_unused(signature)}, float* result{lent})",
                 tuple(_positions(expr)),
                 tuple(program.statements),
                 None,
+                program.scratch,
             )
         for dot, name in self.dots.items():
             yield self._product(dot, name)
@@ -143,7 +145,8 @@ class Programs:
     def _product(self, dot: Expr, name: str) -> ProgramText:
         assert isinstance(dot, Dot)
         own = level(dot)
-        program = VectorProgram(self._context(own), {v: v.value for v in VectorName}, dot)
+        inputs = {v: v.value for v in VectorName}
+        program = VectorProgram(self._context(own), self._dialect.products, inputs, dot)
         result = program.product(dot)
         row = {Level.ROW: f", {_ROW}", Level.COLUMN: f", {_COLUMN}"}.get(own, "")
         source = "const Params& p" if own == Level.CALL else "const Request& r"

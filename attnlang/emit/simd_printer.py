@@ -1,4 +1,4 @@
-"""IR expressions as C++ over the vector types of `attnlang/cpu/simd.h`.
+"""IR expressions as C++ over `F`, `I`, `L`, `M` (`cpu/simd.h`, `device/scalar.cuh`).
 
 A value is a scalar (float, int64_t, bool) at the call and request levels, and a vector (F, I, L, M)
 at the row, column and element levels; hoisted terms and leaves are read from the fields of the
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
+from attnlang.emit.dialect import CPU, Dialect
 from attnlang.ir.nodes import (
     QK,
     Anchor,
@@ -140,6 +141,7 @@ class SimdPrinter:
     fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
     reads: Mapping[Expr, Read] = field(default_factory=dict)  # those that are not here are clamped
     dots: Mapping[Expr, str] = field(default_factory=dict)  # their functions
+    dialect: Dialect = CPU
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -199,7 +201,7 @@ class SimdPrinter:
             case Unary(op=op, operand=operand):
                 x = self._print(operand)
                 if op == UnaryOp.NOT:
-                    return Value(f"{'~' if x.vector else '!'}{x.at(_UNARY)}", Lane.M, x.vector, 3)
+                    return self._not(x, _UNARY)
                 x = self._widen(x, expr)
                 return Value(f"-{x.at(_PRIMARY)}", x.lane, x.vector, _UNARY)
             case Binary():
@@ -219,7 +221,7 @@ class SimdPrinter:
             case Dot():
                 return self._dot(expr)
             case _:
-                raise AssertionError(f"{type(expr).__name__} does not reach a CPU kernel")
+                raise AssertionError(f"{type(expr).__name__} does not reach a kernel")
 
     # Leaves
 
@@ -284,6 +286,10 @@ class SimdPrinter:
 
     # Operators
 
+    def _not(self, x: Value, precedence: int) -> Value:
+        symbol = self.dialect.negation if x.vector else "!"
+        return Value(f"{symbol}{x.at(precedence)}", Lane.M, x.vector, _UNARY)
+
     def _binary(self, expr: Binary) -> Value:
         a, b = self._print(expr.left), self._print(expr.right)
         if expr.op == BinaryOp.POW:
@@ -341,7 +347,7 @@ class SimdPrinter:
                 differ = self._mask_infix("^", _XOR, a, b)
                 if expr.op == CompareOp.NE:
                     return differ
-                return Value(f"~{differ.at(_PRIMARY)}", Lane.M, True, _UNARY)
+                return self._not(differ, _PRIMARY)
         elif kind == Kind.INT and vector:
             a, b, lane = self._comparable(expr, a, b)
             if lane == Lane.L:

@@ -1,8 +1,8 @@
 """A vector expression as a straight C++ program for one row.
 
 Scalars of the row become locals, elementwise parts loops over `d` in lanes, norms and products
-sums, rotations calls of `attnlang/cpu/vectors.h`. Invariant: what the expression shares is computed
-once, and every array has room for whole lanes (`row_room`).
+sums, rotations calls of `attnlang/cpu/vectors.h` or `attnlang/device/vectors.cuh`. Invariant: what
+the expression shares is computed once, and every array has room for whole lanes (`row_room`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from attnlang.emit.dialect import Dialect, Rows
 from attnlang.emit.simd_printer import (
     Lane,
     SimdPrinter,
@@ -80,6 +81,7 @@ class Context:
     sizes: Mapping[str, int]  # D and DV
     tables: Mapping[Rotation, str]  # in Params
     fields: Mapping[Level, str]
+    dialect: Dialect
 
 
 def exact_name(name: str) -> str:
@@ -144,15 +146,23 @@ class _Lanes(SimdPrinter):
 class VectorProgram:
     """Builds one program; `statements` grows."""
 
-    def __init__(self, context: Context, inputs: Mapping[VectorName, str], root: Expr) -> None:
+    def __init__(
+        self, context: Context, rows: Rows, inputs: Mapping[VectorName, str], root: Expr
+    ) -> None:
         self.statements: list[Statement] = []
-        self._context, self._inputs = context, inputs
+        self.scratch = 0  # floats of the memory that the caller lends
+        self._context, self._rows, self._inputs = context, rows, inputs
         self._scalars: dict[Expr, Value] = {}
         self._arrays: dict[tuple[Expr, int], str] = {}
         self._count = 0  # of arrays
         self._uses = Counter(id(c) for e in walk(root) for c in children(e))
         self._printer = _Scalars(
-            context.ranges, context.terms, Level.REQUEST, context.fields, program=self
+            context.ranges,
+            context.terms,
+            Level.REQUEST,
+            context.fields,
+            dialect=context.dialect,
+            program=self,
         )
 
     def vector(self, root: Expr, width: int, target: str) -> None:
@@ -192,7 +202,7 @@ class VectorProgram:
         product = f"({parts[0]}) * ({parts[1]})"
         self._add(expr, f"F {name}{{}};")
         self._loop(expr, width, f"{name} += within<{width}>(d, {product});")
-        return Value(f"sum({name})", Lane.F, False)
+        return Value(f"{self._rows.scope}sum({name})", Lane.F, False)
 
     def exact(self, expr: Expr) -> str:
         """Print a float in double: positions times frequencies lose nothing."""
@@ -246,7 +256,8 @@ class VectorProgram:
             name = f"s{len(self._scalars)}"
             self._scalars[expr] = Value(name, Lane.F, False)
             eps_code = self.scalar(eps).code
-            self._add(expr, f"const float {name} = {function}<{width}>({array}, {eps_code});")
+            call = f"{self._rows.scope}{function}<{width}>({array}, {eps_code})"
+            self._add(expr, f"const float {name} = {call};")
         return self._scalars[expr].code
 
     def _array(self, expr: Expr, width: int) -> str:
@@ -262,7 +273,11 @@ class VectorProgram:
                 return f"{array} + {fixed_int(start, self._sizes)}"
         name = f"v{self._count}"
         self._count += 1
-        self._add(expr, f"alignas(64) float {name}[row_room({width})];")
+        if self._rows.scratch:
+            self._add(expr, f"float* const {name} = scratch + {self.scratch};")
+            self.scratch += width
+        else:
+            self._add(expr, f"alignas(64) float {name}[row_room({width})];")
         self._define(expr, width, name)
         self._arrays[expr, width] = name
         return name
@@ -272,7 +287,8 @@ class VectorProgram:
             self._rope(expr, width, target)
             return
         code = self._lane_printer(width).floats(self._computed(expr, width))
-        self._loop(expr, width, f"cpu::store({target} + d, {code});")
+        store = f"{self._context.dialect.namespace}::store"
+        self._loop(expr, width, f"{store}({target} + d, {code});", self._rows.sync)
 
     def _rope(self, expr: Rope, width: int, target: str) -> None:
         start = fixed_int(expr.start, self._sizes)
@@ -284,7 +300,8 @@ class VectorProgram:
             table = f"turns{len(self.statements)}"
             self._add(expr, f"const auto {table} = {self.turns(wanted)};")
         shape = f"{width}, {start}, {2 * wanted.pairs}, {str(expr.interleaved).lower()}"
-        self._add(expr, f"rope<{shape}>({target}, {source}, {position}, {table});")
+        rope = f"{self._rows.scope}rope<{shape}>"
+        self._add(expr, f"{rope}({target}, {source}, {position}, {table});")
 
     def turns(self, wanted: Rotation) -> str:
         """Print the table of a rotation."""
@@ -301,15 +318,24 @@ class VectorProgram:
 
     def _lane_printer(self, width: int) -> _Lanes:
         context = self._context
-        fields = context.fields
-        return _Lanes(context.ranges, {}, Level.ELEMENT, fields, program=self, width=width)
+        return _Lanes(
+            context.ranges,
+            {},
+            Level.ELEMENT,
+            context.fields,
+            dialect=context.dialect,
+            program=self,
+            width=width,
+        )
 
     def _add(self, expr: Expr, code: str) -> None:
         self.statements.append(Statement(spec_line(expr), code))
 
-    def _loop(self, expr: Expr, width: int, body: str) -> None:
-        lane = "[[maybe_unused]] const I lane = iota_i() + d; "
-        self._add(expr, f"for (int d = 0; d < {width}; d += kLanes) {{ {lane}{body} }}")
+    def _loop(self, expr: Expr, width: int, body: str, after: str = "") -> None:
+        rows = self._rows
+        head = f"for (int d = {rows.first}; d < {width}; d += {rows.step})"
+        lane = f"[[maybe_unused]] const I lane = {rows.lane};"
+        self._add(expr, f"{head} {{ {lane} {body} }}{after}")
 
 
 def rotations(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-from attnlang.emit.cpu_kernel import COUNT_TILES, RUN
+from attnlang.emit.kernel_unit import COUNT_TILES, RUN
 from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load

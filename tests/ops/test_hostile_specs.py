@@ -8,7 +8,7 @@ from support import Sizes, assert_accurate, make_qkv
 
 import attnlang
 from attnlang.compiler import check_source
-from attnlang.emit.cpu_kernel import kernel_sources
+from attnlang.emit.kernel_unit import kernel_sources
 from attnlang.passes import lower
 from attnlang.plan.plan import KernelKey, make_plan
 from attnlang.sources import Source

@@ -1,4 +1,4 @@
-"""From a plan to the one translation unit of a CPU kernel.
+"""From a plan to the functor of a kernel: what `codegen/module/variant/*.j2` are rendered with.
 
 Everything that the spec's author wrote becomes expressions of the generated functor; loops, tiles
 and memory live in `codegen/kernels`. No text of the spec reaches the unit but through the printers
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from attnlang.emit.call_fields import TENSOR, CallField, call_fields
+from attnlang.emit.dialect import CUDA, Dialect
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
-from attnlang.emit.programs import CallField, Programs, ProgramText
+from attnlang.emit.programs import Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
-from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field, size_field
+from attnlang.emit.simd_printer import Lane, SimdPrinter
 from attnlang.emit.spec_lines import spec_line
-from attnlang.emit.templates import render
-from attnlang.ir.nodes import CallScale, Expr, Kind, Load, RowSum, Scalar, ScalarParam, Size
+from attnlang.ir.nodes import Expr, RowSum
 from attnlang.ir.traverse import walk
-from attnlang.jit.units import Sources, Target, Unit
-from attnlang.plan.plan import Plan, tensor_params
+from attnlang.plan.plan import Plan
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
@@ -29,35 +29,10 @@ from attnlang.symbolic.solve_mask import solve
 from attnlang.symbolic.tile_form import for_tiles
 from attnlang.symbolic.variability import Level
 
-RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
-
-_UNIT_NAME = "kernel.cpp"
-# Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
-# Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
-# stores for local, and drop the call that makes them (docs/decisions/0010-no-ivopts.md).
-_FLAGS = (
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fwrapv",
-    "-fno-ivopts",
-)
 _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
 _ELEMENT = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "int32_t"}
 _SPLAT = {Lane.F: "splat_f", Lane.I: "splat_i", Lane.L: "splat_l", Lane.M: "splat_i"}
-_TENSOR = {
-    "f32": "float",
-    "f64": "double",
-    "f16": "Half",
-    "bf16": "Bf16",
-    "i8": "int8_t",
-    "i16": "int16_t",
-    "i32": "int32_t",
-    "i64": "int64_t",
-    "u8": "uint8_t",
-    "boolean": "bool",
-}
 _FIELDS = {
     Level.CALL: "r.p.",
     Level.REQUEST: "r.",
@@ -68,7 +43,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a generated struct; `line` is where the spec says it, None for plumbing."""
+    """A field of a generated struct; `line` is where the spec says it, None where it does not."""
 
     type: str
     name: str
@@ -98,9 +73,10 @@ class TileText:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelContext:
-    """What `codegen/module/cpu_kernel.cpp.j2` is rendered with."""
+class FunctorContext:
+    """The functor of one kernel, in the vocabulary of one target."""
 
+    dialect: Dialect
     title: str
     element: str
     softmax: str
@@ -110,6 +86,7 @@ class KernelContext:
     shift: str
     factor: str
     row_sum: str
+    arguments: tuple[Field, ...]  # a GPU kernel's, of which it makes those of the call
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
@@ -119,52 +96,40 @@ class KernelContext:
     tile: TileText
     vectors: tuple[tuple[str, str, str], ...]  # type, name and value of the constants
     programs: tuple[ProgramText, ...]
+    scratch: int  # floats that a program of a row is lent
     product_dim: int  # of q' and k'
     acc_dim: int
     ranges: TileText
-
-
-def kernel_sources(plan: Plan, name: str) -> Sources:
-    """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
-    text = _number_lines(render("cpu_kernel.cpp.j2", _Emitter(plan).context()))
-    unit = Unit(_UNIT_NAME, text, flags=_FLAGS)
-    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES))
-
-
-def _number_lines(text: str) -> str:
-    """Point the compiler back at the unit after each expression of the spec (`#line 0`)."""
-    lines = text.splitlines()
-    for i, line in enumerate(lines):
-        if line == "#line 0":
-            lines[i] = f'#line {i + 2} "{_UNIT_NAME}"'
-    return "\n".join(lines) + "\n"
 
 
 def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-class _Emitter:
+class Functor:
     """Prints the parts of one kernel."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, dialect: Dialect) -> None:
+        self.plan, self.dialect = plan, dialect
         self.variant = plan.lowered.variant
         self.ranges = Ranges(plan.dtypes)
         self.reads: dict[Expr, Read] = {r.load: r for r in plan.reads}
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
-        self.programs = Programs(plan, self.ranges, _TENSOR[plan.key.dtype])
+        self.programs = Programs(plan, self.ranges, dialect)
 
-    def context(self) -> KernelContext:
+    def context(self) -> FunctorContext:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
+        plumbing = tuple(call_fields(self.plan, self.used, self.programs))
+        programs = tuple(self.programs.texts())
         table = LineTable(self._printer)
         # Printing them is what asks for lines.
         tile, ranges = self._tile(table), self._ranges(table)
-        return KernelContext(
+        return FunctorContext(
+            dialect=self.dialect,
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
-            element=_TENSOR[key.dtype],
+            element=TENSOR[key.dtype],
             softmax=_bool(lowered.exponent is not None),
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),
@@ -172,11 +137,11 @@ class _Emitter:
             shift=_bool(lowered.shift is not None),
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
+            arguments=tuple(Field(f.argument_type, f.name, f.argument, None) for f in plumbing),
             call=(
-                *self._plumbing(),
-                *_call_fields(self.programs.plumbing()),
+                *(Field(f.type, f.name, self._read(f), None) for f in plumbing),
                 *self._term_fields(Level.CALL),
-                *_call_fields(self.programs.tables()),
+                *(Field(f.type, f.name, f.value, None) for f in self.programs.tables()),
             ),
             request=(*self._term_fields(Level.REQUEST), *self._dropout_fields()),
             row=self._term_fields(Level.ROW),
@@ -185,7 +150,8 @@ class _Emitter:
             lines=table.texts(),
             tile=tile,
             vectors=tuple(self._vectors()),
-            programs=tuple(self.programs.texts()),
+            programs=programs,
+            scratch=max((p.scratch for p in programs), default=0),
             product_dim=self.plan.widths.product,
             acc_dim=self.plan.widths.acc,
             ranges=ranges,
@@ -194,7 +160,10 @@ class _Emitter:
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
         dots = self.programs.dots
-        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads, dots)
+        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads, dots, self.dialect)
+
+    def _read(self, field: CallField) -> str:
+        return f"read(a.{field.name})" if self.dialect is CUDA else field.value
 
     def _vectors(self) -> Iterable[tuple[str, str, str]]:
         """Yield the constants that say how vectors are made."""
@@ -250,47 +219,6 @@ class _Emitter:
             value = f"Dropout::of({_FIELDS[Level.CALL]}seed, b, h, {printed})"
             yield Field("Dropout", "dropout", value, spec_line(p))
 
-    def _plumbing(self) -> Iterable[Field]:
-        """Yield the fields that come straight from the call: scale, sizes, parameters."""
-        if any(isinstance(e, CallScale) for e in self.used):
-            yield Field("float", "scale", "float(call.scale)", None)
-        if self.plan.lowered.dropout is not None:
-            yield Field("uint64_t", "seed", "call.seed", None)
-        sizes = {e.name for e in self.used if isinstance(e, Size)}
-        known = {
-            "B": "call.q.size[0]",
-            "HQ": "call.q.size[1]",
-            "HKV": "call.k.size[1]",
-            "D": str(self.plan.key.head_dim),
-            "DV": str(self.plan.key.value_dim),
-        }
-        bound = {s.name: f"call.sizes[{i}]" for i, s in enumerate(self.variant.sizes)}
-        for name, value in {**known, **bound}.items():
-            if name in sizes:
-                yield Field("int64_t", size_field(name), value, None)
-        yield from self._scalar_fields()
-        yield from self._tensor_fields()
-
-    def _scalar_fields(self) -> Iterable[Field]:
-        names = {e.name for e in self.used if isinstance(e, Scalar)}
-        runtime = [p for p in self.variant.params if isinstance(p, ScalarParam) and not p.const]
-        for i, param in enumerate(runtime):
-            if param.name in names:
-                type_, read = {
-                    Kind.FLOAT: ("float", f"float(call.scalars[{i}].real)"),
-                    Kind.INT: ("int64_t", f"call.scalars[{i}].integer"),
-                    Kind.BOOL: ("bool", f"call.scalars[{i}].integer != 0"),
-                }[param.kind]
-                yield Field(type_, param_field(param.name), read, None)
-
-    def _tensor_fields(self) -> Iterable[Field]:
-        names = {e.tensor for e in self.used if isinstance(e, Load)} | self.programs.freqs()
-        for i, param in enumerate(tensor_params(self.variant)):
-            if param.name in names:
-                view = f"{_TENSOR[self.plan.dtypes[param.name]]}, {len(param.dims)}"
-                read = f"view<{view}>(call.tensors[{i}])"
-                yield Field(f"View<{view}>", param_field(param.name), read, None)
-
     def _functions(self) -> Iterable[FunctionText]:
         lowered = self.plan.lowered
         element = "const Request& r, const Row& row, const Column& column, F dot"
@@ -318,7 +246,6 @@ class _Emitter:
             comment = "The sink times log2(e)."
             signature = "sink(const Request& r, const Row& row)"
             yield self._function(comment, "F", signature, Level.ROW, lowered.sink)
-
         if lowered.shift is not None:
             comment = "What softmax's argument lacks in every column, times log2(e)."
             signature = "shift(const Request& r, const Row& row)"
@@ -352,10 +279,6 @@ class _Emitter:
 
     def _intervals(self, table: LineTable) -> IntervalPrinter:
         return IntervalPrinter(self._printer(Level.REQUEST), table)
-
-
-def _call_fields(fields: Iterable[CallField]) -> Iterable[Field]:
-    return (Field(f.type, f.name, f.value, None) for f in fields)
 
 
 def _is_true(expr: Expr) -> bool:

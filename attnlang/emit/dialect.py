@@ -1,0 +1,61 @@
+"""The vocabularies in which one functor is printed: vectors of a CPU, scalars of a GPU's thread.
+
+Maps a target to the names that differ in generated text. Everything else is the same: on a GPU `F`,
+`I`, `L`, `M` are one element, and functions of one name do there what they do in lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How a program goes along a row of entries: `d` from `first` in steps of `step`."""
+
+    first: str
+    step: str
+    lane: str  # the entries' numbers as an I
+    scope: str  # of the functions that work on a whole row
+    sync: str  # what lets every entry be read once a loop has written it
+    scratch: bool  # whether arrays stand in memory that the caller lends
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What is printed otherwise on one target."""
+
+    namespace: str
+    template: str
+    unit: str
+    function: str  # what opens a function of the functor
+    program: str  # the same of one that is not inlined
+    negation: str  # of an M
+    rows: Rows  # of query, key, value and out
+    products: Rows  # of the products that one row or column needs
+
+
+_LANES = Rows("0", "kLanes", "iota_i() + d", "", "", scratch=False)
+_WARP = Rows("Warp::first()", "Warp::kStep", "d", "Warp::", " Warp::sync();", scratch=True)
+_THREAD = Rows("0", "1", "d", "Thread::", "", scratch=False)
+
+CPU = Dialect(
+    namespace="cpu",
+    template="cpu_kernel.cpp.j2",
+    unit="kernel.cpp",
+    function="static",
+    program="[[gnu::noinline]] static",
+    negation="~",
+    rows=_LANES,
+    products=_LANES,
+)
+CUDA = Dialect(
+    namespace="cuda",
+    template="cuda_kernel.cu.j2",
+    unit="kernel.cu",
+    function="ATTNLANG_DEVICE static",
+    program="ATTNLANG_DEVICE static",
+    negation="!",
+    rows=_WARP,
+    products=_THREAD,
+)
