@@ -96,6 +96,12 @@ class CPerRequest(ctypes.Structure):
     ]
 
 
+class CDeviceScalar(ctypes.Structure):
+    """`attnlang::DeviceScalar`."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int32)]
+
+
 class CCall(ctypes.Structure):
     """`attnlang::Call`."""
 
@@ -118,6 +124,12 @@ class CCall(ctypes.Structure):
         ("scalars", ctypes.POINTER(CNumber)),
         ("tensors", ctypes.POINTER(CTensor)),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("device_scalars", ctypes.POINTER(CDeviceScalar)),
+        ("device_scale", CDeviceScalar),
+        ("device_seed", CDeviceScalar),
+        ("stream", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_int64),
     ]
 
 
@@ -160,7 +172,7 @@ class Call:
         self.lse = torch.full(q.shape[:3], float("nan")) if lse else None
         self.tensors, self.lens = tensors, (q_offset, kv_offset, kv_lens)
         c = self.c = CCall()
-        c.version, c.default_q_offset = 3, int(q_offset is None)
+        c.version, c.default_q_offset = 4, int(q_offset is None)
         c.q, c.k, c.v, c.out = tensor(q), tensor(k), tensor(v), tensor(self.out)
         c.lse = tensor(self.lse)
         c.scale = q.shape[3] ** -0.5 if scale is None else scale

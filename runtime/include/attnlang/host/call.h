@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "attnlang/host/target.h"
+
 namespace attnlang {
 
 enum class DType : int32_t { f32, f64, f16, bf16, i8, i16, i32, i64, u8, boolean };
@@ -24,6 +26,12 @@ union Number {
   int64_t integer;
 };
 
+// A 0-d parameter that lies in the memory of a GPU, where its kernels read it.
+struct DeviceScalar {
+  const void* data;  // null: the number is known to the host
+  DType dtype;
+};
+
 // One integer a request: a tensor int[B] (i32 or i64), or one value for all.
 struct PerRequest {
   const void* data;  // null: `value` for every request
@@ -31,14 +39,14 @@ struct PerRequest {
   int64_t stride;
   int64_t value;
 
-  int64_t operator[](int64_t b) const {
+  ATTNLANG_HD int64_t operator[](int64_t b) const {
     if (data == nullptr) return value;
     return dtype == DType::i32 ? static_cast<const int32_t*>(data)[b * stride]
                                : static_cast<const int64_t*>(data)[b * stride];
   }
 };
 
-constexpr int32_t kCallVersion = 3;
+constexpr int32_t kCallVersion = 4;
 
 struct Call {
   int32_t version;           // kCallVersion of whoever filled it
@@ -61,6 +69,14 @@ struct Call {
   const Tensor*
       tensors;  // the tensor parameters, in declared order; absent optional ones: data null
   const int64_t* sizes;  // the sizes bound by tensors, in the order of Variant.sizes
+
+  // Of GPU kernels alone.
+  const DeviceScalar* device_scalars;  // beside `scalars`; null: all of them are numbers
+  DeviceScalar device_scale;
+  DeviceScalar device_seed;
+  void* stream;     // a cudaStream_t
+  void* workspace;  // `workspace_bytes` of the GPU's memory, 256-byte aligned
+  int64_t workspace_bytes;
 };
 
 // How many tiles a call visits, over all (b, h) and query tiles.
@@ -77,5 +93,7 @@ struct TileCounts {
 constexpr int kErrorSize = 512;
 using KernelFunction = int (*)(const Call* call, char* error);
 using CountFunction = int (*)(const Call* call, TileCounts* counts, char* error);
+// Of a GPU unit: the bytes that a call needs as its workspace, of its shapes alone.
+using WorkspaceFunction = int64_t (*)(const Call* call);
 
 }  // namespace attnlang

@@ -3,10 +3,10 @@
 // Sound for the wrapping arithmetic of kernels: what may overflow becomes the whole range.
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <cstdint>
 
+#include "attnlang/host/order.h"
 #include "attnlang/host/verdict.h"
 
 namespace attnlang {
@@ -23,7 +23,7 @@ struct Interval {
 };
 
 constexpr Interval hull(Interval a, Interval b) {
-  return {std::min(a.lo, b.lo), std::max(a.hi, b.hi)};
+  return {least(a.lo, b.lo), greatest(a.hi, b.hi)};
 }
 
 namespace detail {
@@ -45,7 +45,7 @@ template <class Function>
 constexpr Interval corners(Interval a, Interval b, Function f) {
   const Wide x[] = {f(Wide{a.lo}, Wide{b.lo}), f(Wide{a.lo}, Wide{b.hi}), f(Wide{a.hi}, Wide{b.lo}),
                     f(Wide{a.hi}, Wide{b.hi})};
-  return fitting(std::min({x[0], x[1], x[2], x[3]}), std::max({x[0], x[1], x[2], x[3]}));
+  return fitting(least(x), greatest(x));
 }
 
 // a % b for b of one sign.
@@ -80,8 +80,8 @@ constexpr Interval floordiv(Interval a, Interval b) {
     found = true;
   };
   if (b.contains(0)) add(Interval::point(0));
-  if (b.lo < 0) add(detail::corners(a, {b.lo, std::min<int64_t>(b.hi, -1)}, detail::floor_divide));
-  if (b.hi > 0) add(detail::corners(a, {std::max<int64_t>(b.lo, 1), b.hi}, detail::floor_divide));
+  if (b.lo < 0) add(detail::corners(a, {b.lo, least<int64_t>(b.hi, -1)}, detail::floor_divide));
+  if (b.hi > 0) add(detail::corners(a, {greatest<int64_t>(b.lo, 1), b.hi}, detail::floor_divide));
   return r;
 }
 
@@ -93,30 +93,28 @@ constexpr Interval floormod(Interval a, Interval b) {
     found = true;
   };
   if (b.contains(0)) add(Interval::point(0));
-  if (b.hi > 0) add(detail::positive_modulus(a, {std::max<int64_t>(b.lo, 1), b.hi}));
+  if (b.hi > 0) add(detail::positive_modulus(a, {greatest<int64_t>(b.lo, 1), b.hi}));
   if (b.lo < 0) {
     if (a.lo == INT64_MIN || b.lo == INT64_MIN) {
       add({b.lo + 1, 0});
     } else {
       // x % -y = -(-x % y)
-      add(-detail::positive_modulus(-a, {std::max<int64_t>(-b.hi, 1), -b.lo}));
+      add(-detail::positive_modulus(-a, {greatest<int64_t>(-b.hi, 1), -b.lo}));
     }
   }
   return r;
 }
 
-constexpr Interval min(Interval a, Interval b) {
-  return {std::min(a.lo, b.lo), std::min(a.hi, b.hi)};
-}
+constexpr Interval min(Interval a, Interval b) { return {least(a.lo, b.lo), least(a.hi, b.hi)}; }
 constexpr Interval max(Interval a, Interval b) {
-  return {std::max(a.lo, b.lo), std::max(a.hi, b.hi)};
+  return {greatest(a.lo, b.lo), greatest(a.hi, b.hi)};
 }
 constexpr Interval clamp(Interval x, Interval low, Interval high) { return min(max(x, low), high); }
 constexpr Interval abs(Interval x) {
   if (x.lo == INT64_MIN) return Interval::any();  // wraps to itself
   if (x.lo >= 0) return x;
   if (x.hi <= 0) return -x;
-  return {0, std::max(-x.lo, x.hi)};
+  return {0, greatest(-x.lo, x.hi)};
 }
 constexpr Interval sign(Interval x) {
   return {int64_t{x.lo > 0} - int64_t{x.lo < 0}, int64_t{x.hi > 0} - int64_t{x.hi < 0}};
@@ -157,8 +155,8 @@ constexpr Interval select(Verdict condition, Interval a, Interval b) {
 
 // Bit n of x, n clamped to [0, 63]: of points, and of what shares all bits from n up.
 constexpr Verdict bit(Interval x, Interval n) {
-  const int64_t shift = std::clamp<int64_t>(n.lo, 0, 63);
-  if (shift != std::clamp<int64_t>(n.hi, 0, 63)) return Verdict::unknown;
+  const int64_t shift = bounded<int64_t>(n.lo, 0, 63);
+  if (shift != bounded<int64_t>(n.hi, 0, 63)) return Verdict::unknown;
   if (x.lo >> shift != x.hi >> shift) return Verdict::unknown;
   return verdict((x.lo >> shift & 1) != 0);
 }

@@ -16,13 +16,13 @@ template <class T>
 struct RangeOf {  // ints
   using Result = Interval;
   int64_t lo = INT64_MAX, hi = INT64_MIN;
-  void add(int64_t x) {
-    lo = std::min(lo, x);
-    hi = std::max(hi, x);
+  ATTNLANG_HD void add(int64_t x) {
+    lo = least(lo, x);
+    hi = greatest(hi, x);
   }
-  Interval result() const { return {lo, hi}; }
-  static Interval zero() { return {0, 0}; }
-  static Interval any() {
+  ATTNLANG_HD Interval result() const { return {lo, hi}; }
+  ATTNLANG_HD static Interval zero() { return {0, 0}; }
+  ATTNLANG_HD static Interval any() {
     return {int64_t{std::numeric_limits<T>::min()}, int64_t{std::numeric_limits<T>::max()}};
   }
 };
@@ -31,13 +31,13 @@ template <>
 struct RangeOf<bool> {
   using Result = Verdict;
   bool some = false, every = true;
-  void add(bool x) {
+  ATTNLANG_HD void add(bool x) {
     some |= x;
     every &= x;
   }
-  Verdict result() const { return verdict(every, !some); }
-  static Verdict zero() { return Verdict::empty; }
-  static Verdict any() { return Verdict::unknown; }
+  ATTNLANG_HD Verdict result() const { return verdict(every, !some); }
+  ATTNLANG_HD static Verdict zero() { return Verdict::empty; }
+  ATTNLANG_HD static Verdict any() { return Verdict::unknown; }
 };
 
 template <class T>
@@ -46,28 +46,29 @@ struct RangeOf<T> {
   using Result = FloatInterval;
   double lo = kDoubleInfinity, hi = -kDoubleInfinity;
   bool nan = false;
-  void add(float x) {
-    lo = std::min<double>(lo, x);
-    hi = std::max<double>(hi, x);
+  ATTNLANG_HD void add(float x) {
+    lo = least<double>(lo, x);
+    hi = greatest<double>(hi, x);
     nan |= x != x;
   }
-  FloatInterval result() const { return nan ? any() : FloatInterval{lo, hi}; }
-  static FloatInterval zero() { return {0, 0}; }
-  static FloatInterval any() { return FloatInterval::any(); }
+  ATTNLANG_HD FloatInterval result() const { return nan ? any() : FloatInterval{lo, hi}; }
+  ATTNLANG_HD static FloatInterval zero() { return {0, 0}; }
+  ATTNLANG_HD static FloatInterval any() { return FloatInterval::any(); }
 };
 
-inline Interval index_range(Interval x) { return x; }
-inline Interval index_range(std::integral auto x) { return Interval::point(x); }
+ATTNLANG_HD inline Interval index_range(Interval x) { return x; }
+ATTNLANG_HD inline Interval index_range(std::integral auto x) { return Interval::point(x); }
 
 // Nothing more can be learnt: bools of both kinds have been seen.
 template <class T>
-bool is_settled(const RangeOf<T>& range) {
+ATTNLANG_HD bool is_settled(const RangeOf<T>& range) {
   if constexpr (std::is_same_v<T, bool>) return range.some && !range.every;
   else return false;
 }
 
 template <class T, int kRank>
-void scan(const T* data, const int64_t* stride, const Interval* box, int axis, RangeOf<T>& range) {
+ATTNLANG_HD void scan(const T* data, const int64_t* stride, const Interval* box, int axis,
+                      RangeOf<T>& range) {
   if (axis == kRank - 1) {
     // A local copy, and a loop of its own for adjacent elements, so that it is vectorised.
     RangeOf<T> line = range;
@@ -90,7 +91,7 @@ void scan(const T* data, const int64_t* stride, const Interval* box, int axis, R
 
 template <class T, int kRank, class... Index>
   requires(sizeof...(Index) == kRank && (std::is_same_v<Index, Interval> || ...))
-typename detail::RangeOf<T>::Result load(const View<T, kRank>& view, Index... index) {
+ATTNLANG_HD typename detail::RangeOf<T>::Result load(const View<T, kRank>& view, Index... index) {
   if (view.empty()) return detail::RangeOf<T>::zero();
   Interval box[] = {detail::index_range(index)...};
   int64_t elements = 1;

@@ -5,6 +5,7 @@
 // part of them. Any thread may be the one that sums up; another's equal result is dropped.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/target.h"
 
 namespace attnlang {
 
@@ -20,10 +21,10 @@ struct Half {
   uint16_t bits;
 };
 
-inline float to_float32(float x) { return x; }
-inline float to_float32(double x) { return static_cast<float>(x); }
-inline float to_float32(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
-inline float to_float32(Half x) {
+ATTNLANG_HD inline float to_float32(float x) { return x; }
+ATTNLANG_HD inline float to_float32(double x) { return static_cast<float>(x); }
+ATTNLANG_HD inline float to_float32(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+ATTNLANG_HD inline float to_float32(Half x) {
   const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude << 13));
@@ -33,12 +34,12 @@ inline float to_float32(Half x) {
 }
 
 // Round to nearest even; NaN stays NaN.
-inline Bf16 to_bf16(float x) {
+ATTNLANG_HD inline Bf16 to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
-inline Half to_half(float x) {
+ATTNLANG_HD inline Half to_half(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -54,7 +55,7 @@ inline Half to_half(float x) {
 }
 
 template <class T>
-T from_float32(float x) {
+ATTNLANG_HD T from_float32(float x) {
   if constexpr (std::is_same_v<T, Bf16>) return to_bf16(x);
   else if constexpr (std::is_same_v<T, Half>) return to_half(x);
   else return static_cast<T>(x);
@@ -91,7 +92,7 @@ struct View {
   int64_t size[kRank == 0 ? 1 : kRank];
   int64_t stride[kRank == 0 ? 1 : kRank];
 
-  bool empty() const {
+  ATTNLANG_HD bool empty() const {
     if (data == nullptr) return true;
     for (int i = 0; i < kRank; ++i) {
       if (size[i] <= 0) return true;
@@ -101,7 +102,7 @@ struct View {
 };
 
 template <class T, int kRank>
-View<T, kRank> view(const Tensor& tensor) {
+ATTNLANG_HD View<T, kRank> view(const Tensor& tensor) {
   View<T, kRank> v{};
   v.data = static_cast<const T*>(tensor.data);
   for (int i = 0; i < kRank; ++i) {
@@ -111,7 +112,9 @@ View<T, kRank> view(const Tensor& tensor) {
   return v;
 }
 
-inline int64_t clamp_index(int64_t i, int64_t size) { return i < 0 ? 0 : i < size ? i : size - 1; }
+ATTNLANG_HD inline int64_t clamp_index(int64_t i, int64_t size) {
+  return i < 0 ? 0 : i < size ? i : size - 1;
+}
 
 // An index that is proved to lie within its extent: no clamp.
 template <class Index>
@@ -129,16 +132,16 @@ template <class Index>
 constexpr bool kScalarIndex<Inside<Index>> = std::integral<Index>;
 
 template <std::integral Index>
-int64_t index_in(Index i, int64_t size) {
+ATTNLANG_HD int64_t index_in(Index i, int64_t size) {
   return clamp_index(i, size);
 }
 template <std::integral Index>
-int64_t index_in(Inside<Index> i, int64_t) {
+ATTNLANG_HD int64_t index_in(Inside<Index> i, int64_t) {
   return i.value;
 }
 
 template <class T>
-Loaded<T> read_element(const T* p) {
+ATTNLANG_HD Loaded<T> read_element(const T* p) {
   if constexpr (std::is_same_v<T, bool>) {
     uint8_t byte;
     std::memcpy(&byte, p, 1);
@@ -152,7 +155,7 @@ Loaded<T> read_element(const T* p) {
 
 template <class T, int kRank, class... Index>
   requires(sizeof...(Index) == kRank && (kScalarIndex<Index> && ...))
-Loaded<T> load(const View<T, kRank>& view, Index... index) {
+ATTNLANG_HD Loaded<T> load(const View<T, kRank>& view, Index... index) {
   if (view.empty()) return Loaded<T>{};
   int64_t offset = 0;
   int axis = 0;
