@@ -55,7 +55,7 @@ int run(const Call& call, char* error) {
     forward.prepare();
     return run_items(forward, problem.keys, kKeyTile, uneven, error);
   } catch (const std::exception& exception) {
-    return detail::fail(error, "%s", exception.what());
+    return fail(error, "%s", exception.what());
   }
 }
 

@@ -3,17 +3,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cinttypes>
-#include <cstdarg>
-#include <cstdio>
 #include <limits>
 
 #include "attnlang/host/call.h"
 #include "attnlang/host/tensor_view.h"
+#include "kernels/call_check.h"
 
 namespace attnlang::cpu {
-
-constexpr int64_t kPositionLimit = int64_t{1} << 30;
 
 // The keys and values of one (request, head): logical column j at k_row(j), v_row(j).
 template <class Element>
@@ -112,77 +108,17 @@ struct Problem {
   }
 };
 
-namespace detail {
-
-[[gnu::format(printf, 2, 3)]] inline int fail(char* error, const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(error, kErrorSize, format, args);
-  va_end(args);
-  return -1;
-}
-
-inline bool same_shape(const Tensor& t, int64_t a, int64_t b, int64_t c) {
-  return t.size[0] == a && t.size[1] == b && t.size[2] == c;
-}
-
-inline bool is_position(int64_t x) { return -kPositionLimit < x && x < kPositionLimit; }
-
-}  // namespace detail
-
 // 0, or -1 and a message where no kernel can run the call; kD, kDV, kOut: the last dimensions.
 template <class Element, int kD, int kDV, int kOut>
 [[gnu::cold]] int check_call(const Call& call, char* error) {
-  using detail::fail;
-  if (call.version != kCallVersion) {
-    return fail(error, "the kernel was built for calls of version %d, got %d", kCallVersion,
-                call.version);
-  }
-  const Tensor* tensors[] = {&call.q, &call.k, &call.v, &call.out};
-  const char* names[] = {"q", "k", "v", "out"};
-  const int widths[] = {kD, kD, kDV, kOut};
-  const bool writes = call.out.rank != 0;  // a call that only counts tiles has no out
-  for (int i = 0; i < (writes ? 4 : 3); ++i) {
-    const Tensor& t = *tensors[i];
-    if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
-    if (t.dtype != dtype_of<Element>())
-      return fail(error, "%s is not of the kernel's dtype", names[i]);
-    if (t.size[3] != widths[i]) {
-      return fail(error, "%s has a last dimension of %" PRId64 ", the kernel was built for %d",
-                  names[i], t.size[3], widths[i]);
-    }
-  }
-  const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
-  const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
-  if (call.k.size[0] != batch || !detail::same_shape(call.v, batch, kv_heads, keys)) {
-    return fail(error, "q, k and v do not agree on batch, key/value heads or keys");
-  }
-  if (writes && !detail::same_shape(call.out, batch, heads, queries)) {
-    return fail(error, "out does not have the batch, heads and queries of q");
-  }
-  if (heads != 0 && (kv_heads == 0 || heads % kv_heads != 0)) {
-    return fail(error, "%" PRId64 " query heads are no multiple of %" PRId64 " key/value heads",
-                heads, kv_heads);
-  }
-  if (call.lse.data != nullptr && (call.lse.rank != 3 || call.lse.dtype != DType::f32 ||
-                                   !detail::same_shape(call.lse, batch, heads, queries))) {
-    return fail(error, "lse is not float32 [B, HQ, Q]");
-  }
-  const Tensor& max = call.max;
-  if (max.data != nullptr &&
-      (max.rank != 2 || max.dtype != DType::f32 || max.size[0] != batch || max.size[1] != heads)) {
-    return fail(error, "max is not float32 [B, HQ]");
-  }
-  if (queries > kPositionLimit || keys > kPositionLimit) {
-    return fail(error, "lengths above 2^30: %" PRId64 " queries, %" PRId64 " keys", queries, keys);
-  }
-  for (int64_t b = 0; b < batch; ++b) {
+  if (check_shapes<Element, kD, kDV, kOut>(call, error) != 0) return -1;
+  const int64_t queries = call.q.size[2], keys = call.k.size[2];
+  for (int64_t b = 0; b < call.q.size[0]; ++b) {
     const int64_t kv_offset = call.kv_offset[b];
     const int64_t length = std::clamp<int64_t>(call.kv_lens[b], 0, keys);
     const int64_t q_offset =
         call.default_q_offset ? kv_offset + length - queries : call.q_offset[b];
-    if (!detail::is_position(kv_offset) || !detail::is_position(kv_offset + keys) ||
-        !detail::is_position(q_offset) || !detail::is_position(q_offset + queries)) {
+    if (!are_positions(kv_offset, keys) || !are_positions(q_offset, queries)) {
       return fail(error, "request %" PRId64 ": positions beyond 2^30", b);
     }
   }

@@ -63,7 +63,7 @@ template <class Algorithm>
   const int threads = thread_count(items * cut.parts);
   Buffer<typename Algorithm::Scratch> scratch(threads);
   Buffer<typename Algorithm::State> states(cut.parts > 1 ? items * cut.parts : 0);
-  if (!scratch || !states) return detail::fail(error, "out of memory for %d threads", threads);
+  if (!scratch || !states) return fail(error, "out of memory for %d threads", threads);
 
   if (cut.parts == 1) {
     std::vector<int64_t> order;

@@ -47,12 +47,12 @@ inline int64_t block_size(const Call& call) {
 inline int check_selection(const Call& call, char* error) {
   const Tensor& t = call.kv_indices;
   const int64_t batch = call.q.size[0], kv_heads = call.k.size[1], queries = call.q.size[2];
-  if (t.rank != 4 || !detail::same_shape(t, batch, kv_heads, queries) ||
+  if (t.rank != 4 || !same_shape(t, batch, kv_heads, queries) ||
       (t.dtype != DType::i32 && t.dtype != DType::i64)) {
-    return detail::fail(error, "`kv_indices` is not int32 or int64 [B, HKV, Q, K]");
+    return fail(error, "`kv_indices` is not int32 or int64 [B, HKV, Q, K]");
   }
   if (call.kv_block < 1) {
-    return detail::fail(error, "`kv_block` is %" PRId64 ", expected 1 or more", call.kv_block);
+    return fail(error, "`kv_block` is %" PRId64 ", expected 1 or more", call.kv_block);
   }
   const int64_t size = block_size(call), blocks = (call.k.size[2] + size - 1) / size;
   for (int64_t row = 0; row < batch * kv_heads * queries; ++row) {
@@ -61,10 +61,10 @@ inline int check_selection(const Call& call, char* error) {
     for (int64_t n = 0; n < selected.count; ++n) {
       const int64_t block = selected[n];
       if (block >= -1 && block < blocks) continue;
-      return detail::fail(error,
-                          "`kv_indices`[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
-                          "] selects block %" PRId64 " of %" PRId64,
-                          head / kv_heads, head % kv_heads, i, n, block, blocks);
+      return fail(error,
+                  "`kv_indices`[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
+                  "] selects block %" PRId64 " of %" PRId64,
+                  head / kv_heads, head % kv_heads, i, n, block, blocks);
     }
   }
   return 0;

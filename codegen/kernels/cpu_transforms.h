@@ -19,24 +19,6 @@ namespace attnlang::cpu {
 
 constexpr int64_t kStagedUses = 2;  // work items that may transform one key each for itself
 
-// The last dimensions of a call's q and k, of its v, and of its out; kD and kDV are those of the
-// products. A functor without transforms need not say them.
-template <class Variant, int kD, int kDV>
-struct Widths {
-  static constexpr int kHead = [] {
-    if constexpr (requires { Variant::kHeadDim; }) return Variant::kHeadDim;
-    else return kD;
-  }();
-  static constexpr int kValue = [] {
-    if constexpr (requires { Variant::kValueDim; }) return Variant::kValueDim;
-    else return kDV;
-  }();
-  static constexpr int kOut = [] {
-    if constexpr (requires { Variant::kOutDim; }) return Variant::kOutDim;
-    else return kDV;
-  }();
-};
-
 // q' of one row, rounded.
 template <class Variant, class Element, int kD, int kDV>
 void transform_query(const typename Variant::Request& request, int64_t q_row, const Element* row,

@@ -1,0 +1,86 @@
+// Attention of few query rows: the rows of a group's heads share 16-row tiles, warps share out the
+// keys, and enough parts of the keys run at once to keep memory busy. It reads as fast as memory
+// does, so every architecture runs it with mma.sync. Selected columns (`kv_indices`) are the same
+// work over gathered rows, an item a query row.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "attnlang/device/launch.cuh"
+#include "kernels/cuda_items.cuh"
+#include "kernels/cuda_selection.cuh"
+#include "kernels/cuda_transforms.cuh"
+#include "kernels/sm80_forward.cuh"
+
+namespace attnlang::cuda {
+
+constexpr int kDecodeQueries = 16;  // more rows fill the tiles of the other skeletons well enough
+
+// Heads may share a tile's rows: no column is hidden from one and not from another of them. A
+// functor that does not say whether its column mask knows heads is taken to.
+template <class V>
+constexpr bool kSharesRows = [] {
+  if constexpr (requires { V::kHeadColumnMask; }) return !V::kHeadColumnMask;
+  else return !V::kColumnMask;
+}();
+
+// Some 64 KiB of keys and values a block, two stages of them at least.
+template <int kD, int kDV>
+constexpr Sm80Shape decode_shape() {
+  Sm80Shape shape{.row_warps = 1,
+                  .key_warps = kD + kDV <= 320 ? 4 : 2,
+                  .value_warps = 1,
+                  .row_tiles = 1,
+                  .key_tile = 0,
+                  .stages = 2,
+                  .blocks = 1,
+                  .packed = true};
+  shape.value_warps = (kDV + 255) / 256;
+  shape.key_tile = 16 * shape.key_warps;
+  const int bytes = 2 * (kD + kDV) * shape.key_tile;
+  shape.stages = std::clamp((64 << 10) / bytes, 2, 4);
+  return shape;
+}
+
+template <class Variant, class Element, int kD, int kDV>
+class Decode {
+  using Kernel = Sm80Forward<Variant, Element, kD, kDV, decode_shape<kD, kDV>()>;
+  using Launch = Work<Variant, Element>;
+
+ public:
+  static bool takes(const Call& call) {
+    return call.q.size[2] <= kDecodeQueries || call.kv_indices.data != nullptr;
+  }
+
+  // Takes room, and unless `problem` is null enqueues. Null, or what is wrong.
+  static const char* run(const Call& call, Workspace& workspace, const Problem<Element>* problem) {
+    const int64_t group = call.q.size[1] / call.k.size[1], unit = kSharesRows<Variant> ? group : 1;
+    const bool selects = call.kv_indices.data != nullptr;
+    const int64_t queries = call.q.size[2];
+    const int64_t rows = selects ? unit : unit * queries;
+    const int64_t chunks = (rows + Kernel::kRows - 1) / Kernel::kRows;
+    const int64_t units = call.q.size[0] * call.q.size[1] / unit * (selects ? queries : 1);
+    const int64_t columns =
+        selects ? Selection::most_blocks(call) * Selection::block_size(call) : call.k.size[2];
+    const int64_t items = units * chunks;
+    void* lists = workspace.take(Selection::bytes(call));
+    Parts parts = take_parts<kDV>(workspace, items, Kernel::kRows,
+                                  (columns + Kernel::kKeyTile - 1) / Kernel::kKeyTile);
+    if (problem == nullptr) return nullptr;
+    Launch work{.problem = *problem,
+                .arguments = Variant::arguments(call),
+                .order = {},
+                .unit = static_cast<int32_t>(unit),
+                .chunks = static_cast<int32_t>(chunks),
+                .parts = parts,
+                .selection = {}};
+    if (selects) {
+      const char* wrong = start_selection(call, *problem, lists, work.selection);
+      if (wrong != nullptr) return wrong;
+    }
+    return launch_items<Kernel>(work, items, call.stream);
+  }
+};
+
+}  // namespace attnlang::cuda

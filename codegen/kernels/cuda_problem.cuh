@@ -1,0 +1,186 @@
+// A call as CUDA kernels receive it, by value: shapes, strides, lengths and offsets. Plain data,
+// made on the host; what a request's tensors hold (lengths, offsets) is read on the device.
+//
+// Kernels reach keys and values through logical columns: rows that lie anywhere, in a strided
+// tensor or in the workspace that a transform wrote.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "attnlang/host/call.h"
+#include "attnlang/host/target.h"
+#include "attnlang/host/tensor_view.h"
+#include "kernels/call_check.h"
+
+namespace attnlang::cuda {
+
+constexpr int kWarp = 32;
+constexpr int kVectorBytes = 16;  // what one asynchronous copy moves
+
+// Vectors of [batch, heads, rows]; strides count elements.
+template <class T>
+struct VectorRows {
+  T* data;
+  int64_t stride[4];
+  bool vectorised;  // each row may be accessed 16 bytes at a time
+
+  // `start`: the entry of each vector that is entry 0 of the view.
+  static VectorRows of(const Tensor& t, int start) {
+    VectorRows rows;
+    rows.data = static_cast<T*>(t.data) + start * t.stride[3];
+    constexpr int64_t kEntries = kVectorBytes / sizeof(T);
+    bool aligned = t.stride[3] == 1 && reinterpret_cast<uintptr_t>(rows.data) % kVectorBytes == 0;
+    for (int i = 0; i < 4; ++i) {
+      rows.stride[i] = t.stride[i];
+      if (i < 3 && t.size[i] > 1) aligned = aligned && t.stride[i] % kEntries == 0;
+    }
+    rows.vectorised = aligned;
+    return rows;
+  }
+
+  // Rows of `width` entries side by side, as the workspace holds them.
+  static VectorRows packed(T* data, int64_t heads, int64_t rows, int64_t width) {
+    return {.data = data,
+            .stride = {heads * rows * width, rows * width, width, 1},
+            .vectorised = width * sizeof(T) % kVectorBytes == 0};
+  }
+
+  ATTNLANG_HD T* row(int64_t b, int64_t h, int64_t i) const {
+    return data + b * stride[0] + h * stride[1] + i * stride[2];
+  }
+};
+
+// One float for each of [batch, heads, rows]; data null: not wanted.
+struct Scalars {
+  float* data;
+  int64_t stride[3];
+
+  static Scalars of(const Tensor& t, int rank) {
+    Scalars s{.data = static_cast<float*>(t.data), .stride = {}};
+    for (int i = 0; i < rank; ++i) s.stride[i] = t.stride[i];
+    return s;
+  }
+  ATTNLANG_HD float* at(int64_t b, int64_t h, int64_t i = 0) const {
+    return data + b * stride[0] + h * stride[1] + i * stride[2];
+  }
+};
+
+// q, k, v are those of the products: views of what the call passed, or transformed rows.
+template <class Element>
+struct Problem {
+  int32_t batch, heads, kv_heads, queries, keys;
+  bool default_q_offset;
+  PerRequest q_offsets, kv_offsets, kv_lens;
+  VectorRows<const Element> q, k, v;
+  VectorRows<Element> out;
+  Scalars lse, max;
+
+  ATTNLANG_HD int group() const { return heads / kv_heads; }
+
+  ATTNLANG_HD int kv_len(int b) const {
+    const int64_t length = kv_lens[b];
+    return length < 0 ? 0 : length < keys ? static_cast<int>(length) : keys;
+  }
+  ATTNLANG_HD int64_t kv_offset(int b) const { return kv_offsets[b]; }
+  ATTNLANG_HD int64_t q_offset(int b) const {
+    return default_q_offset ? kv_offset(b) + kv_len(b) - queries : q_offsets[b];
+  }
+
+  // `anchor`: the row that stands for the query tile that is worked on. Params outlive the request.
+  template <class Variant>
+  ATTNLANG_DEVICE typename Variant::Request request(const typename Variant::Params& params, int b,
+                                                    int h, int anchor) const {
+    return Variant::request(params, b, h, h / group(), queries, kv_len(b), q_offset(b),
+                            kv_offset(b), anchor);
+  }
+};
+
+// v' lies within the rows of the k' that the product reads, from this entry on: keys are loaded
+// once for both. Negative: it does not.
+template <class Variant, int kD, int kDV>
+constexpr int kValueWithinKey = [] {
+  int start = -1;
+  if (Variant::kValueSharesKey) start = Variant::kValueStart;
+  if (Variant::kValueFromKey && !Variant::kValue && !Variant::kKey) {
+    start = Variant::kValueStart - Variant::kKeyStart;
+  }
+  const bool inside = start >= 0 && start % 8 == 0 && start + kDV <= kD;
+  return inside ? start : -1;
+}();
+
+// The call's own tensors as the products see them, transforms left out.
+template <class Variant, class Element>
+Problem<Element> problem_of(const Call& call) {
+  Problem<Element> problem{};
+  problem.batch = static_cast<int32_t>(call.q.size[0]);
+  problem.heads = static_cast<int32_t>(call.q.size[1]);
+  problem.kv_heads = static_cast<int32_t>(call.k.size[1]);
+  problem.queries = static_cast<int32_t>(call.q.size[2]);
+  problem.keys = static_cast<int32_t>(call.k.size[2]);
+  problem.default_q_offset = call.default_q_offset != 0;
+  problem.q_offsets = call.q_offset;
+  problem.kv_offsets = call.kv_offset;
+  problem.kv_lens = call.kv_lens;
+  problem.q = VectorRows<const Element>::of(call.q, Variant::kQueryStart);
+  problem.k = VectorRows<const Element>::of(call.k, Variant::kKeyStart);
+  problem.v =
+      VectorRows<const Element>::of(Variant::kValueFromKey ? call.k : call.v, Variant::kValueStart);
+  problem.out = VectorRows<Element>::of(call.out, 0);
+  problem.lse = Scalars::of(call.lse, 3);
+  problem.max = Scalars::of(call.max, 2);
+  return problem;
+}
+
+// 0, or -1 and a message where no kernel can run the call. Lengths and offsets that lie on the
+// device are not looked at: kernels clamp lengths.
+template <class Variant, class Element, int kD, int kDV>
+[[gnu::cold]] int check_call(const Call& call, char* error) {
+  using Width = Widths<Variant, kD, kDV>;
+  if (check_shapes<Element, Width::kHead, Width::kValue, Width::kOut>(call, error) != 0) return -1;
+  for (int i = 0; i < 3; ++i) {
+    if (call.q.size[i] > INT32_MAX || call.k.size[i] > INT32_MAX) {
+      return fail(error, "a dimension is above 2^31");
+    }
+  }
+  const bool known = call.kv_offset.data == nullptr && call.q_offset.data == nullptr;
+  if (known &&
+      (!are_positions(call.kv_offset.value, call.k.size[2]) ||
+       (call.default_q_offset == 0 && !are_positions(call.q_offset.value, call.q.size[2])))) {
+    return fail(error, "positions beyond 2^30");
+  }
+  return 0;
+}
+
+// The order in which a grid goes through query tiles x heads. Heads whose keys and values fit in
+// the L2 cache together go through their tiles side by side; where the mask may be causal-like,
+// later tiles, which see more keys, come first.
+struct TileOrder {
+  int32_t heads, tiles, section;  // heads of the whole batch; how many of them go together
+
+  static TileOrder of(int64_t batch, int64_t heads, int64_t kv_heads, int64_t tiles,
+                      int64_t bytes_per_kv_head) {
+    constexpr int64_t kCacheBytes = int64_t{24} << 20;
+    const int64_t all = batch * heads;
+    int64_t section = bytes_per_kv_head == 0 ? all : kCacheBytes / bytes_per_kv_head;
+    section = (section < 1 ? 1 : section) * (heads / kv_heads);
+    return {.heads = static_cast<int32_t>(all),
+            .tiles = static_cast<int32_t>(tiles),
+            .section = static_cast<int32_t>(section < all ? section : all)};
+  }
+
+  ATTNLANG_HD int64_t items() const { return int64_t{heads} * tiles; }
+
+  struct Place {
+    int32_t head, tile;  // head: b * heads + h
+  };
+  ATTNLANG_HD Place operator[](int64_t index) const {
+    const int64_t whole = int64_t{section} * tiles;
+    const int first = static_cast<int>(index / whole) * section;
+    const int width = heads - first < section ? heads - first : section;
+    const int rest = static_cast<int>(index % whole);
+    return {.head = first + rest % width, .tile = tiles - 1 - rest / width};
+  }
+};
+
+}  // namespace attnlang::cuda

@@ -1,0 +1,521 @@
+// Attention with mma.sync: warps of 16-row tiles over key tiles that asynchronous copies bring in,
+// kStages of them in a ring.
+//
+// The warps of a block stand in a grid: kRowWarps share out the rows; kKeyWarps the keys of each
+// tile, and join their states at the end (few rows, as in decoding: then a warp loads what it
+// reads, and waits for no other); kValueWarps the entries of v, each for itself going through the
+// whole first product (values too long for one warp's registers).
+#pragma once
+
+#include <utility>
+
+#include "attnlang/device/launch.cuh"
+#include "attnlang/device/mma.cuh"
+#include "attnlang/device/ptx.cuh"
+#include "attnlang/device/softmax.cuh"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_combine.cuh"
+#include "kernels/cuda_epilogue.cuh"
+#include "kernels/cuda_items.cuh"
+#include "kernels/cuda_scores.cuh"
+#include "kernels/cuda_tiles.cuh"
+#include "kernels/sm80_load.cuh"
+
+namespace attnlang::cuda {
+
+// How a block works; kBlocks: how many of them a multiprocessor is to hold at least.
+struct Sm80Shape {
+  int row_warps, key_warps, value_warps;
+  int row_tiles;  // 16-row tiles of a warp
+  int key_tile, stages, blocks;
+  bool packed;  // rows may be of several heads
+
+  constexpr int warps() const { return row_warps * key_warps * value_warps; }
+  constexpr int rows() const { return row_warps * row_tiles * 16; }
+};
+
+template <class Variant, class Element, int kD, int kDV, Sm80Shape kShape>
+class Sm80Forward {
+ public:
+  static constexpr int kRows = kShape.rows();
+  static constexpr int kWarps = kShape.warps();
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kKeyTile = kShape.key_tile;
+  static constexpr int kBlocks = kShape.blocks;
+
+  using Request = typename Variant::Request;
+  using Params = typename Variant::Params;
+  using Launch = Work<Variant, Element>;
+
+ private:
+  static constexpr int kStages = kShape.stages;
+  static constexpr int kRowTiles = kShape.row_tiles;
+  static constexpr int kWarpKeys = kKeyTile / kShape.key_warps;
+  static constexpr int kWarpValues = kDV / kShape.value_warps;
+  static constexpr int kOut = Widths<Variant, kD, kDV>::kOut;
+  static constexpr int kWithin = kValueWithinKey<Variant, kD, kDV>;
+  static constexpr bool kPacked = kShape.packed;
+  // Where each warp reads only keys that it has loaded itself, it need not wait for the others.
+  static constexpr bool kAlone = kWarps == kShape.key_warps;
+  static constexpr bool kQueriesStay = kRowTiles == 1 && kD <= 128;  // in registers
+  static constexpr int kSteps = kD / 16;
+  static_assert(kWarpKeys % 16 == 0 && kDV % kShape.value_warps == 0 && kWarpValues % 16 == 0);
+  static_assert(kD % 16 == 0, "head dimensions are multiples of 16");
+  static_assert(kStages >= 2);
+
+  using Queries = SharedTile<Element, kD>;
+  using Keys = SharedTile<Element, kD>;
+  using Values = SharedTile<Element, kDV>;
+  using Rows = ThreadRows<Variant, kPacked>;
+
+  // Bytes of shared memory: the ranges and a flag, then queries and stages, then over them what
+  // the rows become.
+  static constexpr int kHeader = (sizeof(TileRanges) + 16 + 127) / 128 * 128;
+  static constexpr int kQueryBytes = Queries::bytes(kRows);
+  static constexpr int kKeyBytes = Keys::bytes(kKeyTile);
+  static constexpr int kStageBytes = kKeyBytes + (kWithin >= 0 ? 0 : Values::bytes(kKeyTile));
+  static constexpr int kOutBytes = Values::bytes(kRows);
+  static constexpr int kStateBytes =
+      kShape.key_warps * kRows * kStateFloats<kDV> * static_cast<int>(sizeof(float));
+  static constexpr int kResultBytes =
+      Variant::kOut ? kWarps * kOut * static_cast<int>(sizeof(float)) : 0;
+  static constexpr int kMost(int a, int b) { return a > b ? a : b; }
+
+ public:
+  static constexpr int kSharedBytes = kHeader + kMost(kQueryBytes + kStages * kStageBytes,
+                                                      kMost(kOutBytes, kStateBytes + kResultBytes));
+
+  static ATTNLANG_DEVICE void run(const Launch& work) {
+    const Item item = item_of<kPacked, kRows>(work, blockIdx.x);
+    const Params params = Variant::params(work.arguments);
+    Sm80Forward block(work, params, item);
+    block.load_queries();
+    block.go(std::make_integer_sequence<int, kRowTiles>{});
+  }
+
+ private:
+  ATTNLANG_DEVICE Sm80Forward(const Launch& work, const Params& params, const Item& item)
+      : work_(work), params_(params), item_(item), shared_(dynamic_shared<char>()) {
+    const int warp = warp_index();
+    lane_ = static_cast<int>(threadIdx.x) % kWarp;
+    row_warp_ = warp % kShape.row_warps;
+    key_warp_ = warp / kShape.row_warps % kShape.key_warps;
+    value_warp_ = warp / (kShape.row_warps * kShape.key_warps);
+    const int length = work.problem.kv_len(item.b);
+    if (kPacked && work.selection.blocks != nullptr) {
+      const int64_t row =
+          (int64_t{item.b} * work.problem.kv_heads + item.h_kv) * item.queries + item.query_of(0);
+      selected_ = work.selection.row(row, length);
+      keys_ = selected_.columns;
+    } else {
+      keys_ = length;
+    }
+  }
+
+  struct State {
+    float acc[kRowTiles][kWarpValues / 2];
+    RowState rows[kRowTiles][2];
+  };
+
+  // --- rows ---
+
+  // The row whose scores stand for those of a tile's rows: no row of one head is far from it.
+  ATTNLANG_DEVICE int anchor_of(int r) const {
+    return kPacked ? item_.query_of(r) : item_.row0 + item_.rows / 2;
+  }
+  ATTNLANG_DEVICE Request request_of(int r) const {
+    const int row = r < item_.rows ? r : item_.rows - 1;
+    return work_.problem.template request<Variant>(params_, item_.b, item_.head_of(row),
+                                                   anchor_of(row));
+  }
+  ATTNLANG_DEVICE typename Variant::Row row_of(const Request& request, int r) const {
+    const int row = r < item_.rows ? r : item_.rows - 1;
+    return Variant::row(request, item_.query_of(row));
+  }
+  // The thread's first row of tile i; the second is 8 further.
+  ATTNLANG_DEVICE int first_row(int i) const {
+    return (row_warp_ * kRowTiles + i) * 16 + lane_ / 4;
+  }
+  ATTNLANG_DEVICE Rows rows_of(int i) const {
+    const int r = first_row(i);
+    if constexpr (kPacked) {
+      const Request a = request_of(r), b = request_of(r + 8);
+      return {.requests = {a, b}, .rows = {row_of(a, r), row_of(b, r + 8)}};
+    } else {
+      const Request a = request_of(r);
+      return {.requests = {a}, .rows = {row_of(a, r), row_of(a, r + 8)}};
+    }
+  }
+
+  // --- loads ---
+
+  ATTNLANG_DEVICE TileRanges& ranges() const { return *reinterpret_cast<TileRanges*>(shared_); }
+  ATTNLANG_DEVICE int* last_part() const {
+    return reinterpret_cast<int*>(shared_ + sizeof(TileRanges));
+  }
+  ATTNLANG_DEVICE char* area() const { return shared_ + kHeader; }
+  ATTNLANG_DEVICE Queries queries() const { return {reinterpret_cast<Element*>(area())}; }
+  ATTNLANG_DEVICE char* stage(int s) const { return area() + kQueryBytes + s * kStageBytes; }
+  ATTNLANG_DEVICE Keys keys(int s) const { return {reinterpret_cast<Element*>(stage(s))}; }
+  ATTNLANG_DEVICE Values values(int s) const {
+    return {reinterpret_cast<Element*>(stage(s) + kKeyBytes)};
+  }
+
+  ATTNLANG_DEVICE void load_queries() const {
+    const VectorRows<const Element>& q = work_.problem.q;
+    const auto row_of = [&](int r) -> const Element* {
+      if (r >= item_.rows) return nullptr;
+      return q.row(item_.b, item_.head_of(r), item_.query_of(r));
+    };
+    load_rows<kRows, kThreads>(queries(), 0, row_of, q.stride[3], q.vectorised,
+                               static_cast<int>(threadIdx.x));
+  }
+
+  // The logical column that stands at j of the columns gone through.
+  ATTNLANG_DEVICE int column_at(int j) const {
+    if constexpr (kPacked) {
+      if (work_.selection.blocks != nullptr) return selected_.column(j);
+    }
+    return j;
+  }
+
+  // A tile's keys and values; what columns that no row may see hold is not even read.
+  ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, int s) const {
+    constexpr int kLoaders = kShape.row_warps * kShape.value_warps * kWarp;
+    const int thread = (row_warp_ + value_warp_ * kShape.row_warps) * kWarp + lane_;
+    const VectorRows<const Element>&k = work_.problem.k, &v = work_.problem.v;
+    const Element* k_base = k.row(item_.b, item_.h_kv, 0);
+    const Element* v_base = v.row(item_.b, item_.h_kv, 0);
+    const auto row_of = [&](const Element* base, int64_t stride, int r,
+                            bool hides) -> const Element* {
+      const int j = tile.k0 + r;
+      if (j >= keys_) return nullptr;
+      const int column = column_at(j);
+      if constexpr (Variant::kColumnMask) {
+        if (hides && tile.masked &&
+            !Variant::column_keep(request, Variant::column(request, column))) {
+          return nullptr;
+        }
+      }
+      return base + column * stride;
+    };
+    const auto key_row = [&](int r) { return row_of(k_base, k.stride[2], r, kWithin >= 0); };
+    const auto value_row = [&](int r) { return row_of(v_base, v.stride[2], r, true); };
+    const int first = key_warp_ * kWarpKeys;
+    load_rows<kWarpKeys, kLoaders>(keys(s), first, key_row, k.stride[3], k.vectorised, thread);
+    if constexpr (kWithin < 0) {
+      load_rows<kWarpKeys, kLoaders>(values(s), first, value_row, v.stride[3], v.vectorised,
+                                     thread);
+    }
+  }
+
+  static ATTNLANG_DEVICE void wait_for_loaders() {
+    if constexpr (kAlone) __syncwarp();
+    else __syncthreads();
+  }
+
+  // --- tiles ---
+
+  // The verdict of all rows of the item together.
+  ATTNLANG_DEVICE Verdict verdict_of(const Request& request, int k0, int k1) const {
+    if constexpr (!kPacked) {
+      return tile_verdict<Variant>(request, item_.row0, item_.row0 + item_.rows, k0, k1);
+    } else {
+      const int last = item_.rows - 1, first_head = item_.head_of(0);
+      const int last_head = item_.head_of(last);
+      Verdict all = Verdict::unknown;
+      for (int h = first_head; h <= last_head; ++h) {
+        const int q0 = h == first_head ? item_.query_of(0) : 0;
+        const int q1 = h == last_head ? item_.query_of(last) + 1 : item_.queries;
+        const Request of_head = work_.problem.template request<Variant>(params_, item_.b, h, q0);
+        const Verdict verdict = tile_verdict<Variant>(of_head, q0, q1, k0, k1);
+        all = h == first_head ? verdict : join(all, verdict);
+        if (is_unknown(all)) break;
+      }
+      return all;
+    }
+  }
+
+  // One thread's work: the ranges of the item's tiles.
+  ATTNLANG_DEVICE void find_item_ranges(const Request& request) const {
+    if constexpr (kPacked) {
+      ranges().set_unknown((keys_ + kKeyTile - 1) / kKeyTile);
+    } else {
+      find_ranges<Variant>(ranges(), request, item_.row0, item_.row0 + item_.rows, keys_, kKeyTile);
+    }
+  }
+
+  template <int... kTile>
+  ATTNLANG_DEVICE void go(std::integer_sequence<int, kTile...>) const {
+    const Rows rows[kRowTiles] = {rows_of(kTile)...};
+    const Request request = request_of(0);
+    if (Variant::kMask && threadIdx.x == 0) find_item_ranges(request);
+    if constexpr (Variant::kMask) __syncthreads();
+    const int tiles = (keys_ + kKeyTile - 1) / kKeyTile;
+    const int parts = work_.parts.count, part = static_cast<int>(blockIdx.y);
+    const int begin = static_cast<int>(int64_t{tiles} * part / parts);
+    const int end = static_cast<int>(int64_t{tiles} * (part + 1) / parts);
+    State state;
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (float& sum : state.acc[i]) sum = 0.0f;
+    }
+    const auto verdicts = [&](int k0, int k1) { return verdict_of(request, k0, k1); };
+    if (kPacked && work_.selection.blocks != nullptr) {
+      // The verdict of a gap might be costly, and says little.
+      KeyTiles<false, kKeyTile, decltype(verdicts)> list(ranges(), begin, end, keys_, verdicts);
+      go_through(request, rows, list, Variant::kMask, state);
+    } else {
+      KeyTiles<Variant::kMask, kKeyTile, decltype(verdicts)> list(ranges(), begin, end, keys_,
+                                                                  verdicts);
+      go_through(request, rows, list, false, state);
+    }
+    finish(rows, state);
+  }
+
+  template <class List>
+  ATTNLANG_DEVICE void go_through(const Request& request, const Rows (&rows)[kRowTiles], List& list,
+                                  bool always_masked, State& state) const {
+    const auto next_tile = [&] {
+      KeyTile tile = list.next();
+      tile.masked = tile.masked || always_masked;
+      return tile;
+    };
+    KeyTile ahead[kStages];
+#pragma unroll
+    for (int s = 0; s < kStages - 1; ++s) {
+      ahead[s] = next_tile();
+      if (ahead[s].valid()) load_tile(request, ahead[s], s);
+      cp_async_commit();
+    }
+    // The queries came with the first tile; all warps loaded them.
+    cp_async_wait<kStages - 2>();
+    __syncthreads();
+    uint32_t q[kQueriesStay ? kSteps : 1][kRowTiles][4];
+    if constexpr (kQueriesStay) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) load_query_step(q[step], step);
+    }
+    int now = 0;
+    while (ahead[0].valid()) {
+      cp_async_wait<kStages - 2>();
+      wait_for_loaders();  // the tile is there, and every warp is done with the one before
+      ahead[kStages - 1] = next_tile();
+      const int next = now == 0 ? kStages - 1 : now - 1;
+      if (ahead[kStages - 1].valid()) load_tile(request, ahead[kStages - 1], next);
+      cp_async_commit();
+      if (ahead[0].masked) compute<true>(rows, ahead[0].k0, now, q, state);
+      else compute<false>(rows, ahead[0].k0, now, q, state);
+#pragma unroll
+      for (int s = 0; s + 1 < kStages; ++s) ahead[s] = ahead[s + 1];
+      now = now + 1 == kStages ? 0 : now + 1;
+    }
+    cp_async_wait<0>();
+  }
+
+  // --- products ---
+
+  ATTNLANG_DEVICE void load_query_step(uint32_t (&a)[kRowTiles][4], int step) const {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      load_a(a[i], queries(), (row_warp_ * kRowTiles + i) * 16, step, lane_);
+    }
+  }
+
+  template <bool kMasked, int kKept>
+  ATTNLANG_DEVICE void compute(const Rows (&rows)[kRowTiles], int k0, int s,
+                               const uint32_t (&q)[kKept][kRowTiles][4], State& state) const {
+    const int first = key_warp_ * kWarpKeys;
+    float weights[kRowTiles][kWarpKeys / 2] = {};
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      if constexpr (kQueriesStay) {
+        multiply_rows(weights, q[step], keys(s), first, step, lane_);
+      } else {
+        uint32_t a[kRowTiles][4];
+        load_query_step(a, step);
+        multiply_rows(weights, a, keys(s), first, step, lane_);
+      }
+    }
+    const int lane_column = k0 + first + 2 * (lane_ % 4);
+    const auto column_of = [&](int n, int c) { return column_at(lane_column + 8 * n + c); };
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      weigh<kMasked>(rows[i], column_of, end_of_columns(), weights[i], state.rows[i], state.acc[i]);
+    }
+    const int column = value_warp_ * kWarpValues;
+#pragma unroll
+    for (int step = 0; step < kWarpKeys / 16; ++step) {
+      uint32_t a[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) pack_a<Element>(a[i], weights[i], step);
+      const int row = first + 16 * step;
+      if constexpr (kWithin >= 0) {
+        multiply_columns(state.acc, a, keys(s), row, kWithin + column, lane_);
+      } else {
+        multiply_columns(state.acc, a, values(s), row, column, lane_);
+      }
+    }
+  }
+
+  // Columns from it on do not exist. A selection's own end is a column that never is.
+  ATTNLANG_DEVICE int end_of_columns() const {
+    if constexpr (kPacked) {
+      if (work_.selection.blocks != nullptr) return kNoColumn;
+    }
+    return keys_;
+  }
+
+  template <bool kMasked, class ColumnOf>
+  ATTNLANG_DEVICE void weigh(const Rows& rows, const ColumnOf& column_of, int end,
+                             float (&weights)[kWarpKeys / 2], RowState (&state)[2],
+                             float (&acc)[kWarpValues / 2]) const {
+    if constexpr (Variant::kSoftmax) {
+      float top[2] = {-kInfinity, -kInfinity};
+      float factors[Variant::kFactor ? kWarpKeys / 2 : 1];
+      score_fragment<Variant, kMasked>(rows, column_of, end, weights, factors, top);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float scale = softmax_row<Variant::kFactor, kWeighted<Variant>>(i, top[i], weights,
+                                                                              factors, state[i]);
+        scale_row(i, scale, acc);
+      }
+    } else {
+      const bool wants_max = work_.problem.max.data != nullptr;
+      weigh_fragment<Variant, kMasked>(rows, column_of, end, wants_max, weights, state);
+    }
+  }
+
+  // --- results ---
+
+  ATTNLANG_DEVICE void finish(const Rows (&rows)[kRowTiles], State& state) const {
+    __syncthreads();  // what the stages held is read
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        RowState& row = state.rows[i][j];
+        row.sum = quad_sum(row.sum);
+        if constexpr (kWeighted<Variant>) row.weighted = quad_sum(row.weighted);
+        if constexpr (!Variant::kSoftmax) row.max = quad_max_or_nan(row.max);
+      }
+    }
+    if constexpr (!kPacked && kShape.key_warps == 1 && !Variant::kOut) {
+      if (work_.parts.count == 1) {
+        write_tile(rows, state);
+        return;
+      }
+    }
+    save_states(state);
+    __syncthreads();
+    const auto anchor = [&](int r) { return anchor_of(r); };
+    auto* states = reinterpret_cast<float*>(area());
+    combine_rows<kShape.key_warps, kRows, kWarps, Variant, Element, kD, kDV>(
+        work_, params_, item_, states, states + kStateBytes / sizeof(float), anchor, last_part());
+  }
+
+  ATTNLANG_DEVICE void save_states(const State& state) const {
+    auto* states = reinterpret_cast<float*>(area()) + key_warp_ * kRows * kStateFloats<kDV>;
+    const int column = value_warp_ * kWarpValues + 2 * (lane_ % 4);
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float* row = states + (first_row(i) + 8 * j) * kStateFloats<kDV>;
+#pragma unroll
+        for (int n = 0; n < kWarpValues / 8; ++n) {
+          row[column + 8 * n] = state.acc[i][fragment_index(n, j, 0)];
+          row[column + 8 * n + 1] = state.acc[i][fragment_index(n, j, 1)];
+        }
+        if (value_warp_ == 0 && lane_ % 4 == 0) store_header<kDV>(row, state.rows[i][j]);
+      }
+    }
+  }
+
+  // Rows of one head, whole: through shared memory, each warp its own, to 16-byte stores.
+  ATTNLANG_DEVICE void write_tile(const Rows (&rows)[kRowTiles], State& state) const {
+    const Problem<Element>& problem = work_.problem;
+    const Values tile = {reinterpret_cast<Element*>(area())};
+    const int column = value_warp_ * kWarpValues;
+    float largest = -kInfinity;
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int r = first_row(i) + 8 * j, query = item_.row0 + r;
+        const Request& request = rows[i].request(j);
+        const FinishedRow finished = finish_row<Variant>(request, query, state.rows[i][j]);
+        if constexpr (Variant::kSoftmax) scale_row(j, finished.factor, state.acc[i]);
+#pragma unroll
+        for (int n = 0; n < kWarpValues / 8; ++n) {
+          auto* pair = reinterpret_cast<uint32_t*>(tile.chunk(r, column / 8 + n));
+          pair[lane_ % 4] = pack<Element>(state.acc[i][fragment_index(n, j, 0)],
+                                          state.acc[i][fragment_index(n, j, 1)]);
+        }
+        if (r >= item_.rows || value_warp_ != 0) continue;
+        if (problem.lse.data != nullptr && lane_ % 4 == 0) {
+          *problem.lse.at(item_.b, item_.head, query) = finished.lse;
+        }
+        if (problem.max.data != nullptr) {
+          largest = max_or_nan(largest, largest_score<Variant>(request, query, state.rows[i][j]));
+        }
+      }
+    }
+    if (problem.max.data != nullptr && value_warp_ == 0) {
+      for (int step = 1; step < kWarp; step *= 2) {
+        largest = max_or_nan(largest, __shfl_xor_sync(~0u, largest, step));
+      }
+      if (lane_ == 0) raise_max(problem.max.at(item_.b, item_.head), largest);
+    }
+    __syncwarp();
+    constexpr int kChunks = kWarpValues / 8;
+    const int row0 = row_warp_ * kRowTiles * 16;
+    for (int at = lane_; at < kRowTiles * 16 * kChunks; at += kWarp) {
+      const int r = row0 + at / kChunks, chunk = column / 8 + at % kChunks;
+      if (r < item_.rows) store_chunk(problem.out, item_.row0 + r, chunk, tile.chunk(r, chunk));
+    }
+  }
+
+  ATTNLANG_DEVICE void store_chunk(const VectorRows<Element>& out, int query, int chunk,
+                                   const Element* source) const {
+    Element* row = out.row(item_.b, item_.head, query);
+    if (out.vectorised) {
+      *reinterpret_cast<Vector16*>(row + chunk * 8) = *reinterpret_cast<const Vector16*>(source);
+      return;
+    }
+#pragma unroll 1
+    for (int e = 0; e < 8; ++e) row[(chunk * 8 + e) * out.stride[3]] = source[e];
+  }
+
+  struct alignas(16) Vector16 {
+    uint32_t word[4];
+  };
+
+  const Launch& work_;
+  const Params& params_;
+  const Item item_;
+  char* const shared_;
+  int lane_, row_warp_, key_warp_, value_warp_;
+  int keys_;  // columns to go through: the request's, or those that are selected
+  Selection::Row selected_;
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    sm80_kernel(const __grid_constant__ typename Kernel::Launch work) {
+  Kernel::run(work);
+}
+
+// Null, or what is wrong.
+template <class Kernel>
+const char* launch_items(const typename Kernel::Launch& work, int64_t items, void* stream) {
+  if (work.parts.count > 1) {
+    const char* wrong = fill_bytes(work.parts.done, 0, items * sizeof(int32_t), stream);
+    if (wrong != nullptr) return wrong;
+  }
+  const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(work.parts.count));
+  return launch(sm80_kernel<Kernel>, grid, Kernel::kThreads, Kernel::kSharedBytes, stream, work);
+}
+
+}  // namespace attnlang::cuda
