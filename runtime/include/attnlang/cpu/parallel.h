@@ -53,6 +53,7 @@ class Buffer {
   explicit operator bool() const { return data_ != nullptr; }
   T& operator[](size_t i) { return data_[i]; }
   T* data() { return data_; }
+  const T* data() const { return data_; }
 
  private:
   static constexpr std::align_val_t kAlignment{alignof(T) > 64 ? alignof(T) : 64};

@@ -1,0 +1,134 @@
+// The queries of one head as the backward's products read them, and what its rows are worth.
+#pragma once
+
+#include <algorithm>
+
+#include "attnlang/cpu/math.h"
+#include "attnlang/cpu/parallel.h"
+#include "attnlang/host/gradients.h"
+#include "kernels/cpu_problem.h"
+#include "kernels/cpu_tile.h"
+#include "kernels/cpu_variant.h"
+
+namespace attnlang::cpu {
+
+template <class Element>
+Element* gradient_row(const Tensor& t, int64_t b, int64_t h, int64_t i) {
+  return static_cast<Element*>(t.data) + b * t.stride[0] + h * t.stride[1] + i * t.stride[2];
+}
+inline float row_value(const Tensor& t, int64_t b, int64_t h, int64_t i) {
+  return static_cast<const float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]];
+}
+
+// The rows [q0, q0 + 64) of a functor.
+template <class Variant>
+void load_rows(const typename Variant::Request& request, int64_t q0, typename Variant::Row* rows) {
+  for (int m = 0; m < kQueryTile; m += kLanes) {
+    rows[m / kLanes] = Variant::row(request, splat_i(static_cast<int32_t>(q0) + m) + iota_i());
+  }
+}
+
+// The query tiles of one (request, head): queries and what reached their outputs, each twice.
+template <int kD, int kDV>
+struct HeadQueries {
+  static constexpr int64_t kAcross = int64_t{kQueryTile} * kPanel;  // rows by a panel of entries
+
+  Buffer<float> queries, grads;            // [tile][panel][d][kPanel], lanes are rows
+  Buffer<float> query_rows, grad_rows;     // [tile][panel of d][row][kPanel], lanes are entries
+  Buffer<float> base, delta, sink, shift;  // of a row: see `row_terms`
+
+  explicit HeadQueries(int64_t tiles)
+      : queries(tiles * kQueryTile * kD),
+        grads(tiles * kQueryTile * kDV),
+        query_rows(tiles * kAcross * wide(kD)),
+        grad_rows(tiles * kAcross * wide(kDV)),
+        base(tiles * kQueryTile),
+        delta(tiles * kQueryTile),
+        sink(tiles * kQueryTile),
+        shift(tiles * kQueryTile) {}
+
+  bool complete() const {
+    return queries && grads && query_rows && grad_rows && base && delta && sink && shift;
+  }
+
+  // Panels of entries.
+  static constexpr int64_t wide(int width) { return (width + kPanel - 1) / kPanel; }
+
+  // Packs the rows of a tile both ways, and what `row_terms` needs of each: `base` holds the lse,
+  // `delta` out . grad, `shift` what reached the lse. Rows that see nothing count as zero, whatever
+  // they hold.
+  template <bool kSoftmax, class Element>
+  void load(const Problem<Element>& problem, const Gradients& g, int64_t b, int64_t h,
+            int64_t tile) {
+    alignas(64) float q[kD], grad[kDV], out[kDV];
+    for (int m = 0; m < kQueryTile; ++m) {
+      const int64_t i = tile * kQueryTile + m;
+      float lse = -kInfinity, dot = 0, lse_grad = 0;
+      if (i < problem.queries) {
+        lse = kSoftmax ? row_value(g.lse, b, h, i) : 0.0f;
+        if (g.lse_grad.data != nullptr) lse_grad = row_value(g.lse_grad, b, h, i);
+      }
+      if (lse == -kInfinity) {
+        std::fill_n(q, kD, 0.0f);
+        std::fill_n(grad, kDV, 0.0f);
+        lse_grad = 0;
+      } else {
+        row_to_float(q, problem.q_row(b, h, i), problem.call.q.stride[3], kD);
+        row_to_float(grad, gradient_row<Element>(g.out_grad, b, h, i), g.out_grad.stride[3], kDV);
+        if constexpr (kSoftmax) {
+          row_to_float(out, gradient_row<Element>(g.out, b, h, i), g.out.stride[3], kDV);
+          for (int e = 0; e < kDV; ++e) dot += out[e] * grad[e];
+        }
+      }
+      base[i] = lse;
+      delta[i] = dot;
+      shift[i] = lse_grad;
+      pack<kD>(q, tile, m, queries, query_rows);
+      pack<kDV>(grad, tile, m, grads, grad_rows);
+    }
+  }
+
+  // With L = log2(2^lse + 2^sink): `base` makes weights of scores; `delta` is what a weight's
+  // gradient is taken relative to; `sink` and `shift` are what reaches those two.
+  template <class Variant>
+  void row_terms(const typename Variant::Request& request, const typename Variant::Row& row,
+                 int64_t at) {
+    if constexpr (!Variant::kSoftmax) {
+      store(base.data() + at, F{});
+    } else {
+      const F lse = load_f(base.data() + at) * kLog2E;
+      const F dot = load_f(delta.data() + at), lse_grad = load_f(shift.data() + at);
+      const M empty = lse == -kInfinity;
+      F lacks{}, whole = lse, ratio = splat_f(1.0f);  // ratio: 2^(L - lse)
+      if constexpr (Variant::kShift) lacks = Variant::shift(request, row);
+      if constexpr (Variant::kSink) {
+        const F sunk = Variant::sink(request, row);
+        const F top = max(lse, sunk);
+        whole = top + log2(exp2(lse - top) + exp2(sunk - top));
+        ratio = exp2(whole - lse);
+        const F weight = select(sunk == kInfinity, splat_f(1.0f), exp2(sunk - whole));
+        store(sink.data() + at, empty ? F{} : -weight * dot);
+      }
+      store(base.data() + at, empty ? splat_f(-kInfinity) : lacks - whole);
+      const F reached = select(lse_grad == 0.0f, F{}, lse_grad * ratio);
+      store(delta.data() + at, empty ? F{} : dot - reached);
+      store(shift.data() + at, empty ? F{} : dot - dot / ratio + lse_grad);
+    }
+  }
+
+ private:
+  template <int kWidth>
+  static void pack(const float* row, int64_t tile, int m, Buffer<float>& lanes_are_rows,
+                   Buffer<float>& lanes_are_entries) {
+    constexpr int64_t kWide = wide(kWidth);
+    float* column = lanes_are_rows.data() + tile * kQueryTile * kWidth +
+                    m / kPanel * kWidth * kPanel + m % kPanel;
+    for (int d = 0; d < kWidth; ++d) column[d * kPanel] = row[d];
+    float* across = lanes_are_entries.data() + tile * kWide * kAcross + m * kPanel;
+    for (int d = 0; d < kWide * kPanel; ++d) {
+      across[d / kPanel * kAcross + d % kPanel] = d < kWidth ? row[d] : 0.0f;
+    }
+  }
+};
+
+}  // namespace attnlang::cpu
