@@ -75,14 +75,17 @@ def score_bounds(variant: Variant) -> Bounds:
     return bounds(variant.score if argument is None else argument, variant)
 
 
-def bounds(expr: Expr, variant: Variant, signs: Signs | None = None) -> Bounds:
+def bounds(
+    expr: Expr, variant: Variant, signs: Signs | None = None, *, fixed_lengths: bool = True
+) -> Bounds:
     """Return the bounds of a scalar expression of a variant, simplified.
 
-    `signs` is what is known beside the variant's requirements.
+    `signs` is what is known, by default by the variant's requirements. Without `fixed_lengths` the
+    ends are in terms of the tensors' `Q` and `KV`, which a request's own may stay below.
     """
     run = Simplifier()
     rules = BoundArithmetic(signs_of(variant.requires) if signs is None else signs)
-    found = _Bounder(variant, rules).of(run.simplify(expr))
+    found = _Bounder(variant, rules, fixed_lengths).of(run.simplify(expr))
     low, high = (None if e is None else run.simplify(e) for e in (found.low, found.high))
     return Bounds(finite(low), finite(high))
 
@@ -135,6 +138,7 @@ class _Bounder:
 
     variant: Variant
     arithmetic: BoundArithmetic
+    fixed_lengths: bool
 
     def of(self, root: Expr) -> Bounds:
         known: dict[int, Bounds] = {}
@@ -148,6 +152,8 @@ class _Bounder:
         if expr.type.kind == Kind.BOOL or (expr.type == INT and not cannot_wrap(expr)):
             return UNKNOWN
         match expr:
+            case Size("Q" | "KV") if not self.fixed_lengths:
+                return Bounds(const(0, expr.span), expr)
             case Const() | Scalar() | Size() | CallScale():
                 return Bounds(expr, expr)
             case Coord(name) if name in _EXTENTS:

@@ -1,9 +1,10 @@
 """Indices that cannot leave a tensor, so that no clamp is needed to read it.
 
 Maps a tensor read and the tensor's declared dimensions to whether each index is proved to lie in
-[0, extent - 1]. Invariant: proved means in every lane of a kernel, in 64-bit arithmetic, for every
-call that the host accepts: rows and columns lie within the request's lengths, which are at most
-those of the tensor.
+[0, extent - 1]. Invariant: proved means in every lane of a kernel, in 64-bit arithmetic, whatever
+the values of a call are: rows and columns lie within the request's lengths, which are at most those
+of the tensors. A `require` proves nothing here, for that of a 0-d tensor or of a call of the raw op
+is not checked.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from attnlang.ir.nodes import BinaryOp, Expr, Load, TensorParam, Variant
 from attnlang.symbolic.bounds import bounds
 from attnlang.symbolic.build import binary, const
-from attnlang.symbolic.signs import Signs, signs_of
+from attnlang.symbolic.signs import Signs
 from attnlang.symbolic.simplify import Simplifier
 
 
@@ -28,9 +29,8 @@ def _is_inside(index: Expr, extent: Expr, variant: Variant) -> bool:
         return False
     run, span = Simplifier(), index.span
     last = run.simplify(binary(BinaryOp.SUB, extent, const(1, span), span))
-    required = signs_of(variant.requires)
-    signs = Signs((*required.positive_terms, extent), (*required.other_terms, last))
-    found = bounds(index, variant, signs)
+    signs = Signs((extent,), (last,))
+    found = bounds(index, variant, signs, fixed_lengths=False)
     if found.low is None or found.high is None:
         return False
     room = run.simplify(binary(BinaryOp.SUB, last, found.high, span))

@@ -114,7 +114,8 @@ def _signed_parts(b: Ints) -> list[tuple[Ints, BoolArray]]:
 
 def modulo(a: Ints, b: Ints) -> Ints:
     """Bound `a % b`, which has b's sign, and is 0 where b is 0."""
-    low, high = np.minimum(b.low + 1, 0), np.maximum(b.high - 1, 0)
+    low = np.where(b.low <= -LIMIT, -LIMIT, np.minimum(b.low + 1, 0))
+    high = np.where(b.high >= LIMIT, LIMIT, np.maximum(b.high - 1, 0))
     small = (a.low >= 0) & (b.low > 0)  # then a % b <= a
     high = np.where(small, np.minimum(high, a.high), high)
     same = small & (a.high < b.low)  # then a % b == a

@@ -61,11 +61,8 @@ class Signs:
         match expr:
             case Size(name):
                 return name in _NOT_ZERO
-            case Cast(x, kind):
-                # `int(x)` may truncate to 0.
-                return x.type.kind == Kind.INT == kind.kind or (
-                    x.type.kind == Kind.INT and self.is_positive(x)
-                )
+            case Cast(x, _):
+                return x.type.kind == Kind.INT and self.is_positive(x)  # `int(x)` may truncate to 0
             case Binary(BinaryOp.ADD, x, y) if cannot_wrap(expr):
                 return (self.is_positive(x) and self.is_not_negative(y)) or (
                     self.is_not_negative(x) and self.is_positive(y)

@@ -32,7 +32,7 @@ PROVED = [
     ("t: float[Q, KV]", "q_row, kv_col"),
     ("t: float[HQ, 2 * R + 1]", "h, clamp(kv_idx - q_idx + R, 0, 2 * R)"),
     ("t: float[2 * R + 1]", "R + clamp(kv_idx - q_idx, -R, R)"),
-    ("t: float[KV]", "KV - 1 - kv_col"),
+    ("t: float[KV]", "min(kv_col, KV)"),
     ("t: float[7]", "kv_idx % 7"),
     ("t: float[N]", "min(abs(q_idx - kv_idx), N - 1)"),
     ("t: float[B, 2]", "b, int(kv_idx <= q_idx)"),
@@ -49,6 +49,9 @@ CLAMPED = [
     # 64 bits do not hold them: a sum that wraps is negative, and so is the magnitude of -2 ** 63.
     ("t: float[7]", "min(abs(n), 6)"),
     ("t: float[7]", "min(max(n, 0) + max(s, 0), 6)"),
+    # `KV` is the request's in an expression, and that of the tensors in a shape.
+    ("t: float[200 - KV]", "199 - KV"),
+    ("t: float[200 - KV]", "min(abs(kv_idx - q_idx), 199 - KV)"),
 ]
 
 
@@ -62,10 +65,42 @@ def test_an_index_is_clamped(tensor: str, index: str) -> None:
     assert [r.proved for r in reads(tensor, index)] == [(False,)]
 
 
-def test_a_requirement_proves_an_index() -> None:
+def test_a_requirement_proves_no_index() -> None:
+    """That of a 0-d tensor is not checked, so an index that follows from it is clamped."""
     index = "clamp(kv_idx - q_idx, 0, min(n, 6))"
-    assert reads("t: float[7]", index)[0].proved == (False,)
-    assert reads("t: float[7]", index, "require n >= 0")[0].proved == (True,)
+    assert reads("t: float[7]", index, "require n >= 0")[0].proved == (False,)
+
+
+UNCHECKED = """
+attention made(t: float[R], n: int):
+    require n > 0
+    require R - n >= 0
+    score = score + t[kv_col % n]
+"""
+
+
+def test_a_read_under_an_unchecked_requirement_stays_inside() -> None:
+    """A 0-d tensor that breaks the requirement reads the last element, not past it."""
+    q, k, v = make_qkv(Sizes(1, 2, 1, 3, 70, 16, 16), torch.float32, torch.Generator())
+    memory = torch.full((100,), torch.nan)
+    table = memory[:4].fill_(0.25)
+    out = attnlang.loads(UNCHECKED)(q, k, v, t=table, n=torch.tensor(1000))
+    torch.testing.assert_close(out, attnlang.loads("attention full:")(q, k, v))
+
+
+SHORTER = """
+attention made(t: float[200 - KV]):
+    score = score + t[min(abs(kv_idx - q_idx), 199 - KV)]
+"""
+
+
+def test_a_read_by_the_length_of_a_shorter_request_stays_inside() -> None:
+    q, k, v = make_qkv(Sizes(1, 2, 1, 3, 130, 16, 16), torch.float32, torch.Generator())
+    memory = torch.full((300,), torch.nan)
+    table, lens = memory[:70].fill_(0.25), torch.tensor([90])
+    out = attnlang.loads(SHORTER)(q, k, v, t=table, kv_lens=lens)
+    want = attnlang.loads("attention full:")(q, k, v, kv_lens=lens)
+    torch.testing.assert_close(out, want)
 
 
 def test_the_decision_is_shown() -> None:

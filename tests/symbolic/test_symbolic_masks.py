@@ -143,6 +143,12 @@ def test_a_huge_window_is_no_window() -> None:
         assert check(mask, env, 16, 16) == 0.0
 
 
+def test_a_remainder_of_a_huge_divisor_may_be_huge() -> None:
+    for divisor, op_, bound in ((2**63 - 1, "<", 2**61), (-(2**63), ">", -(2**61) - 1)):
+        rest = op("%", op("-", Q_IDX, num(5)), scalar("w", INT))
+        check(compare(op_, rest, num(bound)), call_of(16, 16, w=divisor), 1, 1)
+
+
 def test_a_dilated_mask_is_unknown_where_a_period_fits_and_safe() -> None:
     mask = compare("==", op("%", DISTANCE, num(3)), num(0))
     check(mask, call_of(40, 40), 8, 8)
