@@ -1,0 +1,118 @@
+// From a warp's accumulators to rows of out, without shared memory where `out` is what it holds.
+//
+// The four lanes of a row swap pieces so that each writes 16 bytes. An out expression is the work
+// of a warp for a row, which passes through the room of the query tile.
+#pragma once
+
+#include "attnlang/device/ptx.cuh"
+#include "attnlang/device/softmax.cuh"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_epilogue.cuh"
+#include "kernels/cuda_problem.cuh"
+
+namespace attnlang::cuda::sm90 {
+
+// x[i] of lane j of a quad becomes x[j] of lane i.
+ATTNLANG_DEVICE void transpose_quad(uint32_t (&x)[4], int lane) {
+  const bool odd = (lane & 1) != 0, high = (lane & 2) != 0;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t got = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
+    (odd ? x[i] : x[i + 1]) = got;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t got = __shfl_xor_sync(~0u, high ? x[i] : x[i + 2], 2);
+    (high ? x[i] : x[i + 2]) = got;
+  }
+}
+
+// Row `i` (0 or 1) of the lane's two: kOut entries of acc, rounded. `stored`: the row is there.
+template <class Element, int kOut, int kValues>
+ATTNLANG_DEVICE void store_fragment_row(const VectorRows<Element>& rows, Element* row, bool stored,
+                                        int i, const float (&acc)[kValues], int lane) {
+  constexpr int kBlock = 8;  // entries of a row that are 16 bytes
+  if (rows.vectorised && kOut % kBlock == 0) {
+#pragma unroll
+    for (int n = 0; n < kValues / 4; n += 4) {
+      uint32_t x[4];
+#pragma unroll
+      for (int block = 0; block < 4; ++block) {
+        const int at = fragment_index(n + block, i, 0);
+        x[block] = pack<Element>(acc[at], acc[at + 1]);
+      }
+      transpose_quad(x, lane);
+      const int column = (n + lane % 4) * kBlock;
+      if (stored && column < kOut) {
+        *reinterpret_cast<uint4*>(row + column) = make_uint4(x[0], x[1], x[2], x[3]);
+      }
+    }
+    return;
+  }
+  if (!stored) return;
+#pragma unroll
+  for (int n = 0; n < kValues / 4; ++n) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const int column = kBlock * n + 2 * (lane % 4) + c;
+      if (column < kOut) {
+        row[column * rows.stride[3]] = from_float32<Element>(acc[fragment_index(n, i, c)]);
+      }
+    }
+  }
+}
+
+// Writes a warp's 16 rows from q0 on, their lse, and raises the largest score. `room`: of an out
+// expression's rows, the warp's own.
+template <class Variant, class Element, int kD, int kDV, int kValues>
+ATTNLANG_DEVICE void write_fragment(const Problem<Element>& problem,
+                                    const typename Variant::Request& request, int b, int h, int q0,
+                                    const RowState (&states)[2], float (&acc)[kValues],
+                                    [[maybe_unused]] float* room) {
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int q_row = q0 + lane / 4 + 8 * i;
+    const bool stored = q_row < problem.queries;
+    if constexpr (Variant::kOut) {
+#pragma unroll 1
+      for (int owner = 0; owner < 8; ++owner) {
+        const int at = q0 + owner + 8 * i;
+        if (at >= problem.queries) break;
+        if (lane / 4 == owner) {
+#pragma unroll
+          for (int n = 0; n < kValues / 4; ++n) {
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int column = 8 * n + 2 * (lane % 4) + c;
+              if (column < kDV) room[column] = acc[fragment_index(n, i, c)];
+            }
+          }
+        }
+        __syncwarp();
+        const int source = owner * 4;
+        const RowState state = {.max = __shfl_sync(~0u, states[i].max, source),
+                                .sum = __shfl_sync(~0u, states[i].sum, source),
+                                .weighted = __shfl_sync(~0u, states[i].weighted, source)};
+        write_row<Variant, Element, kD, kDV>(problem, request, b, h, at, state, room, room + kDV,
+                                             lane);
+      }
+    } else {
+      const FinishedRow finished = finish_row<Variant>(request, q_row, states[i]);
+      if constexpr (Variant::kSoftmax) {
+        const float factor = finished.factor;
+        scale_row(i, factor, acc);
+      }
+      store_fragment_row<Element, kDV>(problem.out, problem.out.row(b, h, q_row), stored, i, acc,
+                                       lane);
+      if (stored && lane % 4 == 0) {
+        if (problem.lse.data != nullptr) *problem.lse.at(b, h, q_row) = finished.lse;
+        if (problem.max.data != nullptr) {
+          raise_max(problem.max.at(b, h), largest_score<Variant>(request, q_row, states[i]));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace attnlang::cuda::sm90

@@ -1,0 +1,293 @@
+// Attention on Hopper: persistent CTAs of one producer and one to three consumer warpgroups.
+//
+// A consumer warpgroup owns 64 rows of the query tile. While it weighs tile n in registers, its
+// second product of tile n - 1 runs; and the warpgroups take turns in handing products to the
+// tensor cores, so that one weighs while the other multiplies. The producer's messages say which
+// tiles there are (sm90_layout.cuh); consumers never look at the mask of a tile that is full.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "attnlang/device/mbarrier.cuh"
+#include "attnlang/device/ptx.cuh"
+#include "attnlang/device/tma.cuh"
+#include "attnlang/device/wgmma.cuh"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_problem.cuh"
+#include "kernels/cuda_scores.cuh"
+#include "kernels/sm90_epilogue.cuh"
+#include "kernels/sm90_layout.cuh"
+#include "kernels/sm90_producer.cuh"
+#include "kernels/sm90_softmax.cuh"
+
+namespace attnlang::cuda::sm90 {
+
+template <class Variant, class Element, int kD, int kDV, class L>
+class Consumer {
+ public:
+  using Request = typename Variant::Request;
+  using Params = typename Variant::Params;
+
+  ATTNLANG_DEVICE Consumer(L layout, const Problem<Element>& problem, const Params& params,
+                           const Work& work, int group)
+      : layout_(layout),
+        problem_(problem),
+        params_(params),
+        work_(work),
+        group_(group),
+        warp_(warp_index() % 4),
+        lane_(static_cast<int>(threadIdx.x % kWarp)) {}
+
+  ATTNLANG_DEVICE void run() {
+    if (group_ == L::kConsumers - 1) pass_turn();
+    while (true) {
+      const Message first = next_message();
+      if (first.item < 0) break;
+      const Item item = work_.item(first.item, L::kQueryTile);
+      attend(first, item);
+    }
+    if (group_ == 0) await_turn();
+  }
+
+ private:
+  using Rows = ThreadRows<Variant, false>;
+  using Weights = Softmax<Variant, L::kKeyTile>;
+  using Scores = float[L::kKeyTile / 2];
+  using Sums = float[L::kDV / 2];
+  static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
+  static constexpr int kAll = kTurn + L::kConsumers;
+
+  ATTNLANG_DEVICE void attend(Message message, const Item& item) {
+    const int q0 = item.q0 + group_ * kConsumerRows + warp_ * 16;
+    const int kv_len = problem_.kv_len(item.b);
+    const Rows rows = thread_rows(item, q0);
+    const Request& request = rows.requests[0];
+    Weights weights(request);
+    RowState plain[2];  // without a softmax
+    Scores s;
+    Sums o = {};
+    if (message.empty()) {
+      release(&layout_.control().k_empty[keys_.stage]);
+      keys_.advance();
+    } else {
+      mbarrier_wait(&layout_.control().q_full, q_round_);
+      q_round_ ^= 1;
+      await_turn();
+      issue_scores(s);
+      pass_turn();
+      wgmma_wait<0>();
+      fence_registers(s);
+      release_keys(message.last());
+      bool multiplying = false;  // the second product of the tile before
+      uint32_t p[L::kKeyTile / 16][4];
+      while (true) {
+        float rescale[2];
+        const bool masked = message.masked() || weights.needs_sign();
+        if (masked) weigh<true>(rows, message.k0, kv_len, weights, plain, s, rescale);
+        else weigh<false>(rows, message.k0, kv_len, weights, plain, s, rescale);
+        wgmma_wait<0>();
+        fence_registers(o);
+        if (multiplying) release_values();
+        multiplying = true;
+        if constexpr (Variant::kSoftmax) {
+          scale_row(0, rescale[0], o);
+          scale_row(1, rescale[1], o);
+        }
+        pack_weights<Element, L::kKeyTile>(s, p);
+        if (message.last()) break;
+        message = next_message();
+        await_turn();
+        issue_scores(s);
+        await_values();
+        issue_sums(p, o);
+        pass_turn();
+        wgmma_wait<1>();
+        fence_registers(s);
+        release_keys(message.last());
+      }
+      await_values();
+      issue_sums(p, o);
+      wgmma_wait<0>();
+      fence_registers(o);
+      release_values();
+    }
+    finish(request, item, q0, weights, plain, o);
+  }
+
+  ATTNLANG_DEVICE Rows thread_rows(const Item& item, int q0) const {
+    const Request request = problem_.template request<Variant>(params_, item.b, item.h, item.q0);
+    const int row = q0 + lane_ / 4;
+    return {.requests = {request},
+            .rows = {Variant::row(request, row), Variant::row(request, row + 8)}};
+  }
+
+  template <bool kMasked>
+  ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int kv_len, Weights& weights,
+                             RowState (&plain)[2], Scores& s, float (&rescale)[2]) const {
+    const int first = k0 + 2 * (lane_ % 4);
+    if constexpr (Variant::kSoftmax) {
+      weights.template weigh<kMasked>(rows, first, kv_len, s, rescale);
+    } else {
+      const auto column_of = [first](int n, int c) { return first + 8 * n + c; };
+      weigh_fragment<Variant, kMasked>(rows, column_of, kv_len, problem_.max.data != nullptr, s,
+                                       plain);
+    }
+  }
+
+  // s = Q K^T, of the warpgroup's rows and the current stage.
+  ATTNLANG_DEVICE void issue_scores(Scores& s) const {
+    constexpr int kStep = 32;  // bytes of 16 columns
+    const uint64_t q = matrix_descriptor(
+        layout_.queries() + group_ * kConsumerRows * kPanelRowBytes, 16, 8 * kPanelRowBytes);
+    const uint64_t k = matrix_descriptor(layout_.keys(keys_.stage), 16, 8 * kPanelRowBytes);
+    fence_registers(s);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::kD / 16; ++i) {
+      const int panel = i / 4, step = i % 4 * kStep;
+      wgmma_ss<Element, L::kKeyTile, false>(s, q + ((panel * L::kQueryPanel + step) >> 4),
+                                            k + ((panel * L::kKeyPanel + step) >> 4), i != 0);
+    }
+    wgmma_commit();
+  }
+
+  // o += P V, of the current stage.
+  ATTNLANG_DEVICE void issue_sums(const uint32_t (&p)[L::kKeyTile / 16][4], Sums& o) const {
+    const uint64_t v =
+        matrix_descriptor(layout_.values(values_.stage), L::kKeyPanel, 8 * kPanelRowBytes);
+    fence_registers(o);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::kKeyTile / 16; ++i) {
+      wgmma_rs<Element, L::kDV, true>(o, p[i], v + ((i * 16 * kPanelRowBytes) >> 4), true);
+    }
+    wgmma_commit();
+  }
+
+  ATTNLANG_DEVICE void finish(const Request& request, const Item& item, int q0,
+                              const Weights& weights, const RowState (&plain)[2], Sums& o) {
+    RowState states[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      states[i] = Variant::kSoftmax ? weights.state(i) : plain[i];
+      states[i].sum = quad_sum(states[i].sum);
+      if constexpr (kWeighted<Variant>) states[i].weighted = quad_sum(states[i].weighted);
+      if constexpr (!Variant::kSoftmax) {
+        states[i].max = max_or_nan(states[i].max, __shfl_xor_sync(~0u, states[i].max, 1));
+        states[i].max = max_or_nan(states[i].max, __shfl_xor_sync(~0u, states[i].max, 2));
+      }
+    }
+    float* room = nullptr;
+    if constexpr (Variant::kOut) {
+      constexpr int kRoom = 16 * L::kD * 2;  // bytes of a warp's rows of q
+      static_assert((kDV + Widths<Variant, kD, kDV>::kOut) * 4 <= kRoom);
+      room = reinterpret_cast<float*>(layout_.queries() + (group_ * 4 + warp_) * kRoom);
+      // All warps are done with the query tile.
+      named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
+    }
+    write_fragment<Variant, Element, kD, kDV>(problem_, request, item.b, item.h, q0, states, o,
+                                              room);
+    if constexpr (Variant::kOut) {
+      fence_async_shared();
+      release(&layout_.control().q_empty);
+    }
+  }
+
+  ATTNLANG_DEVICE Message next_message() const {
+    auto& control = layout_.control();
+    mbarrier_wait(&control.k_full[keys_.stage], keys_.full());
+    return control.message[keys_.stage];
+  }
+  ATTNLANG_DEVICE void await_values() const {
+    mbarrier_wait(&layout_.control().v_full[values_.stage], values_.full());
+  }
+
+  // An arrival a warp: the warp is done with what the barrier guards.
+  ATTNLANG_DEVICE void release(uint64_t* barrier) const {
+    __syncwarp();
+    if (lane_ == 0) mbarrier_arrive(barrier);
+  }
+  ATTNLANG_DEVICE void release_keys(bool last) {
+    auto& control = layout_.control();
+    release(&control.k_empty[keys_.stage]);
+    keys_.advance();
+    // An out expression still needs the room of the queries.
+    if constexpr (!Variant::kOut) {
+      if (last) release(&control.q_empty);
+    }
+  }
+  ATTNLANG_DEVICE void release_values() {
+    release(&layout_.control().v_empty[values_.stage]);
+    values_.advance();
+  }
+
+  // The turn to hand products to the tensor cores goes round the warpgroups.
+  ATTNLANG_DEVICE void await_turn() const {
+    if constexpr (L::kConsumers > 1) named_barrier_sync(kTurn + group_, 2 * kWarpgroup);
+  }
+  ATTNLANG_DEVICE void pass_turn() const {
+    if constexpr (L::kConsumers > 1) {
+      const int next = group_ + 1 == L::kConsumers ? 0 : group_ + 1;
+      named_barrier_arrive(kTurn + next, 2 * kWarpgroup);
+    }
+  }
+
+  L layout_;
+  const Problem<Element>& problem_;
+  const Params& params_;
+  const Work& work_;
+  const int group_, warp_, lane_;
+  Place<L::kStages> keys_, values_;
+  int q_round_ = 0;
+};
+
+template <class L, int kArrivals>
+ATTNLANG_DEVICE void start_barriers(L layout) {
+  if (threadIdx.x == 0) {
+    auto& control = layout.control();
+    constexpr int kConsumerWarps = L::kConsumers * 4;
+    mbarrier_init(&control.q_full, kArrivals);
+    mbarrier_init(&control.q_empty, kConsumerWarps);
+    mbarrier_init(&control.v_landed, 1);
+    for (int stage = 0; stage < L::kStages; ++stage) {
+      mbarrier_init(&control.k_full[stage], kArrivals);
+      mbarrier_init(&control.v_full[stage], kArrivals);
+      mbarrier_init(&control.k_empty[stage], kConsumerWarps);
+      mbarrier_init(&control.v_empty[stage], kConsumerWarps);
+    }
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+}
+
+// kGather: stages are filled by copies of single rows; the maps are not looked at then.
+template <class Variant, class Element, int kD, int kDV, class Tiles, bool kGather>
+__global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
+    forward(const __grid_constant__ Maps maps, const __grid_constant__ Problem<Element> problem,
+            const __grid_constant__ Work work,
+            const __grid_constant__ typename Variant::Arguments arguments) {
+  using L = Layout<kD, kDV, Tiles>;
+  using Gather = GatherLoader<Variant, Element, L, kD, kDV>;
+  using Tma = TmaLoader<Variant, Element, L>;
+  using Loader = std::conditional_t<kGather, Gather, Tma>;
+  const L layout{dynamic_shared<char>()};
+  start_barriers<L, Loader::kArrivals>(layout);
+  const auto params = Variant::params(arguments);
+  const int group = warp_index() / 4;
+  if (group == 0) {
+    registers_decrease<L::kProducerRegisters>();
+    if (warp_index() < Loader::kWarps) {
+      auto loader = [&] {
+        if constexpr (kGather) return Gather(layout, problem);
+        else return Tma(layout, maps, problem);
+      }();
+      produce<Variant, Element>(layout, problem, params, work, loader);
+    }
+  } else {
+    registers_increase<L::kConsumerRegisters>();
+    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, work, group - 1).run();
+  }
+}
+
+}  // namespace attnlang::cuda::sm90

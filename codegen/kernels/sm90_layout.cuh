@@ -1,0 +1,109 @@
+// What lies where in the shared memory of a Hopper forward kernel, and who may touch it when.
+//
+// Q, K and V tiles are panels of 64 columns: rows of 128 bytes, swizzled, as TMA writes them and
+// wgmma reads them. K and V go through rings of stages of their own; a K stage carries the message
+// that says which tile it holds, so the producer alone decides what is visited.
+#pragma once
+
+#include <cstdint>
+
+#include "attnlang/device/ptx.cuh"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_tiles.cuh"
+
+namespace attnlang::cuda::sm90 {
+
+constexpr int kPanelColumns = 64;
+constexpr int kPanelRowBytes = 128;
+constexpr int kWarpgroup = 128;
+constexpr int kConsumerRows = 64;  // of a warpgroup
+constexpr int kSharedLimit = 227 * 1024;
+
+constexpr int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
+
+// One tile of keys, or the end. `item` < 0: there is no more work.
+struct alignas(16) Message {
+  int32_t item;
+  int32_t k0;
+  int32_t flags;
+  int32_t unused;
+
+  static constexpr int kMasked = 1;  // elements ask the mask and the end of the keys
+  static constexpr int kLast = 2;    // of its item
+  static constexpr int kEmpty = 4;   // the item has no tile; neither has the stage
+
+  ATTNLANG_DEVICE bool masked() const { return (flags & kMasked) != 0; }
+  ATTNLANG_DEVICE bool last() const { return (flags & kLast) != 0; }
+  ATTNLANG_DEVICE bool empty() const { return (flags & kEmpty) != 0; }
+};
+
+// Barriers of the rings. `full`: the producer has filled it, `empty`: all consumer warps are done.
+template <int kStages>
+struct Control {
+  uint64_t q_full, q_empty;
+  uint64_t v_landed;  // a V stage that the producer looks through before it passes it on
+  uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+  Message message[kStages];
+  TileRanges ranges;  // of the producer's item
+};
+
+// kD, kDV: the dimensions of the products; tiles hold them rounded up to whole panels.
+template <int kD_, int kDV_, class Tiles>
+struct Layout {
+  static constexpr int kD = round_up(kD_, kPanelColumns);
+  static constexpr int kDV = round_up(kDV_, kPanelColumns);
+  static constexpr int kQueryTile = Tiles::kQueryTile;
+  static constexpr int kKeyTile = Tiles::kKeyTile;
+  static constexpr int kStages = Tiles::kStages;
+  static constexpr int kConsumers = kQueryTile / kConsumerRows;
+  static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+  // A multiprocessor has 512 registers for each of a warpgroup's threads, in units of 8.
+  static constexpr int kConsumerRegisters = kConsumers == 1 ? 240 : kConsumers == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kConsumers == 1 ? 128 : kConsumers == 2 ? 40 : 32;
+
+  static constexpr int kQueryPanel = kQueryTile * kPanelRowBytes;
+  static constexpr int kKeyPanel = kKeyTile * kPanelRowBytes;
+  static constexpr int kQueryBytes = kD / kPanelColumns * kQueryPanel;
+  static constexpr int kKeyBytes = kD / kPanelColumns * kKeyPanel;
+  static constexpr int kValueBytes = kDV / kPanelColumns * kKeyPanel;
+
+  static constexpr int kKeys = kQueryBytes;
+  static constexpr int kValues = kKeys + kStages * kKeyBytes;
+  static constexpr int kControl = kValues + kStages * kValueBytes;
+  static constexpr int kBytes = kControl + int{sizeof(Control<kStages>)};
+
+  static_assert(kQueryTile % kConsumerRows == 0 && 1 <= kConsumers && kConsumers <= 3,
+                "one to three consumer warpgroups of 64 rows");
+  static_assert(kKeyTile % 16 == 0 && kKeyTile <= 256, "a key tile is one wgmma wide");
+  static_assert(kDV <= 256, "an accumulator is one wgmma wide");
+  static_assert(kStages >= 2, "the next key tile is loaded while this one is used");
+  static_assert(kBytes <= kSharedLimit, "the tiles do not fit in shared memory");
+  static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 512);
+
+  char* base;
+
+  ATTNLANG_DEVICE char* queries() const { return base; }
+  ATTNLANG_DEVICE char* keys(int stage) const { return base + kKeys + stage * kKeyBytes; }
+  ATTNLANG_DEVICE char* values(int stage) const { return base + kValues + stage * kValueBytes; }
+  ATTNLANG_DEVICE Control<kStages>& control() const {
+    return *reinterpret_cast<Control<kStages>*>(base + kControl);
+  }
+};
+
+// A place in a ring: the stage, and the parity of its current round.
+template <int kStages>
+struct Place {
+  int stage = 0;
+  int round = 0;
+
+  ATTNLANG_DEVICE void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      round ^= 1;
+    }
+  }
+  ATTNLANG_DEVICE int full() const { return round; }
+  ATTNLANG_DEVICE int empty() const { return round ^ 1; }  // passes at once in the first round
+};
+
+}  // namespace attnlang::cuda::sm90
