@@ -1,5 +1,4 @@
-// The entry points of a Hopper unit: checks the call, describes its tensors to the copy engine,
-// enqueues the kernel. Nothing synchronises or allocates.
+// A CUDA unit on wgmma, of sm_90a: describes tensors to the copy engine and enqueues the skeleton.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +7,7 @@
 #include "attnlang/device/launch.cuh"
 #include "attnlang/device/tma.cuh"
 #include "attnlang/host/call.h"
-#include "kernels/call_check.h"
+#include "kernels/cuda_attention.cuh"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/sm90_forward.cuh"
 
@@ -16,14 +15,11 @@ namespace attnlang::cuda {
 
 namespace sm90 {
 
-constexpr int64_t kCounterBytes = 256;
-
-// Boxes of one panel of `box_rows` rows. Null, or why the copy engine cannot take the tensor.
+// Boxes of one panel of `box_rows` rows. False: the copy engine cannot take the tensor.
 template <class Element>
-const char* make_map(TensorMap* map, const VectorRows<const Element>& rows, int64_t batch,
-                     int64_t heads, int64_t count, int width, int box_rows) {
-  if (!rows.vectorised) return "rows are not aligned";
-  if (batch == 0 || heads == 0 || count == 0) return "the tensor is empty";
+bool make_map(TensorMap* map, const VectorRows<const Element>& rows, int64_t batch, int64_t heads,
+              int64_t count, int width, int box_rows) {
+  if (!rows.vectorised || count == 0) return false;
   const uint64_t sizes[] = {static_cast<uint64_t>(width), static_cast<uint64_t>(count),
                             static_cast<uint64_t>(heads), static_cast<uint64_t>(batch)};
   // The stride of a dimension of one entry is never followed, but must be a legal one.
@@ -33,66 +29,67 @@ const char* make_map(TensorMap* map, const VectorRows<const Element>& rows, int6
   };
   const uint64_t strides[] = {bytes(2, count), bytes(1, heads), bytes(0, batch)};
   const uint32_t box[] = {kPanelColumns, static_cast<uint32_t>(box_rows), 1, 1};
-  return make_tensor_map(map, dtype_of<Element>(), rows.data, 4, sizes, strides, box);
+  return make_tensor_map(map, dtype_of<Element>(), rows.data, 4, sizes, strides, box) == nullptr;
 }
 
 template <class Variant, class Element, int kD, int kDV, class Tiles>
-const char* make_maps(Maps* maps, const Problem<Element>& problem) {
-  const auto &q = problem.q, &k = problem.k, &v = problem.v;
-  const char* error = make_map(&maps->q, q, problem.batch, problem.heads, problem.queries, kD,
-                               Tiles::kQueryTile);
-  if (error == nullptr) {
-    error = make_map(&maps->k, k, problem.batch, problem.kv_heads, problem.keys, kD,
-                     Tiles::kKeyTile);
+class Forward {
+  using L = Layout<kD, kDV, Tiles>;
+
+ public:
+  static const char* run(const Call& call, Workspace& workspace, const Problem<Element>* problem) {
+    const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
+    const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
+    const int64_t tiles = (queries + L::kQueryTile - 1) / L::kQueryTile;
+    const int64_t items = batch * heads * tiles;
+    auto* counter = static_cast<int32_t*>(workspace.take(sizeof(int32_t)));
+    if (problem == nullptr) return nullptr;
+    if (items > INT32_MAX / 2) return "more than 2^30 tiles of queries";
+    const int64_t kv_bytes = keys * (kD + kDV) * int64_t{sizeof(Element)};
+    const int64_t ctas = std::min<int64_t>(items, multiprocessors());
+    Queue queue{.order = TileOrder::of(batch, heads, kv_heads, tiles, kv_bytes),
+                .items = static_cast<int32_t>(items),
+                .heads = problem->heads,
+                .group = problem->group(),
+                .counter = nullptr};
+    Maps maps{};
+    const bool copied = make_maps(maps, *problem);
+    if (copied && items > ctas) {
+      queue.counter = counter;
+      const char* wrong = fill_bytes(counter, 0, sizeof(int32_t), call.stream);
+      if (wrong != nullptr) return wrong;
+    }
+    const auto kernel = copied ? forward<Variant, Element, kD, kDV, Tiles, false>
+                               : forward<Variant, Element, kD, kDV, Tiles, true>;
+    return launch(kernel, dim3(static_cast<unsigned>(ctas)), L::kThreads, L::kBytes, call.stream,
+                  maps, *problem, queue, Variant::arguments(call));
   }
-  if (error == nullptr) {
-    error = make_map(&maps->v, v, problem.batch, problem.kv_heads, problem.keys, kDV,
-                     Tiles::kKeyTile);
+
+ private:
+  static bool make_maps(Maps& maps, const Problem<Element>& p) {
+    return make_map(&maps.q, p.q, p.batch, p.heads, p.queries, kD, L::kQueryTile) &&
+           make_map(&maps.k, p.k, p.batch, p.kv_heads, p.keys, kD, L::kKeyTile) &&
+           make_map(&maps.v, p.v, p.batch, p.kv_heads, p.keys, kDV, L::kKeyTile);
   }
-  return error;
-}
+};
 
 }  // namespace sm90
 
-// Bytes of call.workspace that sm90_run needs.
+// `Tiles`: kQueryTile rows, 64 a consumer warpgroup, and kKeyTile keys of a tile, kStages of these.
 template <class Variant, class Element, int kD, int kDV, class Tiles>
-int64_t sm90_workspace(const Call&) {
-  return sm90::kCounterBytes;
+using Sm90Attention =
+    Attention<Variant, Element, kD, kDV, sm90::Forward<Variant, Element, kD, kDV, Tiles>>;
+
+// Bytes that `sm90_run` needs in the call's workspace.
+template <class Variant, class Element, int kD, int kDV, class Tiles>
+int64_t sm90_workspace(const Call& call) {
+  return Sm90Attention<Variant, Element, kD, kDV, Tiles>::workspace(call);
 }
 
 // 0, or -1 and a message in `error` (kErrorSize).
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 int sm90_run(const Call& call, char* error) {
-  using L = sm90::Layout<kD, kDV, Tiles>;
-  error[0] = '\0';
-  if (check_call<Variant, Element, kD, kDV>(call, error) != 0) return -1;
-  const Problem<Element> problem = problem_of<Variant, Element>(call);
-  const int64_t tiles = (int64_t{problem.queries} + L::kQueryTile - 1) / L::kQueryTile;
-  const int64_t items = int64_t{problem.batch} * problem.heads * tiles;
-  if (items == 0) return 0;
-  if (items > INT32_MAX / 2) return fail(error, "more than 2^30 tiles of queries");
-
-  const int64_t kv_bytes = int64_t{problem.keys} * (kD + kDV) * int64_t{sizeof(Element)};
-  const int64_t ctas = std::min<int64_t>(items, multiprocessors());
-  sm90::Work work{.order = TileOrder::of(problem.batch, problem.heads, problem.kv_heads, tiles,
-                                         kv_bytes),
-                  .items = static_cast<int32_t>(items),
-                  .heads = problem.heads,
-                  .group = problem.group(),
-                  .counter = nullptr};
-  sm90::Maps maps{};
-  const bool gather = sm90::make_maps<Variant, Element, kD, kDV, Tiles>(&maps, problem) != nullptr;
-  if (!gather && items > ctas) {
-    work.counter = static_cast<int32_t*>(call.workspace);
-    if (const char* text = fill_bytes(work.counter, 0, sizeof(int32_t), call.stream)) {
-      return fail(error, "%s", text);
-    }
-  }
-  const auto kernel = gather ? sm90::forward<Variant, Element, kD, kDV, Tiles, true>
-                             : sm90::forward<Variant, Element, kD, kDV, Tiles, false>;
-  const char* text = launch(kernel, dim3(static_cast<unsigned>(ctas)), L::kThreads, L::kBytes,
-                            call.stream, maps, problem, work, Variant::arguments(call));
-  return text == nullptr ? 0 : fail(error, "%s", text);
+  return Sm90Attention<Variant, Element, kD, kDV, Tiles>::run(call, error);
 }
 
 }  // namespace attnlang::cuda

@@ -30,11 +30,11 @@ class Consumer {
   using Params = typename Variant::Params;
 
   ATTNLANG_DEVICE Consumer(L layout, const Problem<Element>& problem, const Params& params,
-                           const Work& work, int group)
+                           const Queue& queue, int group)
       : layout_(layout),
         problem_(problem),
         params_(params),
-        work_(work),
+        queue_(queue),
         group_(group),
         warp_(warp_index() % 4),
         lane_(static_cast<int>(threadIdx.x % kWarp)) {}
@@ -44,7 +44,7 @@ class Consumer {
     while (true) {
       const Message first = next_message();
       if (first.item < 0) break;
-      const Item item = work_.item(first.item, L::kQueryTile);
+      const Item item = queue_.item(first.item, L::kQueryTile);
       attend(first, item);
     }
     if (group_ == 0) await_turn();
@@ -236,7 +236,7 @@ class Consumer {
   L layout_;
   const Problem<Element>& problem_;
   const Params& params_;
-  const Work& work_;
+  const Queue& queue_;
   const int group_, warp_, lane_;
   Place<L::kStages> keys_, values_;
   int q_round_ = 0;
@@ -265,7 +265,7 @@ ATTNLANG_DEVICE void start_barriers(L layout) {
 template <class Variant, class Element, int kD, int kDV, class Tiles, bool kGather>
 __global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
     forward(const __grid_constant__ Maps maps, const __grid_constant__ Problem<Element> problem,
-            const __grid_constant__ Work work,
+            const __grid_constant__ Queue queue,
             const __grid_constant__ typename Variant::Arguments arguments) {
   using L = Layout<kD, kDV, Tiles>;
   using Gather = GatherLoader<Variant, Element, L, kD, kDV>;
@@ -282,11 +282,11 @@ __global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
         if constexpr (kGather) return Gather(layout, problem);
         else return Tma(layout, maps, problem);
       }();
-      produce<Variant, Element>(layout, problem, params, work, loader);
+      produce<Variant, Element>(layout, problem, params, queue, loader);
     }
   } else {
     registers_increase<L::kConsumerRegisters>();
-    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, work, group - 1).run();
+    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, queue, group - 1).run();
   }
 }
 

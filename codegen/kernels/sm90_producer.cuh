@@ -25,7 +25,7 @@ struct Item {
 
 // The items of a call. The first round goes by CTA number; the counter hands out the rest, so that
 // uneven items leave no gap.
-struct Work {
+struct Queue {
   TileOrder order;
   int32_t items, heads, group;
   int32_t* counter;  // 0 before the kernel; null: there is one round, or all items are alike
@@ -73,7 +73,7 @@ class TmaLoader {
     if (leader_) tma_prefetch(&maps.q), tma_prefetch(&maps.k), tma_prefetch(&maps.v);
   }
 
-  ATTNLANG_DEVICE int next(const Work& work, int number) const { return work.next(number); }
+  ATTNLANG_DEVICE int next(const Queue& queue, int number) const { return queue.next(number); }
   ATTNLANG_DEVICE void sync() const { __syncwarp(); }
   ATTNLANG_DEVICE void finish() const {}
 
@@ -134,7 +134,8 @@ class TmaLoader {
   }
 
  private:
-  ATTNLANG_DEVICE void clear_hidden(char* values, const Request& request, int k0, int kv_len) const {
+  ATTNLANG_DEVICE void clear_hidden(char* values, const Request& request, int k0,
+                                    int kv_len) const {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     for (int first = 0; first < L::kKeyTile; first += kWarp) {
       const int row = first + lane;
@@ -169,7 +170,7 @@ class GatherLoader {
       : layout_(layout), problem_(problem) {}
 
   // All warps must come to the same items, so the counter is left alone.
-  ATTNLANG_DEVICE int next(const Work&, int number) const {
+  ATTNLANG_DEVICE int next(const Queue&, int number) const {
     return number + static_cast<int>(gridDim.x);
   }
   ATTNLANG_DEVICE void sync() const { named_barrier_sync(kBarrier, kWarpgroup); }
@@ -277,12 +278,12 @@ class GatherLoader {
 // and are given them in that order.
 template <class Variant, class Element, class L, class Loader>
 ATTNLANG_DEVICE void produce(L layout, const Problem<Element>& problem,
-                             const typename Variant::Params& params, const Work& work,
+                             const typename Variant::Params& params, const Queue& queue,
                              Loader& loader) {
   auto& ranges = layout.control().ranges;
   Place<L::kStages> keys, values;
-  for (int number = blockIdx.x; number < work.items; number = loader.next(work, number)) {
-    const Item item = work.item(number, L::kQueryTile);
+  for (int number = blockIdx.x; number < queue.items; number = loader.next(queue, number)) {
+    const Item item = queue.item(number, L::kQueryTile);
     const int q1 = std::min(item.q0 + L::kQueryTile, problem.queries);
     const int kv_len = problem.kv_len(item.b);
     const auto request = problem.template request<Variant>(params, item.b, item.h, item.q0);

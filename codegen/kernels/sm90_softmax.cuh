@@ -51,12 +51,14 @@ class Softmax {
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
                              float (&rescale)[2]) {
     float top[2] = {top_[0], top_[1]};
-    for_each(rows, k0, [&](int at, int i, int kv_col, const auto& request, const auto& row,
-                           const auto& column) {
-      const float score = this->template score<kMasked>(request, row, column, kv_col, end, s[at]);
-      top[i] = fmaxf(top[i], score);  // NaN reaches its row through the weight
-      if constexpr (!Variant::kFactor) s[at] = score;
-    });
+    for_each(
+        rows, k0,
+        [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
+          const float score =
+              this->template score<kMasked>(request, row, column, kv_col, end, s[at]);
+          top[i] = fmaxf(top[i], score);  // NaN reaches its row through the weight
+          if constexpr (!Variant::kFactor) s[at] = score;
+        });
     float base[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -67,22 +69,24 @@ class Softmax {
       sum_[i] *= rescale[i];
       weighted_[i] *= rescale[i];
     }
-    for_each(rows, k0, [&](int at, int i, int kv_col, const auto& request, const auto& row,
-                           const auto& column) {
-      if constexpr (!Variant::kFactor) {
-        s[at] = relative(s[at], base[i]);
-        sum_[i] += s[at];
-      } else {
-        const float dot = s[at];
-        const float score = this->template score<kMasked>(request, row, column, kv_col, end, dot);
-        const float weight = relative(score, base[i]);
-        sum_[i] += weight;
-        // 0 beside a weight of 0, whatever the factor is there.
-        const float factor = Variant::factor(request, row, column, dot);
-        s[at] = score == -kInfinity ? 0.0f : weight * factor;
-        if constexpr (kWeighted<Variant>) weighted_[i] += s[at];
-      }
-    });
+    for_each(
+        rows, k0,
+        [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
+          if constexpr (!Variant::kFactor) {
+            s[at] = relative(s[at], base[i]);
+            sum_[i] += s[at];
+          } else {
+            const float dot = s[at];
+            const float score =
+                this->template score<kMasked>(request, row, column, kv_col, end, dot);
+            const float weight = relative(score, base[i]);
+            sum_[i] += weight;
+            // 0 beside a weight of 0, whatever the factor is there.
+            const float factor = Variant::factor(request, row, column, dot);
+            s[at] = score == -kInfinity ? 0.0f : weight * factor;
+            if constexpr (kWeighted<Variant>) weighted_[i] += s[at];
+          }
+        });
   }
 
  private:
@@ -93,10 +97,10 @@ class Softmax {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int kv_col = k0 + 8 * n + c;
-        rows.for_column(kv_col, [&](int i, const auto& request, const auto& row,
-                                    const auto& column) {
-          visit(fragment_index(n, i, c), i, kv_col, request, row, column);
-        });
+        rows.for_column(kv_col,
+                        [&](int i, const auto& request, const auto& row, const auto& column) {
+                          visit(fragment_index(n, i, c), i, kv_col, request, row, column);
+                        });
       }
     }
   }
