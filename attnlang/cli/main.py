@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from attnlang import __version__
 from attnlang.cli import (
+    bench,
     build,
     cache,
     check,
@@ -56,6 +57,7 @@ COMMANDS = (
     Command("explain", explain.add_arguments, explain.explain),
     Command("run", run.add_arguments, run.run),
     Command("verify", verify.add_arguments, verify.verify),
+    Command("bench", bench.add_arguments, bench.bench),
     Command("build", build.add_arguments, build.build),
     Command("help", help.add_arguments, help.help_),
     Command("doctor", doctor.add_arguments, doctor.doctor),

@@ -9,30 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from attnlang.cli.eager import eager, is_plain
+from attnlang.bench.eager import eager, is_plain
+from attnlang.bench.sdpa import sdpa
 from attnlang.cli.measure import measure
 from attnlang.invent.inputs import Call
-from attnlang.invent.masks import dense_mask
-from attnlang.ir.nodes import (
-    CallScale,
-    Compare,
-    CompareOp,
-    Const,
-    Coord,
-    CoordName,
-    Expr,
-    Raw,
-    Variant,
-)
+from attnlang.ir.nodes import Variant
 
-# What a dense mask may take; SDPA itself turns it into as many floats.
-_MAX_MASK_ELEMENTS = 1 << 29
 # The scores that eager torch holds at once in the timed sample.
 _MAX_EAGER_ELEMENTS = 1 << 24
 _PROBE_ROWS = 8
@@ -58,23 +44,10 @@ def compare_speed(variant: Variant, call: Call) -> tuple[Peer, ...]:
 
 
 def _sdpa(variant: Variant, call: Call) -> Peer:
-    if not has_plain_score(variant):
-        return Peer("torch SDPA", None, "cannot express this variant")
-    s = call.shape
-    attend = partial(scaled_dot_product_attention, call.q, call.k, call.v, enable_gqa=s.hq != s.hkv)
-    if isinstance(variant.mask, Const) and variant.mask.value:
-        return _timed("torch SDPA", attend, "the same mathematics")
-    if is_causal(variant.mask) and s.q == s.kv:
-        return _timed("torch SDPA", partial(attend, is_causal=True), "causal")
-    mask = dense_mask(variant, call, _MAX_MASK_ELEMENTS)
-    if mask is None:
-        return Peer("torch SDPA", None, "would need a dense mask, too large here")
-    note = "with a dense mask, its construction not timed"
-    return _timed("torch SDPA", partial(attend, attn_mask=mask), note)
-
-
-def _timed(name: str, work: Callable[[], Tensor], note: str) -> Peer:
-    return Peer(name, measure(work).seconds, note)
+    peer = sdpa(variant, call)
+    if peer.attend is None:
+        return Peer("torch SDPA", None, peer.how)
+    return Peer("torch SDPA", measure(peer.attend).seconds, peer.how)
 
 
 def _eager(variant: Variant, call: Call) -> Peer:
@@ -104,22 +77,3 @@ def _quicker_eager(variant: Variant, call: Call, rows: Tensor) -> tuple[str, _At
         dtype = str(candidate.q.dtype).removeprefix("torch.")
         found.append((time.perf_counter() - start, dtype, attend))
     return min(found, key=lambda f: f[0])[1:]
-
-
-def has_plain_score(variant: Variant) -> bool:
-    """Whether a variant is a softmax of scaled dot products with some mask."""
-    weights = variant.weights
-    plain_weights = isinstance(weights.softmax, Raw) and not any(
-        (weights.sink, weights.factor, weights.dropout)
-    )
-    return is_plain(variant) and plain_weights and isinstance(variant.scale, CallScale)
-
-
-def is_causal(mask: Expr) -> bool:
-    """Whether a mask is `kv_idx <= q_idx`, however it is written."""
-    match mask:
-        case Compare(CompareOp.LE, Coord(CoordName.KV_IDX), Coord(CoordName.Q_IDX)):
-            return True
-        case Compare(CompareOp.GE, Coord(CoordName.Q_IDX), Coord(CoordName.KV_IDX)):
-            return True
-    return False

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from attnlang.bench import sdpa as bench_sdpa
+from attnlang.bench.eager import eager
 from attnlang.cli import peers
-from attnlang.cli.eager import eager
 from attnlang.cli.shapes import parse_shape
 from attnlang.invent.inputs import invent
 from attnlang.invent.masks import dense_mask
@@ -23,14 +24,14 @@ def call_of(variant, shape):
 def sdpa(monkeypatch):
     """What SDPA was called with, and what it returned."""
     calls = []
-    original = peers.scaled_dot_product_attention
+    original = bench_sdpa.scaled_dot_product_attention
 
     def watched(*args, **kwargs):
         out = original(*args, **kwargs)
         calls.append((kwargs, out))
         return out
 
-    monkeypatch.setattr(peers, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(bench_sdpa, "scaled_dot_product_attention", watched)
     monkeypatch.setattr("attnlang.cli.measure._ENOUGH_SECONDS", 0.0)
     return calls
 
