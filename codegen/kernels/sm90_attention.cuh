@@ -50,11 +50,10 @@ class Forward {
     Queue queue{.order = TileOrder::of(batch, heads, kv_heads, tiles, kv_bytes),
                 .items = static_cast<int32_t>(items),
                 .heads = problem->heads,
-                .group = problem->group(),
                 .counter = nullptr};
     Maps maps{};
     const bool copied = make_maps(maps, *problem);
-    if (copied && items > ctas) {
+    if (items > ctas) {
       queue.counter = counter;
       const char* wrong = fill_bytes(counter, 0, sizeof(int32_t), call.stream);
       if (wrong != nullptr) return wrong;

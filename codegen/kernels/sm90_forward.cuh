@@ -30,11 +30,10 @@ class Consumer {
   using Params = typename Variant::Params;
 
   ATTNLANG_DEVICE Consumer(L layout, const Problem<Element>& problem, const Params& params,
-                           const Queue& queue, int group)
+                           int group)
       : layout_(layout),
         problem_(problem),
         params_(params),
-        queue_(queue),
         group_(group),
         warp_(warp_index() % 4),
         lane_(static_cast<int>(threadIdx.x % kWarp)) {}
@@ -43,9 +42,8 @@ class Consumer {
     if (group_ == L::kConsumers - 1) pass_turn();
     while (true) {
       const Message first = next_message();
-      if (first.item < 0) break;
-      const Item item = queue_.item(first.item, L::kQueryTile);
-      attend(first, item);
+      if (first.item.b < 0) break;
+      attend(first);
     }
     if (group_ == 0) await_turn();
   }
@@ -58,24 +56,27 @@ class Consumer {
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
-  ATTNLANG_DEVICE void attend(Message message, const Item& item) {
+  // One item, from its first message on.
+  ATTNLANG_DEVICE void attend(Message message) {
+    const Item item = message.item;
     const int q0 = item.q0 + group_ * kConsumerRows + warp_ * 16;
-    const int kv_len = problem_.kv_len(item.b);
-    const Rows rows = thread_rows(item, q0);
-    const Request& request = rows.requests[0];
-    Weights weights(request);
+    Weights weights;
     RowState plain[2];  // without a softmax
-    Scores s;
     Sums o = {};
     if (message.empty()) {
       release(&layout_.control().k_empty[keys_.stage]);
       keys_.advance();
     } else {
+      Scores s;
       mbarrier_wait(&layout_.control().q_full, q_round_);
       q_round_ ^= 1;
       await_turn();
       issue_scores(s);
       pass_turn();
+      // Beside the item's first product.
+      const int kv_len = problem_.kv_len(item.b);
+      const Rows rows = thread_rows(item, q0);
+      weights.start(rows.requests[0]);
       wgmma_wait<0>();
       fence_registers(s);
       release_keys(message.last());
@@ -112,7 +113,7 @@ class Consumer {
       fence_registers(o);
       release_values();
     }
-    finish(request, item, q0, weights, plain, o);
+    finish(item, q0, weights, plain, o);
   }
 
   ATTNLANG_DEVICE Rows thread_rows(const Item& item, int q0) const {
@@ -165,8 +166,9 @@ class Consumer {
     wgmma_commit();
   }
 
-  ATTNLANG_DEVICE void finish(const Request& request, const Item& item, int q0,
-                              const Weights& weights, const RowState (&plain)[2], Sums& o) {
+  ATTNLANG_DEVICE void finish(const Item& item, int q0, const Weights& weights,
+                              const RowState (&plain)[2], Sums& o) {
+    const Request request = problem_.template request<Variant>(params_, item.b, item.h, item.q0);
     RowState states[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -236,17 +238,16 @@ class Consumer {
   L layout_;
   const Problem<Element>& problem_;
   const Params& params_;
-  const Queue& queue_;
   const int group_, warp_, lane_;
   Place<L::kStages> keys_, values_;
   int q_round_ = 0;
 };
 
-template <class L, int kArrivals>
+template <class L, class Loader>
 ATTNLANG_DEVICE void start_barriers(L layout) {
   if (threadIdx.x == 0) {
     auto& control = layout.control();
-    constexpr int kConsumerWarps = L::kConsumers * 4;
+    constexpr int kArrivals = Loader::kArrivals, kConsumerWarps = L::kConsumers * 4;
     mbarrier_init(&control.q_full, kArrivals);
     mbarrier_init(&control.q_empty, kConsumerWarps);
     mbarrier_init(&control.v_landed, 1);
@@ -255,6 +256,10 @@ ATTNLANG_DEVICE void start_barriers(L layout) {
       mbarrier_init(&control.v_full[stage], kArrivals);
       mbarrier_init(&control.k_empty[stage], kConsumerWarps);
       mbarrier_init(&control.v_empty[stage], kConsumerWarps);
+    }
+    for (int i = 0; i < L::Control::kBatches; ++i) {
+      mbarrier_init(&control.batch_full[i], 1);
+      mbarrier_init(&control.batch_empty[i], Loader::kWarps);
     }
     mbarrier_init_fence();
   }
@@ -272,21 +277,23 @@ __global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
   using Tma = TmaLoader<Variant, Element, L>;
   using Loader = std::conditional_t<kGather, Gather, Tma>;
   const L layout{dynamic_shared<char>()};
-  start_barriers<L, Loader::kArrivals>(layout);
+  start_barriers<L, Loader>(layout);
   const auto params = Variant::params(arguments);
   const int group = warp_index() / 4;
   if (group == 0) {
     registers_decrease<L::kProducerRegisters>();
-    if (warp_index() < Loader::kWarps) {
+    if (warp_index() == kScout) {
+      Scout<Variant, Element, L>(layout, problem).run(params, queue);
+    } else if (warp_index() < Loader::kWarps) {
       auto loader = [&] {
         if constexpr (kGather) return Gather(layout, problem);
         else return Tma(layout, maps, problem);
       }();
-      produce<Variant, Element>(layout, problem, params, queue, loader);
+      load<Variant, Element>(layout, problem, params, loader);
     }
   } else {
     registers_increase<L::kConsumerRegisters>();
-    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, queue, group - 1).run();
+    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, group - 1).run();
   }
 }
 

@@ -1,8 +1,9 @@
 // What lies where in the shared memory of a Hopper forward kernel, and who may touch it when.
 //
 // Q, K and V tiles are panels of 64 columns: rows of 128 bytes, swizzled, as TMA writes them and
-// wgmma reads them. K and V go through rings of stages of their own; a K stage carries the message
-// that says which tile it holds, so the producer alone decides what is visited.
+// wgmma reads them. Three rings connect the warps: batches of tile numbers from the scout to the
+// loader, stages of K, each with the message that says which tile it is, and stages of V from the
+// loader to the consumers. Each side runs ahead as far as its ring is long.
 #pragma once
 
 #include <cstdint>
@@ -21,30 +22,47 @@ constexpr int kSharedLimit = 227 * 1024;
 
 constexpr int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
 
-// One tile of keys, or the end. `item` < 0: there is no more work.
-struct alignas(16) Message {
-  int32_t item;
-  int32_t k0;
-  int32_t flags;
-  int32_t unused;
+// A query tile of one (request, head).
+struct Item {
+  int32_t b, h, q0;
+};
 
+// What the scout finds for the loader: some key tiles of an item, in order.
+struct Batch {
+  static constexpr int kTiles = 32;
+
+  Item item;      // b < 0: there are no more
+  int32_t count;  // 0: the item has none
+  int32_t first, last;
+  int32_t tiles[kTiles];  // twice the first column, and 1 where elements ask the mask
+};
+
+// What the loader says to consumers with a stage of keys.
+struct alignas(16) Message {
   static constexpr int kMasked = 1;  // elements ask the mask and the end of the keys
   static constexpr int kLast = 2;    // of its item
   static constexpr int kEmpty = 4;   // the item has no tile; neither has the stage
+
+  int32_t k0, flags;
+  Item item;  // b < 0: there are no more
 
   ATTNLANG_DEVICE bool masked() const { return (flags & kMasked) != 0; }
   ATTNLANG_DEVICE bool last() const { return (flags & kLast) != 0; }
   ATTNLANG_DEVICE bool empty() const { return (flags & kEmpty) != 0; }
 };
 
-// Barriers of the rings. `full`: the producer has filled it, `empty`: all consumer warps are done.
+// Barriers of the rings: `full`, what is in a stage may be read; `empty`, all readers are done.
 template <int kStages>
 struct Control {
+  static constexpr int kBatches = 4;
+
   uint64_t q_full, q_empty;
-  uint64_t v_landed;  // a V stage that the producer looks through before it passes it on
+  uint64_t v_landed;  // a V stage that the loader looks through before it passes it on
   uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+  uint64_t batch_full[kBatches], batch_empty[kBatches];
   Message message[kStages];
-  TileRanges ranges;  // of the producer's item
+  Batch batch[kBatches];
+  TileRanges ranges;  // of the scout's item
 };
 
 // kD, kDV: the dimensions of the products; tiles hold them rounded up to whole panels.
@@ -70,7 +88,7 @@ struct Layout {
   static constexpr int kKeys = kQueryBytes;
   static constexpr int kValues = kKeys + kStages * kKeyBytes;
   static constexpr int kControl = kValues + kStages * kValueBytes;
-  static constexpr int kBytes = kControl + int{sizeof(Control<kStages>)};
+  static constexpr int kBytes = kControl + int{sizeof(sm90::Control<kStages>)};
 
   static_assert(kQueryTile % kConsumerRows == 0 && 1 <= kConsumers && kConsumers <= 3,
                 "one to three consumer warpgroups of 64 rows");
@@ -80,14 +98,13 @@ struct Layout {
   static_assert(kBytes <= kSharedLimit, "the tiles do not fit in shared memory");
   static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 512);
 
+  using Control = sm90::Control<kStages>;
   char* base;
 
   ATTNLANG_DEVICE char* queries() const { return base; }
   ATTNLANG_DEVICE char* keys(int stage) const { return base + kKeys + stage * kKeyBytes; }
   ATTNLANG_DEVICE char* values(int stage) const { return base + kValues + stage * kValueBytes; }
-  ATTNLANG_DEVICE Control<kStages>& control() const {
-    return *reinterpret_cast<Control<kStages>*>(base + kControl);
-  }
+  ATTNLANG_DEVICE Control& control() const { return *reinterpret_cast<Control*>(base + kControl); }
 };
 
 // A place in a ring: the stage, and the parity of its current round.

@@ -1,9 +1,5 @@
-// The producer warpgroup: decides which tiles are visited and fills the rings with them.
-//
-// Two loaders fill the same swizzled stages: TMA, by one warp, where rows are 16-byte aligned; and
-// a gather, by four, for any other layout. What is in a stage is the same, bit for bit: rows past
-// the end of a tensor and columns beside the vectors are zeros, and so are the values of keys that
-// no row may see, for their weight of 0 does not make a NaN harmless.
+// The producer warpgroup: one warp, the scout, finds out which tiles the CTA's items visit, well
+// ahead of those that load them.
 #pragma once
 
 #include <algorithm>
@@ -11,29 +7,27 @@
 
 #include "attnlang/device/mbarrier.cuh"
 #include "attnlang/device/ptx.cuh"
-#include "attnlang/device/tma.cuh"
+#include "attnlang/host/target.h"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_tiles.cuh"
 #include "kernels/sm90_layout.cuh"
+#include "kernels/sm90_loaders.cuh"
 
 namespace attnlang::cuda::sm90 {
 
-// A query tile of one (request, head).
-struct Item {
-  int b, h, h_kv, q0;
-};
+constexpr int kScout = 3;  // the warp
 
 // The items of a call. The first round goes by CTA number; the counter hands out the rest, so that
 // uneven items leave no gap.
 struct Queue {
   TileOrder order;
-  int32_t items, heads, group;
-  int32_t* counter;  // 0 before the kernel; null: there is one round, or all items are alike
+  int32_t items, heads;
+  int32_t* counter;  // 0 before the kernel; null: there is one round
 
   ATTNLANG_DEVICE Item item(int number, int query_tile) const {
     const auto place = order[number];
-    const int b = place.head / heads, h = place.head - b * heads;
-    return {.b = b, .h = h, .h_kv = h / group, .q0 = place.tile * query_tile};
+    const int b = place.head / heads;
+    return {.b = b, .h = place.head - b * heads, .q0 = place.tile * query_tile};
   }
   // By one warp: the item after `number`.
   ATTNLANG_DEVICE int next(int number) const {
@@ -45,285 +39,117 @@ struct Queue {
   }
 };
 
-struct Maps {
-  TensorMap q, k, v;
-};
-
-// Whether the values of a column must not be looked at.
-template <class Variant>
-ATTNLANG_DEVICE bool is_hidden(const typename Variant::Request& request, int column, int kv_len) {
-  if (column >= kv_len) return true;
-  if constexpr (Variant::kColumnMask) {
-    return !Variant::column_keep(request, Variant::column(request, column));
-  } else {
-    return false;
-  }
-}
-
-// One warp; all lanes call together, one of them issues.
 template <class Variant, class Element, class L>
-class TmaLoader {
+class Scout {
  public:
-  using Request = typename Variant::Request;
-  static constexpr int kWarps = 1;
-  static constexpr int kArrivals = 1;  // that fill a stage
+  ATTNLANG_DEVICE Scout(L layout, const Problem<Element>& problem)
+      : control_(layout.control()),
+        problem_(problem),
+        lane_(static_cast<int>(threadIdx.x % kWarp)) {}
 
-  ATTNLANG_DEVICE TmaLoader(L layout, const Maps& maps, const Problem<Element>& problem)
-      : layout_(layout), maps_(maps), problem_(problem), leader_(threadIdx.x % kWarp == 0) {
-    if (leader_) tma_prefetch(&maps.q), tma_prefetch(&maps.k), tma_prefetch(&maps.v);
-  }
-
-  ATTNLANG_DEVICE int next(const Queue& queue, int number) const { return queue.next(number); }
-  ATTNLANG_DEVICE void sync() const { __syncwarp(); }
-  ATTNLANG_DEVICE void finish() const {}
-
-  ATTNLANG_DEVICE void queries(const Item& item) {
-    auto& control = layout_.control();
-    mbarrier_wait(&control.q_empty, q_round_ ^ 1);
-    q_round_ ^= 1;
-    if (!leader_) return;
-    mbarrier_expect(&control.q_full, L::kQueryBytes);
-#pragma unroll
-    for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-      tma_load<4>(layout_.queries() + panel * L::kQueryPanel, &maps_.q, &control.q_full,
-                  panel * kPanelColumns, item.q0, item.h, item.b);
+  ATTNLANG_DEVICE void run(const typename Variant::Params& params, const Queue& queue) {
+    int number = static_cast<int>(blockIdx.x);
+    while (number < queue.items) {
+      look(params, queue.item(number, L::kQueryTile));
+      number = queue.next(number);
     }
-  }
-
-  ATTNLANG_DEVICE void keys(Place<L::kStages> place, const Message& message, const Item& item) {
-    auto& control = layout_.control();
-    uint64_t* full = &control.k_full[place.stage];
-    mbarrier_wait(&control.k_empty[place.stage], place.empty());
-    if (!leader_) return;
-    control.message[place.stage] = message;
-    if (message.empty()) {
-      mbarrier_arrive(full);
-      return;
-    }
-    mbarrier_expect(full, L::kKeyBytes);
-#pragma unroll
-    for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-      tma_load<4>(layout_.keys(place.stage) + panel * L::kKeyPanel, &maps_.k, full,
-                  panel * kPanelColumns, message.k0, item.h_kv, item.b);
-    }
-  }
-
-  ATTNLANG_DEVICE void values(Place<L::kStages> place, const Request& request, const Item& item,
-                              const KeyTile& tile, int kv_len) {
-    auto& control = layout_.control();
-    // Beyond the tensor's end TMA writes zeros; within it anything may lie.
-    const bool hides = tile.masked && (Variant::kColumnMask || kv_len < problem_.keys);
-    uint64_t* full = &control.v_full[place.stage];
-    uint64_t* landed = hides ? &control.v_landed : full;
-    mbarrier_wait(&control.v_empty[place.stage], place.empty());
-    if (leader_) {
-      mbarrier_expect(landed, L::kValueBytes);
-#pragma unroll
-      for (int panel = 0; panel < L::kDV / kPanelColumns; ++panel) {
-        tma_load<4>(layout_.values(place.stage) + panel * L::kKeyPanel, &maps_.v, landed,
-                    panel * kPanelColumns, tile.k0, item.h_kv, item.b);
-      }
-    }
-    if (!hides) return;
-    mbarrier_wait(landed, landed_round_);
-    landed_round_ ^= 1;
-    clear_hidden(layout_.values(place.stage), request, tile.k0, kv_len);
-    fence_async_shared();
-    __syncwarp();
-    if (leader_) mbarrier_arrive(full);
+    publish({-1, 0, 0}, 0, true, true, 0);
   }
 
  private:
-  ATTNLANG_DEVICE void clear_hidden(char* values, const Request& request, int k0,
-                                    int kv_len) const {
-    const int lane = static_cast<int>(threadIdx.x % kWarp);
-    for (int first = 0; first < L::kKeyTile; first += kWarp) {
-      const int row = first + lane;
-      const bool hidden = row < L::kKeyTile && is_hidden<Variant>(request, k0 + row, kv_len);
-      for (uint32_t rows = __ballot_sync(~0u, hidden); rows != 0; rows &= rows - 1) {
-        char* at = values + (first + __ffs(static_cast<int>(rows)) - 1) * kPanelRowBytes + lane * 4;
-#pragma unroll
-        for (int panel = 0; panel < L::kDV / kPanelColumns; ++panel) {
-          *reinterpret_cast<uint32_t*>(at + panel * L::kKeyPanel) = 0;
-        }
-      }
-    }
-  }
-
-  L layout_;
-  const Maps& maps_;
-  const Problem<Element>& problem_;
-  bool leader_;
-  int q_round_ = 0, landed_round_ = 0;
-};
-
-// The whole warpgroup, each thread a 16-byte chunk of a row at a time. A thread's copies are
-// announced when the next batch is under way, or when it would wait for the consumers.
-template <class Variant, class Element, class L, int kWidth, int kValueWidth>
-class GatherLoader {
- public:
-  using Request = typename Variant::Request;
-  static constexpr int kWarps = 4;
-  static constexpr int kArrivals = kWarpgroup;
-
-  ATTNLANG_DEVICE GatherLoader(L layout, const Problem<Element>& problem)
-      : layout_(layout), problem_(problem) {}
-
-  // All warps must come to the same items, so the counter is left alone.
-  ATTNLANG_DEVICE int next(const Queue&, int number) const {
-    return number + static_cast<int>(gridDim.x);
-  }
-  ATTNLANG_DEVICE void sync() const { named_barrier_sync(kBarrier, kWarpgroup); }
-  ATTNLANG_DEVICE void finish() { settle<0>(); }
-
-  ATTNLANG_DEVICE void queries(const Item& item) {
-    auto& control = layout_.control();
-    wait(&control.q_empty, q_round_ ^ 1);
-    q_round_ ^= 1;
-    const auto there = [&](int row) { return item.q0 + row < problem_.queries; };
-    copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(), problem_.q, item.b, item.h, item.q0,
-                                       there);
-    commit(&control.q_full);
-  }
-
-  ATTNLANG_DEVICE void keys(Place<L::kStages> place, const Message& message, const Item& item) {
-    auto& control = layout_.control();
-    wait(&control.k_empty[place.stage], place.empty());
-    if (threadIdx.x % kWarpgroup == 0) control.message[place.stage] = message;
-    if (!message.empty()) {
-      const auto there = [&](int row) { return message.k0 + row < problem_.keys; };
-      copy<L::kD, kWidth, L::kKeyTile>(layout_.keys(place.stage), problem_.k, item.b, item.h_kv,
-                                       message.k0, there);
-    }
-    commit(&control.k_full[place.stage]);
-  }
-
-  ATTNLANG_DEVICE void values(Place<L::kStages> place, const Request& request, const Item& item,
-                              const KeyTile& tile, int kv_len) {
-    auto& control = layout_.control();
-    wait(&control.v_empty[place.stage], place.empty());
-    const auto there = [&](int row) {
-      return tile.masked ? !is_hidden<Variant>(request, tile.k0 + row, kv_len) : true;
-    };
-    copy<L::kDV, kValueWidth, L::kKeyTile>(layout_.values(place.stage), problem_.v, item.b,
-                                           item.h_kv, tile.k0, there);
-    commit(&control.v_full[place.stage]);
-  }
-
- private:
-  static constexpr int kBarrier = 8;
-  static constexpr int kEntries = 8;  // of a chunk
-
-  // Rows first .. first + kRows - 1 of one head: `kEntriesOfRow` entries, zeros up to kColumns.
-  template <int kColumns, int kEntriesOfRow, int kRows, class There>
-  ATTNLANG_DEVICE void copy(char* to, const VectorRows<const Element>& rows, int b, int h,
-                            int first, const There& there) const {
-    constexpr int kChunks = kColumns / kEntries;
-    const bool whole = rows.vectorised && kEntriesOfRow % kEntries == 0;
-    const Element* from = rows.row(b, h, first);
-    for (int i = static_cast<int>(threadIdx.x % kWarpgroup); i < kRows * kChunks; i += kWarpgroup) {
-      const int row = i / kChunks, chunk = i % kChunks, column = chunk * kEntries;
-      char* at = to + chunk / 8 * kRows * kPanelRowBytes + row * kPanelRowBytes +
-                 ((chunk ^ row) & 7) * kVectorBytes;
-      const bool valid = column < kEntriesOfRow && there(row);
-      const Element* source = from + row * rows.stride[2] + column * rows.stride[3];
-      if (whole) {
-        cp_async<kVectorBytes>(at, source, valid);
-      } else {
-        uint32_t words[kEntries / 2] = {};
-        if (valid) gather(words, source, rows.stride[3], kEntriesOfRow - column);
-#pragma unroll
-        for (int word = 0; word < kEntries / 2; ++word) {
-          reinterpret_cast<uint32_t*>(at)[word] = words[word];
-        }
-      }
-    }
-  }
-
-  static ATTNLANG_DEVICE void gather(uint32_t (&words)[kEntries / 2], const Element* from,
-                                     int64_t stride, int entries) {
-#pragma unroll
-    for (int e = 0; e < kEntries; ++e) {
-      if (e < entries) words[e / 2] |= uint32_t{from[e * stride].bits} << (e % 2 * 16);
-    }
-  }
-
-  ATTNLANG_DEVICE void wait(uint64_t* barrier, int parity) {
-    if (mbarrier_try_wait(barrier, parity)) return;
-    settle<0>();
-    mbarrier_wait(barrier, parity);
-  }
-  ATTNLANG_DEVICE void commit(uint64_t* full) {
-    cp_async_commit();
-    settle<1>();
-    unannounced_ = full;
-  }
-  // What this thread wrote for a stage, once it is there, is seen by wgmma.
-  template <int kPending>
-  ATTNLANG_DEVICE void settle() {
-    if (unannounced_ == nullptr) return;
-    cp_async_wait<kPending>();
-    fence_async_shared();
-    mbarrier_arrive(unannounced_);
-    unannounced_ = nullptr;
-  }
-
-  L layout_;
-  const Problem<Element>& problem_;
-  uint64_t* unannounced_ = nullptr;
-  int q_round_ = 0;
-};
-
-// Goes through the CTA's items. Consumers need the keys of tile n + 1 before the values of tile n,
-// and are given them in that order.
-template <class Variant, class Element, class L, class Loader>
-ATTNLANG_DEVICE void produce(L layout, const Problem<Element>& problem,
-                             const typename Variant::Params& params, const Queue& queue,
-                             Loader& loader) {
-  auto& ranges = layout.control().ranges;
-  Place<L::kStages> keys, values;
-  for (int number = blockIdx.x; number < queue.items; number = loader.next(queue, number)) {
-    const Item item = queue.item(number, L::kQueryTile);
-    const int q1 = std::min(item.q0 + L::kQueryTile, problem.queries);
-    const int kv_len = problem.kv_len(item.b);
-    const auto request = problem.template request<Variant>(params, item.b, item.h, item.q0);
+  ATTNLANG_DEVICE void look(const typename Variant::Params& params, const Item& item) {
+    const int q1 = std::min(item.q0 + L::kQueryTile, problem_.queries);
+    const int kv_len = problem_.kv_len(item.b);
+    const auto request = problem_.template request<Variant>(params, item.b, item.h, item.q0);
     if constexpr (Variant::kMask) {
-      loader.sync();
-      if (threadIdx.x % kWarpgroup == 0) {
-        find_ranges<Variant>(ranges, request, item.q0, q1, kv_len, L::kKeyTile);
+      __syncwarp();
+      if (lane_ == 0) {
+        find_ranges<Variant>(control_.ranges, request, item.q0, q1, kv_len, L::kKeyTile);
       }
-      loader.sync();
+      __syncwarp();
     }
     const auto verdict_of = [&](int k0, int k1) {
       return tile_verdict<Variant>(request, item.q0, q1, k0, k1);
     };
     const int count = (kv_len + L::kKeyTile - 1) / L::kKeyTile;
-    KeyTiles<Variant::kMask, L::kKeyTile, decltype(verdict_of)> tiles(ranges, 0, count, kv_len,
-                                                                      verdict_of);
+    KeyTiles<Variant::kMask, L::kKeyTile, decltype(verdict_of)> tiles(control_.ranges, 0, count,
+                                                                      kv_len, verdict_of);
     KeyTile tile = tiles.next();
-    if (!tile.valid()) {
-      loader.keys(keys, {number, 0, Message::kEmpty, 0}, item);
+    bool first = true;
+    do {
+      int found = 0, mine = 0;
+      for (; tile.valid() && found < Batch::kTiles; ++found) {
+        if (lane_ == found) mine = 2 * tile.k0 + (tile.masked ? 1 : 0);
+        tile = tiles.next();
+      }
+      publish(item, found, first, !tile.valid(), mine);
+      first = false;
+    } while (tile.valid());
+  }
+
+  // `mine`: the lane's tile.
+  ATTNLANG_DEVICE void publish(const Item& item, int count, bool first, bool last, int mine) {
+    Batch& batch = control_.batch[place_.stage];
+    mbarrier_wait(&control_.batch_empty[place_.stage], place_.empty());
+    batch.tiles[lane_] = mine;
+    if (lane_ == 0) batch.item = item, batch.count = count, batch.first = first, batch.last = last;
+    __syncwarp();
+    if (lane_ == 0) mbarrier_arrive(&control_.batch_full[place_.stage]);
+    place_.advance();
+  }
+
+  typename L::Control& control_;
+  const Problem<Element>& problem_;
+  const int lane_;
+  Place<L::Control::kBatches> place_;
+};
+
+// Loads what the scout has found. Consumers need the keys of tile n + 1 before the values of tile
+// n, and are given them in that order.
+template <class Variant, class Element, class L, class Loader>
+ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
+                          const typename Variant::Params& params, Loader& loader) {
+  auto& control = layout.control();
+  Place<L::Control::kBatches> batches;
+  Place<L::kStages> keys, values;
+  KeyTile before{-1, false};  // its values are not loaded yet
+  while (true) {
+    mbarrier_wait(&control.batch_full[batches.stage], batches.full());
+    const Batch& batch = control.batch[batches.stage];
+    const Item item = batch.item;
+    const int count = batch.count;
+    const bool first = batch.first != 0, last = batch.last != 0;
+    if (count == 0) {
+      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty, .item = item});
       keys.advance();
-      continue;
-    }
-    loader.queries(item);
-    KeyTile before{-1, false};
-    while (tile.valid()) {
-      const KeyTile next = tiles.next();
-      const int flags = (tile.masked ? Message::kMasked : 0) | (next.valid() ? 0 : Message::kLast);
-      loader.keys(keys, {number, tile.k0, flags, 0}, item);
-      keys.advance();
-      if (before.valid()) {
+      if (item.b < 0) break;
+    } else {
+      const int kv_len = problem.kv_len(item.b);
+      const auto request = problem.template request<Variant>(params, item.b, item.h, item.q0);
+      if (first) loader.queries(item);
+      for (int i = 0; i < count; ++i) {
+        const int entry = batch.tiles[i];
+        const KeyTile tile{.k0 = entry / 2, .masked = entry % 2 != 0};
+        const int flags =
+            (tile.masked ? Message::kMasked : 0) | (last && i + 1 == count ? Message::kLast : 0);
+        loader.keys(keys, {.k0 = tile.k0, .flags = flags, .item = item});
+        keys.advance();
+        if (before.valid()) {
+          loader.values(values, request, item, before, kv_len);
+          values.advance();
+        }
+        before = tile;
+      }
+      if (last) {
         loader.values(values, request, item, before, kv_len);
         values.advance();
+        before = {-1, false};
       }
-      before = tile;
-      tile = next;
     }
-    loader.values(values, request, item, before, kv_len);
-    values.advance();
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) mbarrier_arrive(&control.batch_empty[batches.stage]);
+    batches.advance();
   }
-  loader.keys(keys, {-1, 0, Message::kEmpty, 0}, {});
   loader.finish();
 }
 

@@ -28,7 +28,7 @@ class Softmax {
   static constexpr bool kScaled = kScaledScore<Variant>;
   static constexpr int kValues = kKeyTile / 2;
 
-  ATTNLANG_DEVICE explicit Softmax(const Request& request) {
+  ATTNLANG_DEVICE void start(const Request& request) {
     if constexpr (kScaled) {
       const float scale = Variant::scale(request);
       sign_ = scale < 0.0f ? -1.0f : 1.0f;
