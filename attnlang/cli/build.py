@@ -15,8 +15,9 @@ from attnlang.cli import console, kernel
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
 from attnlang.cli.kernel import KernelChoice
-from attnlang.cli.options import Target, add_choice, add_file_and_name
+from attnlang.cli.options import add_choice, add_file_and_name
 from attnlang.cli.outputs import check_writable, write_whole
+from attnlang.jit.units import Target
 from attnlang.options import CpuTarget, options
 
 if TYPE_CHECKING:

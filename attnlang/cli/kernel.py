@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from attnlang.cli.errors import InputError
-from attnlang.cli.options import DType, add_choice, add_set
+from attnlang.cli.options import DType, add_set
 from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
+from attnlang.jit.units import Target
 
 if TYPE_CHECKING:
     from attnlang.passes import Lowered
@@ -29,7 +30,11 @@ _PARAM_DTYPES = {
 
 def add_arguments(parser: ArgumentParser, use: str) -> None:
     """Declare what names a kernel; `use` says for what, where a command does not always need it."""
-    add_choice(parser, "--dtype", DType, DType.F32, f"of q, k and v{use}")
+    parser.add_argument(
+        "--dtype",
+        choices=[c.value for c in DType],
+        help=f"of q, k and v{use} (default: f32; of a GPU's kernel bf16)",
+    )
     parser.add_argument(
         "--head-dim",
         default=str(_HEAD_DIM),
@@ -105,11 +110,19 @@ class KernelChoice:
         head, value = self._head_dims()
         if not takes_v(self.variant):
             value = value_dim(self.lowered.variant, head)
-        key = KernelKey(self.args.dtype, head, value, self._param_dtypes())
+        target = Target(self.args.target)
+        key = KernelKey(self._dtype(target), head, value, self._param_dtypes(), target)
         try:
             return plan(self.lowered, key)
         except WidthError as error:
             raise InputError(f"--head-dim: {error}") from None
+
+    def _dtype(self, target: Target) -> DType:
+        if self.args.dtype is None:
+            return DType.F32 if target is Target.CPU else DType.BF16
+        if target is not Target.CPU and self.args.dtype == DType.F32:
+            raise InputError(f"--dtype: kernels for {target} take bf16 and f16, not f32")
+        return DType(self.args.dtype)
 
     def _head_dims(self) -> tuple[int, int]:
         text: str = self.args.head_dim

@@ -19,12 +19,6 @@ class DType(StrEnum):
     F16 = "f16"
 
 
-class Target(StrEnum):
-    """What kernels are built for."""
-
-    CPU = "cpu"
-
-
 def torch_dtype(dtype: DType) -> torch.dtype:
     """Return torch's dtype."""
     import torch

@@ -8,8 +8,9 @@ from enum import StrEnum
 from attnlang.cli import console, kernel
 from attnlang.cli.files import Chosen, check_file, choose
 from attnlang.cli.kernel import KernelChoice
-from attnlang.cli.options import Target, add_choice, add_file_and_name
+from attnlang.cli.options import add_choice, add_file_and_name
 from attnlang.cli.settings import parse_settings
+from attnlang.jit.units import Target
 
 
 class Stage(StrEnum):

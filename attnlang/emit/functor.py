@@ -27,7 +27,7 @@ from attnlang.plan.terms import Term
 from attnlang.symbolic.range_tree import Direction
 from attnlang.symbolic.solve_mask import solve
 from attnlang.symbolic.tile_form import for_tiles
-from attnlang.symbolic.variability import Level
+from attnlang.symbolic.variability import Level, variability
 
 _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
@@ -96,7 +96,10 @@ class FunctorContext:
     tile: TileText
     vectors: tuple[tuple[str, str, str], ...]  # type, name and value of the constants
     programs: tuple[ProgramText, ...]
-    scratch: int  # floats that a program of a row is lent
+    scratch: int  # floats that a program of a row needs after its result
+    head_column_mask: str
+    skeleton: str  # of a GPU's kernel, as the next
+    tiles: tuple[tuple[str, int], ...]
     product_dim: int  # of q' and k'
     acc_dim: int
     ranges: TileText
@@ -152,6 +155,9 @@ class Functor:
             vectors=tuple(self._vectors()),
             programs=programs,
             scratch=max((p.scratch for p in programs), default=0),
+            head_column_mask=_bool(self._columns_know_heads()),
+            skeleton="" if self.plan.tiles is None else self.plan.tiles.skeleton,
+            tiles=() if self.plan.tiles is None else self.plan.tiles.constants,
             product_dim=self.plan.widths.product,
             acc_dim=self.plan.widths.acc,
             ranges=ranges,
@@ -205,6 +211,11 @@ class Functor:
             element=_ELEMENT[lane],
             splat=_SPLAT[lane],
         )
+
+    def _columns_know_heads(self) -> bool:
+        """Whether the mask of a column depends on the head."""
+        mask = self.plan.lowered.column_mask
+        return mask is not None and "h" in variability(mask)
 
     def _has_factor(self) -> bool:
         """Whether something multiplies the softmax's weights."""

@@ -6,13 +6,15 @@ No text of the spec reaches the unit but through the printers and `spec_lines`.
 
 from __future__ import annotations
 
-from attnlang.emit.dialect import CPU
+import re
+
+from attnlang.emit.dialect import CPU, CUDA
 from attnlang.emit.functor import Functor
 from attnlang.emit.templates import render
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import Plan
 
-RUN, COUNT_TILES = "attnlang_run", "attnlang_count_tiles"
+RUN, COUNT_TILES, WORKSPACE = "attnlang_run", "attnlang_count_tiles", "attnlang_workspace"
 
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
 # Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
@@ -28,14 +30,19 @@ _FLAGS = (
 
 def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
-    text = _number_lines(render(CPU.template, Functor(plan, CPU).context()), CPU.unit)
-    unit = Unit(CPU.unit, text, flags=_FLAGS)
-    return Sources(name, Target.CPU, (unit,), (RUN, COUNT_TILES))
+    target = plan.key.target
+    dialect = CPU if target is Target.CPU else CUDA
+    text = _number_lines(render(dialect.template, Functor(plan, dialect).context()), dialect.unit)
+    if target is Target.CPU:
+        return Sources(name, target, (Unit(dialect.unit, text, flags=_FLAGS),), (RUN, COUNT_TILES))
+    unit = Unit(dialect.unit, text)
+    entry_points = (RUN, COUNT_TILES, WORKSPACE)
+    return Sources(name, target, (unit,), entry_points, emulated=plan.key.emulated)
 
 
 def _number_lines(text: str, unit: str) -> str:
     """Point the compiler back at the unit after each expression of the spec (`#line 0`)."""
-    lines = text.splitlines()
+    lines = re.sub(r"\n{3,}", "\n\n", text.lstrip()).splitlines()
     for i, line in enumerate(lines):
         if line == "#line 0":
             lines[i] = f'#line {i + 2} "{unit}"'

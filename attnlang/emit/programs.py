@@ -122,7 +122,6 @@ class Programs:
     def texts(self) -> Iterator[ProgramText]:
         """Yield every program."""
         rows = self._dialect.rows
-        lent = ", [[maybe_unused]] float* scratch" if rows.scratch else ""
         for name, expr, width in self._plan.transforms.programs:
             comment, signature = _SIGNATURES[name]
             inputs = {v: v.value for v in VectorName}
@@ -133,7 +132,7 @@ class Programs:
             yield ProgramText(
                 comment,
                 "void",
-                f"{name}(const Request& r, {_unused(signature)}, float* result{lent})",
+                f"{name}(const Request& r, {_unused(signature)}, float* result)",
                 tuple(_positions(expr)),
                 tuple(program.statements),
                 None,

@@ -150,7 +150,8 @@ class VectorProgram:
         self, context: Context, rows: Rows, inputs: Mapping[VectorName, str], root: Expr
     ) -> None:
         self.statements: list[Statement] = []
-        self.scratch = 0  # floats of the memory that the caller lends
+        self.scratch = 0  # floats after the result that the caller lends
+        self._width = 0  # of the result
         self._context, self._rows, self._inputs = context, rows, inputs
         self._scalars: dict[Expr, Value] = {}
         self._arrays: dict[tuple[Expr, int], str] = {}
@@ -167,6 +168,7 @@ class VectorProgram:
 
     def vector(self, root: Expr, width: int, target: str) -> None:
         """Compute a vector into the array `target`."""
+        self._width = width
         self._define(root, width, target)
 
     def product(self, dot: Dot) -> str:
@@ -274,7 +276,8 @@ class VectorProgram:
         name = f"v{self._count}"
         self._count += 1
         if self._rows.scratch:
-            self._add(expr, f"float* const {name} = scratch + {self.scratch};")
+            place = f"result + {self._width} + {self.scratch}"
+            self._add(expr, f"float* const {name} = {place};")
             self.scratch += width
         else:
             self._add(expr, f"alignas(64) float {name}[row_room({width})];")

@@ -14,6 +14,8 @@ class Target(StrEnum):
     """What a unit is compiled for."""
 
     CPU = "cpu"
+    SM80 = "sm80"  # mma.sync and cp.async: Ampere, and whatever came after
+    SM90 = "sm90"  # wgmma and TMA: Hopper
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,4 @@ class Sources:
     target: Target
     units: tuple[Unit, ...]
     entry_points: tuple[str, ...]
+    emulated: bool = False  # units for a GPU, built to run on the CPU

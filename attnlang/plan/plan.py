@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from attnlang.ir.nodes import Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
+from attnlang.jit.units import Target
 from attnlang.passes import Lowered
+from attnlang.plan.cuda_tiles import CudaTiles, choose_tiles
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.terms import Term, hoist, invariants
@@ -30,6 +32,8 @@ class KernelKey:
     head_dim: int
     value_dim: int
     param_dtypes: tuple[str, ...]  # of the tensor parameters in their order; "none" when absent
+    target: Target = Target.CPU
+    emulated: bool = False  # a GPU's kernel that runs on the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Plan:
     terms: tuple[Term, ...]
     widths: Widths
     transforms: Transforms
+    tiles: CudaTiles | None = None  # of a GPU's kernel
 
     @property
     def roots(self) -> tuple[Expr, ...]:
@@ -67,24 +72,28 @@ def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
 
 
 def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
-    """Plan a CPU kernel.
+    """Plan a kernel.
 
-    Raises WidthError where the spec's vectors do not fit the head dims.
+    Raises WidthError where the spec's vectors do not fit the head dims, or no kernel of the target
+    takes these.
     """
     roots = tuple(expr for _, expr in lowered.roots)
     widths = measure(lowered.variant, key.head_dim, key.value_dim)
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
     roots = (*roots, *(e for program in programs for e in invariants(program)))
-    return Plan(lowered, key, hoist(roots), widths, transforms)
+    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths)
+    return Plan(lowered, key, hoist(roots), widths, transforms, tiles)
 
 
 def describe(plan: Plan) -> str:
     """Print a plan for people: skeleton, dims, and what is computed in which loop."""
     key = plan.key
+    skeleton = "cpu" if plan.tiles is None else plan.tiles.skeleton
     lines = [
-        f"kernel: cpu_attention  q, k, v: {key.dtype}  D: {key.head_dim}  DV: {key.value_dim}",
-        "skeletons: forward (lanes are queries), decode (lanes are keys)",
+        f"kernel: {skeleton}_attention  q, k, v: {key.dtype}  D: {key.head_dim}  "
+        f"DV: {key.value_dim}",
+        *_describe_tiles(plan.tiles),
     ]
     lines += describe_transforms(plan.transforms)
     for name, dtype in plan.dtypes.items():
@@ -98,3 +107,12 @@ def describe(plan: Plan) -> str:
     for name, expr, _ in plan.transforms.programs:
         lines.append(f"  vector  {name} = {print_expr(expr)}")
     return "\n".join(lines) + "\n"
+
+
+def _describe_tiles(tiles: CudaTiles | None) -> tuple[str, ...]:
+    if tiles is None:
+        return ("skeletons: forward (lanes are queries), decode (lanes are keys)",)
+    return (
+        f"tiles: {tiles.query_tile} queries x {tiles.key_tile} keys, {tiles.stages} stages, "
+        f"{tiles.warps} warps",
+    )

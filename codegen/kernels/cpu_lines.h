@@ -111,19 +111,4 @@ template <class Rows, class Columns, class Request>
   return verdict(may_meet<Rows, Columns>(r, rows, columns, a, b));
 }
 
-// `a and b and ...`: what comes first is cheap, and where it is false the rest is not asked.
-template <class... Operand>
-Verdict all_of(const Operand&... operand) {
-  Verdict v = Verdict::full;
-  static_cast<void>((... && (v = v & operand(), !is_empty(v))));
-  return v;
-}
-
-template <class... Operand>
-Verdict any_of(const Operand&... operand) {
-  Verdict v = Verdict::empty;
-  static_cast<void>((... && (v = v | operand(), !is_full(v))));
-  return v;
-}
-
 }  // namespace attnlang::cpu

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "attnlang/cpu/simd.h"
+#include "attnlang/host/integer_math.h"
 
 namespace attnlang::cpu {
 
@@ -20,19 +21,12 @@ template <Integer T>
   return min(max(x, low), high);
 }
 
-// Arithmetic of the unsigned type: overflow wraps instead of being undefined.
-inline int32_t wrapping_negate(int32_t x) {
-  return static_cast<int32_t>(-static_cast<uint32_t>(x));
-}
-inline int64_t wrapping_negate(int64_t x) {
-  return static_cast<int64_t>(-static_cast<uint64_t>(x));
-}
-inline int32_t wrapping_multiply(int32_t x, int32_t y) {
-  return static_cast<int32_t>(static_cast<uint32_t>(x) * static_cast<uint32_t>(y));
-}
-inline int64_t wrapping_multiply(int64_t x, int64_t y) {
-  return static_cast<int64_t>(static_cast<uint64_t>(x) * static_cast<uint64_t>(y));
-}
+using attnlang::floordiv;
+using attnlang::floormod;
+using attnlang::sign;
+using attnlang::wrapping_multiply;
+using attnlang::wrapping_negate;
+
 template <Vector T>
 [[gnu::always_inline]] inline T wrapping_negate(T x) {
   return -x;
@@ -47,30 +41,10 @@ template <Integer T>
   return x < 0 ? wrapping_negate(x) : x;
 }
 
-inline int32_t sign(int32_t x) { return (x > 0) - (x < 0); }
-inline int64_t sign(int64_t x) { return (x > 0) - (x < 0); }
 template <class T>
   requires(std::is_same_v<T, I> || std::is_same_v<T, L>)
 [[gnu::always_inline]] inline T sign(T x) {
   return (x < 0) - (x > 0);  // true is -1
-}
-
-inline int64_t floordiv(int64_t a, int64_t b) {
-  if (b == 0) return 0;
-  if (b == -1) return wrapping_negate(a);
-  const int64_t quotient = a / b;
-  return quotient - ((a % b != 0) & ((a ^ b) < 0));
-}
-inline int64_t floormod(int64_t a, int64_t b) {
-  if (b == 0 || b == -1) return 0;
-  const int64_t rest = a % b;
-  return rest != 0 && (rest ^ b) < 0 ? rest + b : rest;
-}
-inline int32_t floordiv(int32_t a, int32_t b) {
-  return static_cast<int32_t>(floordiv(int64_t{a}, int64_t{b}));
-}
-inline int32_t floormod(int32_t a, int32_t b) {
-  return static_cast<int32_t>(floormod(int64_t{a}, int64_t{b}));
 }
 
 using Wide = double __attribute__((vector_size(kLanes * 8)));

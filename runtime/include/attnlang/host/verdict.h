@@ -7,6 +7,8 @@
 
 #include <concepts>
 
+#include "attnlang/host/target.h"
+
 namespace attnlang {
 
 enum class Verdict { empty, full, unknown };
@@ -53,5 +55,20 @@ constexpr Verdict select(Verdict condition, Verdict a, Verdict b) {
 }
 
 constexpr Verdict narrow(Verdict a) { return a; }
+
+// `a and b and ...`: what comes first is cheap, and where it is false the rest is not asked.
+template <class... Operand>
+ATTNLANG_HD Verdict all_of(const Operand&... operand) {
+  Verdict v = Verdict::full;
+  static_cast<void>((... && (v = v & operand(), !is_empty(v))));
+  return v;
+}
+
+template <class... Operand>
+ATTNLANG_HD Verdict any_of(const Operand&... operand) {
+  Verdict v = Verdict::empty;
+  static_cast<void>((... && (v = v | operand(), !is_full(v))));
+  return v;
+}
 
 }  // namespace attnlang

@@ -1,0 +1,83 @@
+"""Which CUDA skeleton runs a kernel, and in which tiles.
+
+Maps a target and the widths of the products to `CudaTiles`, or raises WidthError where no skeleton
+takes them. Invariant: what is chosen fits the shared memory of every GPU of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnlang.jit.units import Target
+from attnlang.plan.widths import WidthError, Widths
+
+_STEP = 16  # entries that one matrix instruction multiplies
+_WIDEST = 576
+_ELEMENT_BYTES = 2
+_HEADER_BYTES = 1024  # barriers, ranges of tiles
+_SHARED_BYTES = {Target.SM80: 99 << 10, Target.SM90: 227 << 10}  # sm_86 and sm_89 have 99 KiB
+_WGMMA_WIDEST = 256  # of an accumulator
+
+
+@dataclass(frozen=True, slots=True)
+class CudaTiles:
+    """A skeleton and its tiles: rows of queries and keys, stages of keys in flight, warps."""
+
+    skeleton: str
+    query_tile: int
+    key_tile: int
+    stages: int
+    warps: int
+    blocks: int  # of a multiprocessor, at least
+
+    @property
+    def constants(self) -> tuple[tuple[str, int], ...]:
+        """The constants of the generated `Tiles`."""
+        return (
+            ("kQueryTile", self.query_tile),
+            ("kKeyTile", self.key_tile),
+            ("kStages", self.stages),
+            ("kWarps", self.warps),
+            ("kBlocks", self.blocks),
+        )
+
+
+def choose_tiles(target: Target, widths: Widths) -> CudaTiles:
+    """Choose the skeleton and its tiles. Raises WidthError for widths that none takes."""
+    for name, width in (("q", widths.product), ("v", widths.acc)):
+        if width % _STEP or width > _WIDEST:
+            raise WidthError(
+                name, f"a head dim that GPU kernels take: 16, 32, 48 ... {_WIDEST}", str(width)
+            )
+    if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
+        return _sm90(widths)
+    return next(t for t in _sm80(widths) if _bytes(t, widths) <= _SHARED_BYTES[target])
+
+
+def _sm90(widths: Widths) -> CudaTiles:
+    """Return tiles for warpgroups of 64 rows, one producer beside them."""
+    widest = max(widths.product, widths.acc)
+    if widest <= 64:
+        return CudaTiles("sm90", 192, 128, 2, 16, 1)
+    if widest <= 128:
+        return CudaTiles("sm90", 128, 128, 2, 12, 1)
+    if widest <= 192:
+        return CudaTiles("sm90", 128, 96, 2, 12, 1)
+    return CudaTiles("sm90", 128, 64, 2, 12, 1)
+
+
+def _sm80(widths: Widths) -> Iterator[CudaTiles]:
+    """Yield tiles for warps of 16 rows, the best first; wide values are shared out by two warps."""
+    value_warps = -(-widths.acc // _WGMMA_WIDEST)
+    shapes = ((128, 64), (128, 32), (64, 64), (64, 32), (64, 16), (32, 32), (32, 16), (16, 16))
+    for rows, keys in shapes:
+        yield CudaTiles("sm80", rows, keys, 2, rows // 16 * value_warps, 1)
+
+
+def _bytes(tiles: CudaTiles, widths: Widths) -> int:
+    """Return the shared memory of the mma.sync skeleton: operands, then the sums over them."""
+    entries = tiles.query_tile * widths.product
+    entries += tiles.stages * tiles.key_tile * (widths.product + widths.acc)
+    sums = tiles.query_tile * (widths.acc + 4) * 4 + tiles.warps * widths.out * 4
+    return _HEADER_BYTES + max(entries * _ELEMENT_BYTES, sums)
