@@ -1,5 +1,6 @@
-// The vocabulary of generated text on a GPU: `F`, `I`, `L`, `M` are one element each, which a thread
-// computes, and the language's functions have the names that attnlang/cpu gives them in lanes.
+// The vocabulary of generated text on a GPU: `F`, `I`, `L`, `M` are one element each, which a
+// thread computes, and the language's functions have the names that attnlang/cpu gives them in
+// lanes.
 //
 // Accurate enough for bfloat16 and float16 results: a few ulp of float32, absolute where a function
 // goes through exp2 (tanh: 1e-7); NaN passes through. tanh.approx would move scores by 2^-11 of
