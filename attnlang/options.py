@@ -47,6 +47,16 @@ VARIABLES = (
         "CPUs that kernels are built for: native, x86-64-v3, x86-64-v4 or portable",
         "native",
     ),
+    Variable(
+        "ATTNLANG_NVCC",
+        "the CUDA compiler, with arguments if need be",
+        "that of `$CUDA_HOME`, else nvcc in PATH, else one that pip installed",
+    ),
+    Variable(
+        "ATTNLANG_EMULATE",
+        "sm80 or sm90 (1: sm90): calls on CPU tensors run that GPU's kernel, emulated",
+        "0",
+    ),
     Variable("ATTNLANG_VERBOSE", "1: say on stderr what is built, and where", "0"),
 )
 
@@ -66,6 +76,8 @@ class Options:
     cxx: str | None
     jobs: int
     cpu: CpuTarget
+    nvcc: str | None
+    emulate: str | None  # the target whose kernels CPU tensors run
     verbose: bool
 
 
@@ -76,6 +88,8 @@ def options() -> Options:
         cxx=os.environ.get("ATTNLANG_CXX") or None,
         jobs=_jobs(),
         cpu=_cpu(),
+        nvcc=os.environ.get("ATTNLANG_NVCC") or None,
+        emulate=emulated_target(),
         verbose=_flag("ATTNLANG_VERBOSE"),
     )
 
@@ -102,6 +116,16 @@ def _cpu() -> CpuTarget:
     if text not in CpuTarget.__members__.values():
         raise OptionError("ATTNLANG_CPU", "one of " + ", ".join(CpuTarget), text)
     return CpuTarget(text)
+
+
+def emulated_target() -> str | None:
+    """Return the target whose kernels CPU tensors run; alone, for each call asks."""
+    text = os.environ.get("ATTNLANG_EMULATE", "").lower()
+    if text in ("sm80", "sm90"):
+        return text
+    if text not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise OptionError("ATTNLANG_EMULATE", "sm80, sm90, 0 or 1", text)
+    return "sm90" if text in ("1", "true", "yes", "on") else None
 
 
 def _flag(variable: str) -> bool:

@@ -6,7 +6,7 @@ built in, and what the kernel's code asks of a CPU. Nothing in it needs Python a
 
 from __future__ import annotations
 
-from attnlang.emit.kernel_unit import COUNT_TILES, RUN, kernel_sources
+from attnlang.emit.kernel_unit import COUNT_TILES, RUN, WORKSPACE, kernel_sources
 from attnlang.emit.op_unit import BuiltInText, op_unit
 from attnlang.jit.cpu import MACROS
 from attnlang.jit.units import Sources, Target, Unit
@@ -19,7 +19,7 @@ def aot_sources(plan: Plan, op_name: str) -> Sources:
     """Emit the object that registers `torch.ops.attnlang.<op_name>` with one kernel."""
     kernel = kernel_sources(plan, op_name)
     binding = op_unit(plan.lowered.variant, op_name, _built_in(plan))
-    return Sources(f"{op_name}_aot", Target.CPU, (*kernel.units, _features(), binding), ())
+    return Sources(f"{op_name}_aot", kernel.target, (*kernel.units, _features(), binding), ())
 
 
 def _built_in(plan: Plan) -> BuiltInText:
@@ -31,6 +31,8 @@ def _built_in(plan: Plan) -> BuiltInText:
         param_dtypes=tuple(_dtype(d) for d in (*key.param_dtypes, "none")),
         run=RUN,
         count_tiles=COUNT_TILES,
+        workspace="nullptr" if key.target is Target.CPU else WORKSPACE,
+        target=key.target.code,
         features=_FEATURES,
     )
 

@@ -25,7 +25,7 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 1, 4  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 2, 4  # kApiVersion, kCallVersion
 
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 

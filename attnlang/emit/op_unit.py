@@ -99,6 +99,8 @@ class BuiltInText:
     param_dtypes: tuple[str, ...]  # with a spare one where there is none
     run: str
     count_tiles: str
+    workspace: str  # nullptr: of the CPU
+    target: int
     features: str
 
 

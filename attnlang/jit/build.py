@@ -38,7 +38,7 @@ _ERROR = re.compile(
 _UNDEFINED = re.compile(r"undefined (?:reference to|symbol:?) .*$", re.M)
 _LINKER_ERROR = re.compile(r"^.*/ld(?:\.\w+)?: ?.*$", re.M)
 _DRIVER_ERROR = re.compile(r"^.*error: .*$", re.M)
-_KEPT = (".cpp", ".so", ".map", ".ninja", ".h")
+_KEPT = (".cpp", ".cu", ".so", ".map", ".ninja", ".h")
 
 _built: dict[tuple[Path, str], Path] = {}
 

@@ -17,6 +17,8 @@ from attnlang.jit import ninja
 from attnlang.jit.cache import Store
 from attnlang.jit.cpu import this_cpu
 from attnlang.jit.errors import BuildError
+from attnlang.jit.nvcc import INSTALL_HELP as NVCC_HELP
+from attnlang.jit.nvcc import find_nvcc
 from attnlang.jit.recipe import torch_install
 from attnlang.jit.toolchain import (
     INSTALL_HELP,
@@ -172,11 +174,19 @@ def _openmp_runtime() -> Check:
 
 
 def _nvcc() -> Check:
-    path = shutil.which("nvcc")
-    return Check("nvcc", True, path or "not found (CPU kernels do not need it)")
+    try:
+        return Check("nvcc", True, str(find_nvcc()))
+    except BuildError as error:
+        if not _gpus() and options().nvcc is None:
+            return Check("nvcc", True, f"{error.summary}; CPU kernels need none")
+        return Check("nvcc", False, error.summary, NVCC_HELP)
 
 
 def _gpu() -> Check:
-    found = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    found = _gpus()
     detail = f"{len(found)} NVIDIA device(s)" if found else "none (CPU kernels do not need one)"
     return Check("GPU", True, detail)
+
+
+def _gpus() -> list[Path]:
+    return sorted(Path("/dev").glob("nvidia[0-9]*"))

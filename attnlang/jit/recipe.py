@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnlang.assets import asset
-from attnlang.jit import ninja
+from attnlang.jit import ninja, nvcc
 from attnlang.jit.closure import include_closure
 from attnlang.jit.errors import BuildError
 from attnlang.jit.toolchain import (
@@ -25,7 +25,7 @@ from attnlang.jit.toolchain import (
     find_compiler,
     needed_features,
 )
-from attnlang.jit.units import Sources
+from attnlang.jit.units import Sources, Unit
 from attnlang.options import CpuTarget, options
 
 FORMAT = 1  # of the cache's entries; another number is another key
@@ -42,6 +42,7 @@ _COMPILE_FLAGS = (
     "-fvisibility-inlines-hidden",
 )
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,-z,defs", "-Wl,--as-needed")
+_EMULATOR_FLAGS = ("-x", "c++", "-O2", "-pthread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Recipe:
     library: str
     sources: Sources
     edges: tuple[ninja.Edge, ...]
-    compiler: Compiler
+    compiler: Compiler  # of the kernels
     cpu: CpuTarget
 
     @property
@@ -69,7 +70,7 @@ class Recipe:
         """The CPU features that the built code may use."""
         if not _uses_cpu(self.sources):
             return ()
-        return needed_features(self.compiler, cpu_flags(self.cpu))
+        return needed_features(self.compiler, cpu_flags(self.cpu))  # no GPU's: the CPU's compiler
 
     def files(self) -> dict[str, str]:
         """Return the name and text of each file that the build starts from."""
@@ -79,6 +80,20 @@ class Recipe:
         return files
 
 
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    compiler: Compiler
+    nvcc: Compiler | None  # where units are for a GPU
+    cpu: CpuTarget
+    torch: TorchInstall | None  # where a unit calls it
+
+    @property
+    def host_flags(self) -> tuple[str, ...]:
+        """The host compiler for nvcc; one that is named with arguments is left for it to find."""
+        command = self.compiler.command
+        return ("-ccbin", command[0]) if len(command) == 1 else ()
+
+
 def include_roots() -> tuple[Path, ...]:
     """Return the folders in which units look for our headers."""
     return (asset("runtime", "include"), asset("codegen"))
@@ -86,14 +101,17 @@ def include_roots() -> tuple[Path, ...]:
 
 def make_recipe(sources: Sources, cpu: CpuTarget | None = None) -> Recipe:
     """Choose the tools and flags for the sources. Raises BuildError when a tool is missing."""
-    compiler = find_compiler()
-    cpu = cpu or options().cpu
-    torch = torch_install() if any(unit.torch for unit in sources.units) else None
+    tools = _Tools(
+        find_compiler(),
+        nvcc.find_nvcc() if sources.on_gpu else None,
+        cpu or options().cpu,
+        torch_install() if any(unit.torch for unit in sources.units) else None,
+    )
     stem = _file_stem(sources.name)
-    key = f"{stem}-{_digest(sources, compiler, cpu, torch)}"
+    key = f"{stem}-{_digest(sources, tools)}"
     library = f"{stem}.so"
-    edges = _edges(sources, library, compiler, cpu, torch)
-    return Recipe(key, library, sources, edges, compiler, cpu)
+    edges = _edges(sources, library, tools)
+    return Recipe(key, library, sources, edges, tools.nvcc or tools.compiler, tools.cpu)
 
 
 def torch_install() -> TorchInstall:
@@ -112,43 +130,67 @@ def _file_stem(name: str) -> str:
     return stem or "unit"
 
 
-def _digest(
-    sources: Sources, compiler: Compiler, cpu: CpuTarget, torch: TorchInstall | None
-) -> str:
+def _roots(sources: Sources) -> tuple[Path, ...]:
+    """Return the folders of headers; the emulator's twins stand before what they replace."""
+    return ((asset("runtime", "emulator"),) if sources.emulated else ()) + include_roots()
+
+
+def _digest(sources: Sources, tools: _Tools) -> str:
     material = [
         FORMAT,
         sources.name,
         str(sources.target),
+        sources.emulated,
         [(unit.name, unit.text, unit.torch, unit.flags) for unit in sources.units],
         sources.entry_points,
-        include_closure((unit.text for unit in sources.units), include_roots()),
-        [_COMPILE_FLAGS, _LINK_FLAGS, TORCH_TARGET, compiler.command[1:]],
-        compiler.identity,
-        cpu_identity(cpu) if _uses_cpu(sources) else None,
-        torch and torch.version,
+        include_closure((unit.text for unit in sources.units), _roots(sources)),
+        [_COMPILE_FLAGS, _LINK_FLAGS, _EMULATOR_FLAGS, TORCH_TARGET, tools.compiler.command[1:]],
+        tools.compiler.identity,
+        [nvcc.FLAGS, tools.nvcc.command[1:], tools.nvcc.identity] if tools.nvcc else None,
+        cpu_identity(tools.cpu) if _uses_cpu(sources) else None,
+        tools.torch and tools.torch.version,
     ]
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:20]
 
 
-def _edges(
-    sources: Sources, library: str, compiler: Compiler, cpu: CpuTarget, torch: TorchInstall | None
-) -> tuple[ninja.Edge, ...]:
-    includes = [f"-I{root}" for root in include_roots()]
+def _edges(sources: Sources, library: str, tools: _Tools) -> tuple[ninja.Edge, ...]:
     edges: list[ninja.Edge] = []
     objects: list[str] = []
     for unit in sources.units:
         output = f"{unit.name}.o"
-        special = _torch_flags(torch) if unit.torch and torch else cpu_flags(cpu)
-        words = [*compiler.command, *_COMPILE_FLAGS, *special, *unit.flags, *includes]
-        words += ["-c", unit.name, "-o", output]
+        words = [*_compile(unit, sources, tools), "-c", unit.name, "-o", output]
         edges.append(ninja.Edge(output, (unit.name,), shlex.join(words), f"compile {unit.name}"))
         objects.append(output)
-    words = [*compiler.command, *_LINK_FLAGS, *objects, f"-Wl,--version-script={EXPORTS}"]
-    if torch:
-        words += [f"-L{torch.lib}", "-ltorch_cpu"]
+    words = [*_link(objects, tools)]
+    if tools.torch:
+        words += [f"-L{tools.torch.lib}", "-ltorch_cpu"]
     words += ["-o", library]
     edges.append(ninja.Edge(library, (*objects, EXPORTS), shlex.join(words), f"link {library}"))
     return tuple(edges)
+
+
+def _compile(unit: Unit, sources: Sources, tools: _Tools) -> list[str]:
+    """Return the command that compiles a unit, but for its input and output."""
+    includes = [f"-I{root}" for root in _roots(sources)]
+    if unit.name.endswith(".cu") and tools.nvcc:
+        architecture = nvcc.arch_flags(sources.target)
+        words = [*tools.nvcc.command, *tools.host_flags, *nvcc.FLAGS, *architecture]
+        return [*words, *unit.flags, *includes]
+    if unit.torch and tools.torch:
+        special = _torch_flags(tools.torch)
+    elif sources.on_gpu:
+        special = ()
+    else:
+        special = cpu_flags(tools.cpu) + (_EMULATOR_FLAGS if sources.emulated else ())
+    return [*tools.compiler.command, *_COMPILE_FLAGS, *special, *unit.flags, *includes]
+
+
+def _link(objects: list[str], tools: _Tools) -> list[str]:
+    if tools.nvcc is None:
+        script = f"-Wl,--version-script={EXPORTS}"
+        return [*tools.compiler.command, *_LINK_FLAGS, *objects, script]
+    linker = ["-Xlinker", f"--as-needed,-z,defs,--version-script={EXPORTS}"]
+    return [*tools.nvcc.command, *tools.host_flags, "-shared", *linker, *objects]
 
 
 def _uses_cpu(sources: Sources) -> bool:
@@ -157,7 +199,7 @@ def _uses_cpu(sources: Sources) -> bool:
     Units that call torch are not: they compute nothing, and with vector code enabled torch's
     headers read all of the intrinsics, which doubles the time of the build.
     """
-    return not all(unit.torch for unit in sources.units)
+    return not sources.on_gpu and not all(unit.torch for unit in sources.units)
 
 
 def _torch_flags(torch: TorchInstall) -> tuple[str, ...]:

@@ -79,10 +79,10 @@ def _identify(command: tuple[str, ...]) -> Compiler:
     if done.returncode != 0 or not first:
         said = done.stderr.strip().partition("\n")[0]
         raise BuildError(f"the C++ compiler does not tell its version: {said}", command=shown)
-    return Compiler(command, f"{first} {_own_file(command)}", "clang" in first.lower())
+    return Compiler(command, f"{first} {own_file(command)}", "clang" in first.lower())
 
 
-def _own_file(command: tuple[str, ...]) -> str:
+def own_file(command: tuple[str, ...]) -> str:
     """Tell rebuilt compilers of one version apart, as ccache does: by size and time."""
     stat = Path(command[0]).stat()
     return f"[{stat.st_size}-{stat.st_mtime_ns}]"

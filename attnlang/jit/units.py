@@ -17,6 +17,11 @@ class Target(StrEnum):
     SM80 = "sm80"  # mma.sync and cp.async: Ampere, and whatever came after
     SM90 = "sm90"  # wgmma and TMA: Hopper
 
+    @property
+    def code(self) -> int:
+        """The number by which an op's binding knows it (`attnlang::op::KernelKey`)."""
+        return {Target.CPU: 0, Target.SM80: 80, Target.SM90: 90}[self]
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -41,3 +46,8 @@ class Sources:
     units: tuple[Unit, ...]
     entry_points: tuple[str, ...]
     emulated: bool = False  # units for a GPU, built to run on the CPU
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether nvcc compiles the units that are not torch's."""
+        return self.target is not Target.CPU and not self.emulated

@@ -142,7 +142,9 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
 
 
 def check_places(q: Tensor, others: Mapping[str, object]) -> None:
-    """Check that every tensor is a dense one where q is, on the CPU.
+    """Check that every tensor is a dense one where q is, on the CPU or a GPU.
+
+    A number may also be a 0-d tensor on the CPU beside tensors on a GPU.
 
     A kernel reads memory: one tensor on `meta` among real ones would make torch answer with memory
     that nobody wrote.
@@ -150,9 +152,10 @@ def check_places(q: Tensor, others: Mapping[str, object]) -> None:
     for name, x in {"q": q, **others}.items():
         if not isinstance(x, Tensor):
             continue
-        if x.device.type not in ("cpu", "meta"):
-            raise CallError(name, "a CPU tensor", f"one on {x.device}")
-        if x.device.type != q.device.type:
+        if x.device.type not in ("cpu", "cuda", "meta"):
+            raise CallError(name, "a CPU or CUDA tensor", f"one on {x.device}")
+        number = q.device.type == "cuda" and x.dim() == 0 and x.device.type == "cpu"
+        if x.device != q.device and not number:
             raise CallError(name, f"a tensor on q's device, {q.device}", f"one on {x.device}")
         if x.layout is not torch.strided:
             layout = str(x.layout).removeprefix("torch.")

@@ -18,10 +18,12 @@ from attnlang.emit.op_schema import op_name
 from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
 from attnlang.jit.build import build
+from attnlang.jit.units import Target
+from attnlang.ops.errors import CallError
 from attnlang.ops.torch_op import TorchOp
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
-from attnlang.plan.widths import Widths, measure, value_dim
+from attnlang.plan.widths import WidthError, Widths, measure, value_dim
 
 progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
 """Called with a line for each thing that is built; the command line shows it."""
@@ -68,8 +70,14 @@ class Specialised:
 
     def build_kernel(self, key: KernelKey) -> Path:
         """Build (or find in the cache) the kernel of a key."""
-        sources = kernel_sources(plan(self.lowered, key), f"{self.name}_{key.dtype}")
-        return build(sources, progress=progress.get())
+        try:
+            planned = plan(self.lowered, key)
+        except WidthError as error:
+            raise CallError(error.argument, error.expected, error.found) from None
+        name = f"{self.name}_{key.dtype}"
+        if key.target is not Target.CPU:
+            name += f"_{key.target}{'_emulated' if key.emulated else ''}"
+        return build(kernel_sources(planned, name), progress=progress.get())
 
 
 def const_values(

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-from attnlang.emit.kernel_unit import COUNT_TILES, RUN
+from attnlang.emit.kernel_unit import COUNT_TILES, RUN, WORKSPACE
 from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
+from attnlang.jit.units import Target
+from attnlang.ops.targets import Runs, binding_device, runs_on
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import Widths, measure, value_dim
 
@@ -50,15 +52,19 @@ class _KeyStruct(ctypes.Structure):
         ("dtype", ctypes.c_int32),
         ("head_dim", ctypes.c_int32),
         ("value_dim", ctypes.c_int32),
+        ("target", ctypes.c_int32),
         ("count", ctypes.c_int32),
         ("param_dtypes", ctypes.POINTER(ctypes.c_int32)),
     )
 
 
 _KeyPointer = ctypes.POINTER(_KeyStruct)
-_AddFunction = ctypes.CFUNCTYPE(None, _KeyPointer, ctypes.c_void_p, ctypes.c_void_p)
-_BuilderFunction = ctypes.CFUNCTYPE(ctypes.c_int, _KeyPointer, ctypes.c_void_p)
+_AddFunction = ctypes.CFUNCTYPE(
+    None, _KeyPointer, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+)
+_BuilderFunction = ctypes.CFUNCTYPE(ctypes.c_int, _KeyPointer, ctypes.c_int32, ctypes.c_void_p)
 _SetBuilderFunction = ctypes.CFUNCTYPE(None, _BuilderFunction)
+_SetTargetFunction = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_int32)
 
 
 class _ApiStruct(ctypes.Structure):
@@ -67,6 +73,7 @@ class _ApiStruct(ctypes.Structure):
         ("call_version", ctypes.c_int32),
         ("add", _AddFunction),
         ("set_builder", _SetBuilderFunction),
+        ("set_target", _SetTargetFunction),
     )
 
 
@@ -93,6 +100,7 @@ class TorchOp:
         self._build_kernel = build_kernel
         self._check = check
         self._ready: set[KernelKey] = set()
+        self._targets: dict[int, int] = {-1: 0}  # by the binding's number of a device
         self._building = threading.RLock()
         ops = getattr(torch.ops, NAMESPACE)
         self.overload = getattr(ops, schema.name).default
@@ -132,8 +140,15 @@ class TorchOp:
                 _registered[op_name] = op
             return _registered[op_name]
 
-    def ensure(self, key: KernelKey) -> None:
-        """See to it that the kernel of a key is built and known to the op. Raises BuildError."""
+    def ensure(self, key: KernelKey, device: torch.device) -> None:
+        """See to it that the kernel of a key is built and known to the op, and runs on a device.
+
+        Raises BuildError.
+        """
+        number, code = binding_device(device), Runs(key.target, key.emulated).code
+        if self._targets.get(number) != code:
+            self._api.set_target(number, code)
+            self._targets[number] = code
         if key in self._ready:
             return
         with self._building:
@@ -145,11 +160,17 @@ class TorchOp:
         """Load a built kernel and hand it to the op; the first one of a key stays."""
         handle = load(library)
         run, count_tiles = (_address(handle, name) for name in (RUN, COUNT_TILES))
+        workspace = None if key.target is Target.CPU else _address(handle, WORKSPACE)
         dtypes = (ctypes.c_int32 * len(key.param_dtypes))(*map(_code, key.param_dtypes))
         struct = _KeyStruct(
-            _code(key.dtype), key.head_dim, key.value_dim, len(key.param_dtypes), dtypes
+            _code(key.dtype),
+            key.head_dim,
+            key.value_dim,
+            Runs(key.target, key.emulated).code,
+            len(key.param_dtypes),
+            dtypes,
         )
-        self._api.add(ctypes.byref(struct), run, count_tiles)
+        self._api.add(ctypes.byref(struct), run, count_tiles, workspace)
 
     def arguments(
         self, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -168,7 +189,9 @@ class TorchOp:
             if a.role in (Role.TENSOR, Role.OPTIONAL_TENSOR)
         )
         # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
-        return KernelKey(_dtype_name(q), int(q.shape[3]), self._widths(arguments).value, dtypes)
+        runs = runs_on(q.device)
+        width = self._widths(arguments).value
+        return KernelKey(_dtype_name(q), int(q.shape[3]), width, dtypes, runs.target, runs.emulated)
 
     def _widths(self, arguments: Mapping[str, object]) -> Widths:
         """Return the widths of a call's vectors."""
@@ -208,16 +231,27 @@ class TorchOp:
         arguments = self.arguments(args, kwargs)
         if self._check is not None:
             self._check(arguments)
-        self.ensure(self.key(arguments))
+        q = arguments["q"]
+        assert isinstance(q, Tensor)
+        self.ensure(self.key(arguments), q.device)
         return arguments
 
-    def _build_for_binding(self, key: ctypes._Pointer[_KeyStruct], error: int) -> int:
+    def _build_for_binding(self, key: ctypes._Pointer[_KeyStruct], device: int, error: int) -> int:
         """Build for a bare call of the op; no exception may pass through C++."""
         try:
             found = key.contents
             dtypes = tuple(_name(found.param_dtypes[i]) for i in range(found.count))
-            wanted = KernelKey(_name(found.dtype), found.head_dim, found.value_dim, dtypes)
-            self.ensure(wanted)
+            place = torch.device("cpu") if device < 0 else torch.device("cuda", device)
+            runs = runs_on(place)
+            wanted = KernelKey(
+                _name(found.dtype),
+                found.head_dim,
+                found.value_dim,
+                dtypes,
+                runs.target,
+                runs.emulated,
+            )
+            self.ensure(wanted, place)
         except BaseException as failure:
             text = f"{type(failure).__name__}: {failure}".encode()[: _ERROR_SIZE - 1]
             ctypes.memmove(error, text + b"\0", len(text) + 1)

@@ -21,6 +21,7 @@ from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
+from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, short_freqs
@@ -315,7 +316,7 @@ class Variant:
         check.check_per_request("kv_lens", kv_lens, shape.b, number=False)
         check.check_selection(kv_indices, kv_block, shape)
         _refuse_gradients({"q": q, "k": k, "v": v, **values})
-        specialised.op.ensure(self.kernel_key(q, dv, values))
+        specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
 
     def _passed(
         self, k: Tensor, v: Tensor | None, args: tuple[ParamValue, ...]
@@ -363,7 +364,9 @@ class Variant:
                     dtypes.append(check.DTYPE_NAMES[value.dtype])
                 else:
                     dtypes.append("none")
-        return KernelKey(check.DTYPE_NAMES[q.dtype], q.shape[3], dv, tuple(dtypes))
+        runs = check_dtype(q)
+        name = check.DTYPE_NAMES[q.dtype]
+        return KernelKey(name, q.shape[3], dv, tuple(dtypes), runs.target, runs.emulated)
 
     def _op_arguments(
         self,

@@ -277,7 +277,7 @@ def test_a_failed_build_raises_with_its_words(op):
     with pytest.raises(RuntimeError, match="BuildError: the toolchain is on holiday"):
         op.overload(*call.qkv, table=call.table)
     with pytest.raises(BuildError, match="the toolchain is on holiday"):
-        op.ensure(KernelKey("f32", UNBUILDABLE, 26, ("f32", "none")))
+        op.ensure(KernelKey("f32", UNBUILDABLE, 26, ("f32", "none")), torch.device("cpu"))
 
 
 def test_ops_side_by_side(op, plain, call):

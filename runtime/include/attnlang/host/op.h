@@ -13,108 +13,12 @@
 
 #include "attnlang/host/call.h"
 #include "attnlang/host/op_built_in.h"
-#include "attnlang/host/op_extents.h"
 #include "attnlang/host/op_kernels.h"
+#include "attnlang/host/op_results.h"
+#include "attnlang/host/op_spec.h"
 #include "attnlang/host/op_values.h"
 
 namespace attnlang::op {
-
-// What an argument of the schema is for.
-enum class Role : int32_t {
-  q,
-  k,
-  v,
-  real,
-  integer,
-  boolean,  // a 0-d parameter as a number
-  real_tensor,
-  integer_tensor,  // the same as a 0-d tensor, optional
-  tensor,
-  optional_tensor,  // a tensor parameter
-  scale,
-  scale_tensor,
-  q_offset,
-  q_offset_tensor,
-  kv_offset,
-  kv_offset_tensor,
-  kv_lens,
-  seed,
-  seed_tensor,
-  kv_indices,
-  kv_block,
-  return_lse,
-  return_max,
-};
-
-constexpr bool is_tensor(Role role) {
-  switch (role) {
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::real_tensor:
-    case Role::integer_tensor:
-    case Role::tensor:
-    case Role::optional_tensor:
-    case Role::scale_tensor:
-    case Role::q_offset_tensor:
-    case Role::kv_offset_tensor:
-    case Role::kv_lens:
-    case Role::seed_tensor:
-    case Role::kv_indices:
-      return true;
-    default:
-      return false;
-  }
-}
-
-constexpr bool is_optional(Role role) {
-  switch (role) {
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::real:
-    case Role::integer:
-    case Role::boolean:
-    case Role::tensor:
-    case Role::kv_offset:
-    case Role::kv_block:
-    case Role::return_lse:
-    case Role::return_max:
-      return false;
-    default:
-      return true;
-  }
-}
-
-struct Argument {
-  const char* name;
-  Role role;
-  int32_t index;  // of the scalar or tensor parameter
-};
-
-enum class TensorKind : int32_t { real, integer, boolean };
-
-struct TensorParam {
-  TensorKind kind;
-  int32_t rank;
-};
-
-// Everything about an op that its generated unit knows; arrays have a spare element where empty.
-struct Spec {
-  const char* name;
-  const char* schema;
-  const char* tiles_schema;
-  const char* api_schema;
-  const Argument* arguments;
-  int32_t argument_count;
-  int32_t scalar_count;
-  const TensorParam* tensors;
-  const char* const* tensor_names;
-  int32_t tensor_count;
-  int32_t size_count;
-  bool has_dropout;                // a call needs a seed
-  void (*bind)(Extents& extents);  // solves the bound sizes and compares the declared shapes
-};
 
 template <const Spec& kSpec>
 class Binding {
@@ -122,17 +26,20 @@ class Binding {
   // Defines and implements the ops. Where another object did so before (a just-in-time and an
   // ahead-of-time copy in one process), that one stays in charge.
   Binding() {
-    TorchLibraryHandle definitions = nullptr, cpu = nullptr, all = nullptr;
+    TorchLibraryHandle definitions = nullptr, cpu = nullptr, cuda = nullptr, all = nullptr;
     check(aoti_torch_library_init_fragment("attnlang", kFile, 0, &definitions), "open a library");
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
     check(aoti_torch_library_def(definitions, kSpec.tiles_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.api_schema), "define an op");
     check(aoti_torch_library_init_impl("attnlang", "CPU", kFile, 0, &cpu), "open a library");
+    check(aoti_torch_library_init_impl("attnlang", "CUDA", kFile, 0, &cuda), "open a library");
     check(aoti_torch_library_init_impl("attnlang", "CompositeExplicitAutograd", kFile, 0, &all),
           "open a library");
     const std::string name = kSpec.name;
-    implement(cpu, name, forward);
-    implement(cpu, name + "_tiles", count_tiles);
+    for (const TorchLibraryHandle library : {cpu, cuda}) {
+      implement(library, name, forward);
+      implement(library, name + "_tiles", count_tiles);
+    }
     implement(all, name + "_api", lend_api);
     // The library handles live as long as the registration: until the process ends.
   }
@@ -158,8 +65,11 @@ class Binding {
   // A call and the arrays that it points to.
   struct Bound {
     Call call{};
+    Device device{};     // q's
+    int32_t target = 0;  // what a kernel for the call is built for
     bool return_lse = false, return_max = false, has_seed = false;
     std::array<Number, kSpec.scalar_count + 1> scalars{};
+    std::array<DeviceScalar, kSpec.scalar_count + 1> device_scalars{};
     std::array<Tensor, kSpec.tensor_count + 1> tensors{};
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
@@ -170,6 +80,7 @@ class Binding {
       call.version = kCallVersion;
       call.default_q_offset = 1;
       call.scalars = scalars.data();
+      call.device_scalars = device_scalars.data();
       call.tensors = tensors.data();
       call.sizes = sizes.data();
       for (int32_t i = 0; i < kSpec.argument_count; ++i) {
@@ -185,13 +96,15 @@ class Binding {
       const char* name = argument.name;
       switch (argument.role) {
         case Role::q:
+          device = device_of(as_handle(value), name);
+          target = kernels().target_of(device);
           call.q = view(as_handle(value), name);
           break;
         case Role::k:
-          call.k = view(as_handle(value), name);
+          call.k = view_beside_q(value, name);
           break;
         case Role::v:
-          call.v = view(as_handle(value), name);
+          call.v = view_beside_q(value, name);
           break;
         case Role::real:
           scalars[argument.index].real = as_real(value);
@@ -203,20 +116,27 @@ class Binding {
           scalars[argument.index].integer = as_boolean(value);
           break;
         case Role::real_tensor:
-          scalars[argument.index].real = read_real(as_handle(value), name);
+          if (!defer(value, name, device_scalars[argument.index])) {
+            scalars[argument.index].real = read_real(as_handle(value), name);
+          }
           break;
         case Role::integer_tensor:
-          scalars[argument.index].integer = read_integer(as_handle(value), name);
+          if (!defer(value, name, device_scalars[argument.index])) {
+            scalars[argument.index].integer = read_integer(as_handle(value), name);
+          }
           break;
         case Role::tensor:
         case Role::optional_tensor:
-          take_tensor(argument.index, view(as_handle(value), name));
+          take_tensor(argument.index, view_beside_q(value, name));
           break;
         case Role::scale:
           call.scale = as_real(value), has_scale_ = true;
           break;
         case Role::scale_tensor:
-          call.scale = read_real(as_handle(value), name), has_scale_ = true;
+          has_scale_ = true;
+          if (!defer(value, name, call.device_scale)) {
+            call.scale = read_real(as_handle(value), name);
+          }
           break;
         case Role::q_offset:
           call.q_offset = one(as_integer(value), name), call.default_q_offset = 0;
@@ -237,10 +157,13 @@ class Binding {
           call.seed = static_cast<uint64_t>(as_integer(value)), has_seed = true;
           break;
         case Role::seed_tensor:
-          call.seed = static_cast<uint64_t>(read_integer(as_handle(value), name)), has_seed = true;
+          has_seed = true;
+          if (!defer(value, name, call.device_seed)) {
+            call.seed = static_cast<uint64_t>(read_integer(as_handle(value), name));
+          }
           break;
         case Role::kv_indices:
-          call.kv_indices = view(as_handle(value), name);
+          call.kv_indices = view_beside_q(value, name);
           break;
         case Role::kv_block:
           call.kv_block = as_integer(value);
@@ -252,6 +175,23 @@ class Binding {
           return_max = as_boolean(value);
           break;
       }
+    }
+
+    // A tensor on q's device.
+    Tensor view_beside_q(StableIValue value, const char* name) const {
+      if (!(device_of(as_handle(value), name) == device)) {
+        refuse_argument(name, "expected a tensor on q's device");
+      }
+      return view(as_handle(value), name);
+    }
+
+    // Leaves a 0-d tensor to the kernel where that is a GPU's and can read it.
+    bool defer(StableIValue value, const char* name, DeviceScalar& scalar) const {
+      if (target == 0 || !(device_of(as_handle(value), name) == device)) return false;
+      const Tensor tensor = view(as_handle(value), name);
+      if (tensor.rank != 0) refuse_argument(name, "expected a tensor of one number");
+      scalar = {.data = tensor.data, .dtype = tensor.dtype};
+      return true;
     }
 
     void take_tensor(int32_t index, const Tensor& tensor) {
@@ -277,7 +217,7 @@ class Binding {
 
     // An integer a request; B is compared in `finish`, the values too.
     PerRequest each(AtenTensorHandle handle, const char* name) {
-      const Tensor tensor = view(handle, name);
+      const Tensor tensor = view_beside_q(from_handle(handle), name);
       if (tensor.dtype != DType::i32 && tensor.dtype != DType::i64) {
         refuse_argument(name, "expected int32 or int64");
       }
@@ -293,14 +233,17 @@ class Binding {
       if (call.kv_lens.data == nullptr) call.kv_lens.value = extents.KV;
       if (extents.DV < 1 || extents.out < 1) refuse_argument("q", "too narrow for the spec");
       out_dim = extents.out;
-      expect_positions(call.q_offset, "q_offset", extents.B);
-      expect_positions(call.kv_offset, "kv_offset", extents.B);
+      if (target == 0) {
+        expect_positions(call.q_offset, "q_offset", extents.B);
+        expect_positions(call.kv_offset, "kv_offset", extents.B);
+      }
       for (int32_t i = 0; i < kSpec.tensor_count; ++i) {
         dtypes[i] = tensors[i].data == nullptr ? kAbsent : static_cast<int32_t>(tensors[i].dtype);
       }
       key = {.dtype = static_cast<int32_t>(call.q.dtype),
              .head_dim = static_cast<int32_t>(extents.D),
              .value_dim = static_cast<int32_t>(extents.DV),
+             .target = target,
              .count = kSpec.tensor_count,
              .param_dtypes = dtypes.data()};
     }
@@ -323,11 +266,13 @@ class Binding {
       refuse_argument("seed",
                       "expected one: the op of a variant with dropout draws none by itself");
     }
-    const Kernel& kernel = kernels().get(bound.key, kSpec.name);
-    OwnedTensor out, lse, max;
-    allocate_out(call, bound.out_dim, out);
-    allocate_rows(call, 3, bound.return_lse, call.lse, lse);
-    allocate_rows(call, 2, bound.return_max, call.max, max);
+    const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
+    const DeviceGuard guard(bound.device);
+    OwnedTensor out, lse, max, workspace;
+    allocate_out(call, bound.out_dim, bound.device, out);
+    allocate_rows(call, 3, bound.return_lse, call.lse, bound.device, lse);
+    allocate_rows(call, 2, bound.return_max, call.max, bound.device, max);
+    prepare(bound, kernel, workspace);
     char error[kErrorSize] = "";
     if (kernel.run(&call, error) != 0)
       throw std::runtime_error(std::string(kSpec.name) + ": " + error);
@@ -339,85 +284,45 @@ class Binding {
   static void count_tiles(StableIValue* stack, uint64_t inputs, uint64_t) {
     expect_count(inputs);
     const Arguments arguments(stack);
-    const Bound bound(arguments);
+    Bound bound(arguments);
     if (bound.call.kv_indices.data != nullptr) {
       refuse_argument("kv_indices", "a call that selects columns has no tiles to count");
     }
-    const Kernel& kernel = kernels().get(bound.key, kSpec.name);
-    OwnedTensor result;
-    const int64_t size = 5, stride = 1;
-    auto* counts = static_cast<int64_t*>(allocate(1, &size, &stride, DType::i64, result));
-    TileCounts tiles{};
+    const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
+    const DeviceGuard guard(bound.device);
+    OwnedTensor result, workspace;
+    const int64_t size = sizeof(TileCounts) / sizeof(int64_t), stride = 1;
+    void* counts = allocate(1, &size, &stride, DType::i64, bound.device, result);
+    prepare(bound, kernel, workspace);
     char error[kErrorSize] = "";
-    if (kernel.count_tiles(&bound.call, &tiles, error) != 0) {
+    if (kernel.count_tiles(&bound.call, static_cast<TileCounts*>(counts), error) != 0) {
       throw std::runtime_error(std::string(kSpec.name) + ": " + error);
     }
-    counts[0] = tiles.full, counts[1] = tiles.partial, counts[2] = tiles.empty;
-    counts[3] = tiles.query_tile, counts[4] = tiles.key_tile;
     stack[0] = from_handle(result.release());
+  }
+
+  // What a GPU's kernel is given beside the call.
+  static void prepare(Bound& bound, const Kernel& kernel, OwnedTensor& workspace) {
+    if (kernel.workspace == nullptr) return;
+    allocate_workspace(bound.call, kernel.workspace(&bound.call), bound.device, workspace);
+    bound.call.stream = current_stream(bound.device);
   }
 
   static void lend_api(StableIValue* stack, uint64_t, uint64_t) {
     static constexpr Api api{
         .version = kApiVersion,
         .call_version = kCallVersion,
-        .add = [](const KernelKey* key, KernelFunction run,
-                  CountFunction count) { kernels().add(*key, run, count); },
+        .add = [](const KernelKey* key, KernelFunction run, CountFunction count,
+                  WorkspaceFunction workspace) { kernels().add(*key, run, count, workspace); },
         .set_builder = [](BuilderFunction builder) { kernels().set_builder(builder); },
+        .set_target = [](int32_t device, int32_t target) { kernels().set_target(device, target); },
         .set_obstacle = [](const char* text) { kernels().set_obstacle(text); },
     };
     stack[0] = static_cast<StableIValue>(reinterpret_cast<uintptr_t>(&api));
   }
 
-  // [B, HQ, Q, d], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
-  // its rows. The fake implementation says the same.
-  static void allocate_out(Call& call, int64_t d, OwnedTensor& owner) {
-    Tensor& out = call.out;
-    const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2];
-    const bool rows_first = call.q.stride[1] < call.q.stride[2];
-    out = {.data = nullptr,
-           .dtype = call.q.dtype,
-           .rank = 4,
-           .size = {b, h, q, d},
-           .stride = {at_least_one(h) * at_least_one(q) * d, rows_first ? d : at_least_one(q) * d,
-                      rows_first ? at_least_one(h) * d : d, 1}};
-    out.data = allocate(4, out.size, out.stride, out.dtype, owner);
-  }
-
-  // The first `rank` of [B, HQ, Q], float32, or empty.
-  static void allocate_rows(const Call& call, int32_t rank, bool wanted, Tensor& result,
-                            OwnedTensor& owner) {
-    if (!wanted) {
-      const int64_t size = 0, stride = 1;
-      allocate(1, &size, &stride, DType::f32, owner);
-      return;
-    }
-    result = {.data = nullptr, .dtype = DType::f32, .rank = rank, .size = {}, .stride = {}};
-    int64_t stride = 1;
-    for (int32_t i = rank - 1; i >= 0; --i) {
-      result.size[i] = call.q.size[i];
-      result.stride[i] = stride;
-      stride *= at_least_one(result.size[i]);
-    }
-    result.data = allocate(rank, result.size, result.stride, DType::f32, owner);
-  }
-
-  static int64_t at_least_one(int64_t n) { return n > 1 ? n : 1; }  // torch's rule for strides
-
   // What torch is told of where registrations stand: `__FILE__` would hold a path of the builder's.
   static constexpr const char* kFile = "attnlang/host/op.h";
-
-  static void* allocate(int64_t rank, const int64_t* sizes, const int64_t* strides, DType dtype,
-                        OwnedTensor& owner) {
-    AtenTensorHandle handle = nullptr;
-    check(aoti_torch_empty_strided(rank, sizes, strides, dtype_codes().code(dtype),
-                                   aoti_torch_device_type_cpu(), 0, &handle),
-          "allocate a result");
-    owner.take(handle);
-    void* data = nullptr;
-    check(aoti_torch_get_data_ptr(handle, &data), "lend a result's memory");
-    return data != nullptr ? data : const_cast<char*>(kNothing);
-  }
 
   static void expect_count(uint64_t inputs) {
     if (inputs != static_cast<uint64_t>(kSpec.argument_count)) {

@@ -38,7 +38,7 @@ inline std::string missing_features(const std::string& needed) {
 class BuiltIn {
  public:
   BuiltIn(const std::string& op_name, const KernelKey& key, KernelFunction run, CountFunction count,
-          const char* features) {
+          WorkspaceFunction workspace, const char* features) {
     const std::string lend = "attnlang::" + op_name + "_api";
     StableIValue stack[1] = {};
     check(aoti_torch_call_dispatcher(lend.c_str(), "", stack), "find the op");
@@ -47,7 +47,7 @@ class BuiltIn {
       api.set_obstacle(
           ("one that was loaded needs CPU features that this machine lacks:" + missing).c_str());
     } else {
-      api.add(&key, run, count);
+      api.add(&key, run, count, workspace);
     }
   }
 };

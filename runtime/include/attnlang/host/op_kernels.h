@@ -1,6 +1,7 @@
 // The kernels of one op, found by key. Readers take no lock: entries are only ever added, in front.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/op_values.h"
 
 namespace attnlang::op {
 
@@ -19,31 +21,35 @@ struct KernelKey {
   int32_t dtype;  // a DType, as are the params'
   int32_t head_dim;
   int32_t value_dim;
+  int32_t target;  // 0: the CPU; 80, 90: GPUs; 1000 more: such a kernel emulated on the CPU
   int32_t count;
   const int32_t* param_dtypes;  // of the tensor parameters in declared order, or kAbsent
 };
 
 inline bool operator==(const KernelKey& a, const KernelKey& b) {
   return a.dtype == b.dtype && a.head_dim == b.head_dim && a.value_dim == b.value_dim &&
-         a.count == b.count &&
+         a.target == b.target && a.count == b.count &&
          (a.count == 0 ||
           std::memcmp(a.param_dtypes, b.param_dtypes, sizeof(int32_t) * a.count) == 0);
 }
 
-// Builds and adds the kernel of a key, from any thread. Returns 0, or -1 and a message.
-using BuilderFunction = int (*)(const KernelKey* key, char* error);
+// Builds and adds the kernel of a key for a device (a GPU's index, or -1), from any thread, and
+// says what its target is. Returns 0, or -1 and a message.
+using BuilderFunction = int (*)(const KernelKey* key, int32_t device, char* error);
 
 struct Kernel {
   KernelKey key;
   KernelFunction run;
   CountFunction count_tiles;
+  WorkspaceFunction workspace;  // null: of the CPU
   const Kernel* next;
 };
 
 class KernelTable {
  public:
   // Keeps the first kernel of a key: whoever looked it up may be running it.
-  void add(const KernelKey& key, KernelFunction run, CountFunction count_tiles) {
+  void add(const KernelKey& key, KernelFunction run, CountFunction count_tiles,
+           WorkspaceFunction workspace) {
     const std::lock_guard<std::mutex> guard(adding_);
     if (find(key) != nullptr) return;
     // Never freed: threads may run kernels until the process ends.
@@ -51,7 +57,8 @@ class KernelTable {
     for (int32_t i = 0; i < key.count; ++i) dtypes[i] = key.param_dtypes[i];
     KernelKey own = key;
     own.param_dtypes = dtypes;
-    head_.store(new Kernel{own, run, count_tiles, head_.load()}, std::memory_order_release);
+    head_.store(new Kernel{own, run, count_tiles, workspace, head_.load()},
+                std::memory_order_release);
   }
 
   const Kernel* find(const KernelKey& key) const {
@@ -68,36 +75,69 @@ class KernelTable {
     obstacle_ = std::string("; ") + text;
   }
 
+  // What kernels for tensors on a device are built for; negative: a GPU that nobody has looked at.
+  int32_t target_of(const Device& device) const {
+    if (!device.is_gpu()) return cpu_target_.load(std::memory_order_acquire);
+    if (device.index < 0 || device.index >= kMaxGpus) return kUnknownTarget;
+    return gpu_targets_[device.index].load(std::memory_order_acquire) + kUnknownTarget;
+  }
+
+  // `device`: a GPU's index, or -1 for the CPU, whose target is 0 or an emulated one.
+  void set_target(int32_t device, int32_t target) {
+    if (device < 0) cpu_target_.store(target, std::memory_order_release);
+    else if (device < kMaxGpus) gpu_targets_[device].store(target - kUnknownTarget);
+  }
+
   // Finds the kernel of a key, building it where there is a builder. Throws when there is none.
-  const Kernel& get(const KernelKey& key, const char* op_name) {
+  const Kernel& get(KernelKey key, const Device& device, const char* op_name) {
     if (const Kernel* kernel = find(key)) return *kernel;
     const BuilderFunction builder = builder_.load(std::memory_order_acquire);
     if (builder == nullptr) {
+      if (const Kernel* kernel = find_for_gpu(key)) return *kernel;
       const std::lock_guard<std::mutex> guard(adding_);
       throw std::runtime_error(
           std::string(op_name) +
           ": no kernel for these dtypes and head dims, and nothing to build one" + obstacle_);
     }
     char error[kErrorSize] = "";
-    if (builder(&key, error) != 0) throw std::runtime_error(std::string(op_name) + ": " + error);
+    if (builder(&key, device.is_gpu() ? device.index : -1, error) != 0) {
+      throw std::runtime_error(std::string(op_name) + ": " + error);
+    }
+    key.target = target_of(device);
     if (const Kernel* kernel = find(key)) return *kernel;
     throw std::runtime_error(std::string(op_name) + ": the builder added no kernel");
   }
 
  private:
+  static constexpr int32_t kUnknownTarget = -1, kMaxGpus = 64;
+
+  // Without a builder nobody knows the GPU: the newest kernel that was loaded for one.
+  const Kernel* find_for_gpu(KernelKey key) const {
+    if (key.target != kUnknownTarget) return nullptr;
+    for (const int32_t target : {90, 80}) {
+      key.target = target;
+      if (const Kernel* kernel = find(key)) return kernel;
+    }
+    return nullptr;
+  }
+
   std::atomic<const Kernel*> head_{nullptr};
   std::atomic<BuilderFunction> builder_{nullptr};
+  std::atomic<int32_t> cpu_target_{0};
+  std::array<std::atomic<int32_t>, kMaxGpus> gpu_targets_{};  // above kUnknownTarget
   std::mutex adding_;
   std::string obstacle_;
 };
 
 // How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
-constexpr int32_t kApiVersion = 1;
+constexpr int32_t kApiVersion = 2;
 struct Api {
   int32_t version;       // kApiVersion
   int32_t call_version;  // kCallVersion of the Call that kernels are given
-  void (*add)(const KernelKey* key, KernelFunction run, CountFunction count_tiles);
+  void (*add)(const KernelKey* key, KernelFunction run, CountFunction count_tiles,
+              WorkspaceFunction workspace);
   void (*set_builder)(BuilderFunction builder);
+  void (*set_target)(int32_t device, int32_t target);
   void (*set_obstacle)(const char* text);
 };
 

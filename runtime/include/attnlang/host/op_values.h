@@ -108,18 +108,35 @@ inline bool is_real(DType dtype) {
 // Where empty tensors point: kernels take null for "not passed".
 alignas(64) inline constexpr char kNothing[64] = {};
 
-// Describes a CPU tensor. Throws for one that kernels cannot read.
+// Where a tensor lies.
+struct Device {
+  int32_t type = 0, index = 0;  // torch's
+
+  bool is_gpu() const { return type == aoti_torch_device_type_cuda(); }
+  bool operator==(const Device&) const = default;
+};
+
+inline Device device_of(AtenTensorHandle handle, const char* name) {
+  Device device;
+  check(aoti_torch_get_device_type(handle, &device.type), "tell a tensor's device");
+  if (device.is_gpu()) {
+    check(aoti_torch_get_device_index(handle, &device.index), "tell a tensor's device");
+  } else if (device.type != aoti_torch_device_type_cpu()) {
+    throw std::runtime_error(std::string("`") + name + "`: expected a CPU or CUDA tensor");
+  }
+  return device;
+}
+
+// Describes a tensor. Throws for one that kernels cannot read.
 inline Tensor view(AtenTensorHandle handle, const char* name) {
   const auto refuse = [name](const char* why) {
     throw std::runtime_error(std::string("`") + name + "`: " + why);
   };
-  int32_t device = 0, code = 0;
+  int32_t code = 0;
   int64_t rank = 0;
   int64_t* sizes = nullptr;
   int64_t* strides = nullptr;
   const void* data = nullptr;
-  check(aoti_torch_get_device_type(handle, &device), "tell a tensor's device");
-  if (device != aoti_torch_device_type_cpu()) refuse("expected a CPU tensor");
   check(aoti_torch_get_dtype(handle, &code), "tell a tensor's dtype");
   check(aoti_torch_get_dim(handle, &rank), "tell a tensor's rank");
   check(aoti_torch_get_sizes(handle, &sizes), "tell a tensor's sizes");

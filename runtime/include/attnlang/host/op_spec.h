@@ -1,0 +1,107 @@
+// What a generated unit says of its op: the arguments of the schema, and what each is for.
+#pragma once
+
+#include <cstdint>
+
+#include "attnlang/host/op_extents.h"
+
+namespace attnlang::op {
+
+// What an argument of the schema is for.
+enum class Role : int32_t {
+  q,
+  k,
+  v,
+  real,
+  integer,
+  boolean,  // a 0-d parameter as a number
+  real_tensor,
+  integer_tensor,  // the same as a 0-d tensor, optional
+  tensor,
+  optional_tensor,  // a tensor parameter
+  scale,
+  scale_tensor,
+  q_offset,
+  q_offset_tensor,
+  kv_offset,
+  kv_offset_tensor,
+  kv_lens,
+  seed,
+  seed_tensor,
+  kv_indices,
+  kv_block,
+  return_lse,
+  return_max,
+};
+
+constexpr bool is_tensor(Role role) {
+  switch (role) {
+    case Role::q:
+    case Role::k:
+    case Role::v:
+    case Role::real_tensor:
+    case Role::integer_tensor:
+    case Role::tensor:
+    case Role::optional_tensor:
+    case Role::scale_tensor:
+    case Role::q_offset_tensor:
+    case Role::kv_offset_tensor:
+    case Role::kv_lens:
+    case Role::seed_tensor:
+    case Role::kv_indices:
+      return true;
+    default:
+      return false;
+  }
+}
+
+constexpr bool is_optional(Role role) {
+  switch (role) {
+    case Role::q:
+    case Role::k:
+    case Role::v:
+    case Role::real:
+    case Role::integer:
+    case Role::boolean:
+    case Role::tensor:
+    case Role::kv_offset:
+    case Role::kv_block:
+    case Role::return_lse:
+    case Role::return_max:
+      return false;
+    default:
+      return true;
+  }
+}
+
+struct Argument {
+  const char* name;
+  Role role;
+  int32_t index;  // of the scalar or tensor parameter
+};
+
+enum class TensorKind : int32_t { real, integer, boolean };
+
+struct TensorParam {
+  TensorKind kind;
+  int32_t rank;
+};
+
+// Everything about an op that its generated unit knows; arrays have a spare element where empty.
+struct Spec {
+  const char* name;
+  const char* schema;
+  const char* tiles_schema;
+  const char* api_schema;
+  const Argument* arguments;
+  int32_t argument_count;
+  int32_t scalar_count;
+  const TensorParam* tensors;
+  const char* const* tensor_names;
+  int32_t tensor_count;
+  int32_t size_count;
+  bool has_dropout;                // a call needs a seed
+  void (*bind)(Extents& extents);  // solves the bound sizes and compares the declared shapes
+};
+
+}  // namespace attnlang::op
