@@ -33,6 +33,8 @@ def test_each_variable_is_read(monkeypatch, tmp_path):
         "ATTNLANG_CXX": "clang++",
         "ATTNLANG_JOBS": "3",
         "ATTNLANG_CPU": "x86-64-v3",
+        "ATTNLANG_NVCC": "/opt/nvcc",
+        "ATTNLANG_EMULATE": "sm80",
         "ATTNLANG_VERBOSE": "1",
     }
     assert set(values) == {v.name for v in VARIABLES}
@@ -41,6 +43,7 @@ def test_each_variable_is_read(monkeypatch, tmp_path):
     found = options()
     assert (found.cache_dir, found.cxx, found.jobs) == (tmp_path, "clang++", 3)
     assert (found.cpu, found.verbose) == (CpuTarget.X86_64_V3, True)
+    assert (found.nvcc, found.emulate) == ("/opt/nvcc", "sm80")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,7 @@ def test_each_variable_is_read(monkeypatch, tmp_path):
         ("ATTNLANG_JOBS", "0"),
         ("ATTNLANG_JOBS", "two"),
         ("ATTNLANG_CPU", "z80"),
+        ("ATTNLANG_EMULATE", "sm70"),
         ("ATTNLANG_VERBOSE", "2"),
     ],
 )
