@@ -185,7 +185,8 @@ def check_reference(
     v: Tensor | None,
     values: Mapping[str, ParamValue],
     rounding: str,
-) -> None:
+    dtype: torch.dtype | None,
+) -> Shape:
     """Check what the reference takes on trust: kinds, parameters, and every `require`."""
     named = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
     for name, x in named.items():
@@ -197,15 +198,17 @@ def check_reference(
             raise CallError(name, "a floating dtype", _dtype(x))
     if rounding not in ("exact", "fused"):
         raise CallError("rounding", "'exact' or 'fused'", repr(rounding))
+    if dtype is not None and not dtype.is_floating_point:
+        raise CallError("dtype", "a floating dtype", str(dtype).removeprefix("torch."))
     for param in variant.params:
         if isinstance(param, ScalarParam):
             check_scalar(param, values[param.name])
     dv = (k if v is None else v).shape[3]
-    sizes = Shape(
-        q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], dv
-    ).sizes()
+    shape = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], dv)
+    sizes = shape.sizes()
     check_tensors(variant, values, sizes)
     check_requires(variant, values, sizes)
+    return shape
 
 
 def check_scalar(param: ScalarParam, value: ParamValue) -> None:
@@ -339,6 +342,24 @@ def check_requires(
                 ", ".join(found) or "that it is false",
                 help=require.message,
             )
+
+
+def check_keywords(
+    variant: Variant,
+    shape: Shape,
+    scale: float | Tensor | None,
+    q_offset: int | Tensor | None,
+    kv_offset: int | Tensor,
+    kv_lens: Tensor | None,
+    kv_indices: Tensor | None,
+    kv_block: int,
+) -> None:
+    """Check the keywords that kernels and the reference have in common."""
+    check_scale(variant, scale)
+    check_per_request("q_offset", q_offset, shape.b)
+    check_per_request("kv_offset", kv_offset, shape.b)
+    check_per_request("kv_lens", kv_lens, shape.b, number=False)
+    check_selection(kv_indices, kv_block, shape)
 
 
 def check_scale(variant: Variant, scale: float | Tensor | None) -> None:

@@ -272,7 +272,11 @@ class Variant:
         if v is None and self._takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         check.check_lse(self.ir, return_lse)
-        check.check_reference(self.ir, q, k, v, values, rounding)
+        check.check_seed(seed)
+        shape = check.check_reference(self.ir, q, k, v, values, rounding, dtype)
+        check.check_keywords(
+            self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
+        )
         return reference(
             self.ir, q, k, v,
             params=values, scale=scale, q_offset=q_offset, kv_offset=kv_offset, kv_lens=kv_lens,
@@ -310,11 +314,9 @@ class Variant:
         sizes = shape.sizes() | {"DV": dv}
         check.check_tensors(self.ir, values, sizes)
         self._check_requires(values, sizes)
-        check.check_scale(self.ir, scale)
-        check.check_per_request("q_offset", q_offset, shape.b)
-        check.check_per_request("kv_offset", kv_offset, shape.b)
-        check.check_per_request("kv_lens", kv_lens, shape.b, number=False)
-        check.check_selection(kv_indices, kv_block, shape)
+        check.check_keywords(
+            self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
+        )
         _refuse_gradients({"q": q, "k": k, "v": v, **values})
         specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
 

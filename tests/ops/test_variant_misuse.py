@@ -99,6 +99,13 @@ def test_copies_and_pickles_mean_the_same(biased, qkv) -> None:
         ({"window": 0}, "window"),
         ({"rounding": "most"}, "rounding"),
         ({"gian": 1.0}, "gian"),
+        ({"q_offset": 1.5}, "q_offset"),
+        ({"kv_offset": torch.ones(1)}, "kv_offset"),
+        ({"kv_lens": 5}, "kv_lens"),
+        ({"scale": torch.ones(2)}, "scale"),
+        ({"seed": 1.5}, "seed"),
+        ({"kv_indices": torch.zeros(1, 2, 17, 1)}, "kv_indices"),
+        ({"dtype": torch.int32}, "dtype"),
     ],
 )
 def test_the_reference_checks_its_call_too(biased, qkv, change, argument) -> None:
@@ -112,6 +119,12 @@ def test_the_reference_takes_other_dtypes_and_makes_v_of_k(qkv) -> None:
     q, k, _ = (x.double() for x in qkv)
     variant = attnlang.loads("attention shared: v = k[0:8]")
     assert variant.reference(q, k).shape == (1, 4, 17, 8)
+
+
+def test_the_reference_refuses_a_scale_that_the_spec_sets(qkv) -> None:
+    variant = attnlang.loads("attention fixed: scale = 0.5")
+    with pytest.raises(attnlang.CallError, match="the spec sets the scale by itself"):
+        variant.reference(*qkv, scale=0.25)
 
 
 def test_texts_that_hold_no_variant(tmp_path) -> None:
