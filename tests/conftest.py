@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from attnlang.compiler import check_source
-from attnlang.ir.nodes import Variant
-from attnlang.sources import Source
+if TYPE_CHECKING:
+    from attnlang.ir.nodes import Variant
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +55,9 @@ def spec(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def variant() -> Callable[[str], Variant]:
     """Check a text that holds one variant."""
+    # Not above: the tests of tests/gpu run where the compiler's dependencies are not installed.
+    from attnlang.compiler import check_source
+    from attnlang.sources import Source
 
     def make(text: str) -> Variant:
         result = check_source(Source("<test>", text))

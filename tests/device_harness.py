@@ -19,11 +19,11 @@ EMULATOR = [
     "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-shared", "-fPIC",
 ]  # fmt: skip
 NVCC_SM80 = [
-    "nvcc", "-std=c++20", "-O3", "-gencode=arch=compute_80,code=[sm_80,compute_80]",
+    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_80,code=[sm_80,compute_80]",
     "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared",
 ]  # fmt: skip
 NVCC_SM90 = [
-    "nvcc", "-std=c++20", "-O3", "-gencode=arch=compute_90a,code=sm_90a",
+    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a",
     "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared",
 ]  # fmt: skip
 

@@ -37,7 +37,7 @@ inline std::string Cta::run(uint64_t linear_index, void (*body)(void*), void* co
   report_.clear();
   live_ = static_cast<int>(threads_.size());
   // As ptxas would give them under __launch_bounds__(threads, 1).
-  const int registers = std::min(65536 / live_ / 8 * 8, 255);
+  const int registers = std::min(65536 / live_ / 8 * 8, 256);
   free_registers = 0;
   ready_warps_ = 0;
   for (size_t w = 0; w < warps_.size(); ++w) {
