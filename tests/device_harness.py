@@ -19,11 +19,13 @@ EMULATOR = [
     "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-shared", "-fPIC",
 ]  # fmt: skip
 NVCC_SM80 = [
-    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_80,code=[sm_80,compute_80]",
+    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr",
+    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
     "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared",
 ]  # fmt: skip
 NVCC_SM90 = [
-    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a",
+    "nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr",
+    "-gencode=arch=compute_90a,code=sm_90a",
     "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared",
 ]  # fmt: skip
 
@@ -55,7 +57,6 @@ def compile_unit(
         source, built = Path(scratch, "unit.cu"), Path(scratch, "unit.so")
         source.write_text(text)
         paths = [f"-I{folder}" for folder in folders]
-        # nvcc's own code draws warnings from g++ where system headers are not told apart.
         result = subprocess.run(
             [*command, *flags, *paths, str(source), "-o", str(built)],
             capture_output=True, text=True, check=False,
