@@ -43,13 +43,6 @@ UNIT = """
 #include "kernels/sm90_attention.cuh"
 #include "variants.cuh"
 namespace attnlang::cuda {{
-template <class Base>
-struct Scaled : Base {{
-  static constexpr bool kScaled = true;
-  ATTNLANG_DEVICE static float scale(const typename Base::Request& r) {{
-    return r.p.scale * Base::kLog2;
-  }}
-}};
 struct Tiles {{
   static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = {stages};
 }};

@@ -53,6 +53,8 @@ class Consumer {
   using Weights = Softmax<Variant, L::kKeyTile>;
   using Scores = float[L::kKeyTile / 2];
   using Sums = float[L::kDV / 2];
+  // An out expression's rows pass through the room of the queries, of an item without keys too.
+  static constexpr bool kNeedsQueries = Variant::kOut;
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
@@ -63,13 +65,15 @@ class Consumer {
     Weights weights;
     RowState plain[2];  // without a softmax
     Sums o = {};
+    if (kNeedsQueries || !message.empty()) {
+      mbarrier_wait(&layout_.control().q_full, q_round_);
+      q_round_ ^= 1;
+    }
     if (message.empty()) {
       release(&layout_.control().k_empty[keys_.stage]);
       keys_.advance();
     } else {
       Scores s;
-      mbarrier_wait(&layout_.control().q_full, q_round_);
-      q_round_ ^= 1;
       await_turn();
       issue_scores(s);
       pass_turn();
@@ -214,8 +218,7 @@ class Consumer {
     auto& control = layout_.control();
     release(&control.k_empty[keys_.stage]);
     keys_.advance();
-    // An out expression still needs the room of the queries.
-    if constexpr (!Variant::kOut) {
+    if constexpr (!kNeedsQueries) {
       if (last) release(&control.q_empty);
     }
   }
@@ -281,7 +284,7 @@ __global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
   const auto params = Variant::params(arguments);
   const int group = warp_index() / 4;
   if (group == 0) {
-    registers_decrease<L::kProducerRegisters>();
+    if constexpr (L::kHandsOver) registers_decrease<L::kProducerRegisters>();
     if (warp_index() == kScout) {
       Scout<Variant, Element, L>(layout, problem).run(params, queue);
     } else if (warp_index() < Loader::kWarps) {
@@ -292,7 +295,7 @@ __global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
       load<Variant, Element>(layout, problem, params, loader);
     }
   } else {
-    registers_increase<L::kConsumerRegisters>();
+    if constexpr (L::kHandsOver) registers_increase<L::kConsumerRegisters>();
     Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, group - 1).run();
   }
 }

@@ -75,9 +75,11 @@ struct Layout {
   static constexpr int kStages = Tiles::kStages;
   static constexpr int kConsumers = kQueryTile / kConsumerRows;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-  // A multiprocessor has 512 registers for each of a warpgroup's threads, in units of 8.
-  static constexpr int kConsumerRegisters = kConsumers == 1 ? 240 : kConsumers == 2 ? 232 : 160;
-  static constexpr int kProducerRegisters = kConsumers == 1 ? 128 : kConsumers == 2 ? 40 : 32;
+  // A multiprocessor has 512 registers for each of a warpgroup's threads. Two warpgroups start with
+  // enough of them; of more, the producer hands some over, in units of 8.
+  static constexpr bool kHandsOver = kConsumers > 1;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
 
   static constexpr int kQueryPanel = kQueryTile * kPanelRowBytes;
   static constexpr int kKeyPanel = kKeyTile * kPanelRowBytes;
@@ -96,7 +98,7 @@ struct Layout {
   static_assert(kDV <= 256, "an accumulator is one wgmma wide");
   static_assert(kStages >= 2, "the next key tile is loaded while this one is used");
   static_assert(kBytes <= kSharedLimit, "the tiles do not fit in shared memory");
-  static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <= 512);
+  static_assert(!kHandsOver || kConsumers * kConsumerRegisters + kProducerRegisters <= 512);
 
   using Control = sm90::Control<kStages>;
   char* base;

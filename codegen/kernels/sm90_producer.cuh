@@ -120,6 +120,7 @@ ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
     const int count = batch.count;
     const bool first = batch.first != 0, last = batch.last != 0;
     if (count == 0) {
+      if (Variant::kOut && item.b >= 0) loader.queries(item);
       loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty, .item = item});
       keys.advance();
       if (item.b < 0) break;

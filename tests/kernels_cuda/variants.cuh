@@ -71,6 +71,15 @@ struct Plain {
   }
 };
 
+// The same, with the trait of a score that is a multiple of the dot product.
+template <class Base>
+struct Scaled : Base {
+  static constexpr bool kScaled = true;
+  ATTNLANG_DEVICE static float scale(const typename Base::Request& r) {
+    return r.p.scale * Base::kLog2;
+  }
+};
+
 struct Causal : Plain {
   static constexpr bool kMask = true;
   ATTNLANG_DEVICE static bool keep(const Request&, const Row& row, const Column& column, float) {
