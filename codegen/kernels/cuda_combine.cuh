@@ -65,8 +65,8 @@ ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
   __threadfence();
   for (int r = warp; r < item.rows; r += kWarps) {
     float* row = rows + r * kFloats;
-    // Volatile: other blocks wrote them, and this multiprocessor's cache may not know.
-    const auto state_of = [&](int i)->const volatile float* { return saved(i, r); };
+    // An item's states fill whole cache lines, which this multiprocessor has not read before.
+    const auto state_of = [&](int i) -> const float* { return saved(i, r); };
     const RowState state = merge_states<Variant, kDV>(parts.count, state_of, row, lane);
     finish_item_row<Variant, Element, kD, kDV>(work, params, item, r, anchor_of(r), state, row,
                                                result, lane);

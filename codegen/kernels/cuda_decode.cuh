@@ -34,7 +34,7 @@ constexpr Sm80Shape decode_shape() {
                   .row_tiles = 1,
                   .key_tile = 0,
                   .stages = 2,
-                  .blocks = 1,
+                  .blocks = 2,
                   .packed = true};
   shape.value_warps = (kDV + 255) / 256;
   shape.key_tile = 16 * shape.key_warps;
@@ -65,8 +65,10 @@ class Decode {
         selects ? Selection::most_blocks(call) * Selection::block_size(call) : call.k.size[2];
     const int64_t items = units * chunks;
     void* lists = workspace.take(Selection::bytes(call));
-    Parts parts = take_parts<kDV>(workspace, items, Kernel::kRows,
-                                  (columns + Kernel::kKeyTile - 1) / Kernel::kKeyTile);
+    const int64_t tiles = (columns + Kernel::kKeyTile - 1) / Kernel::kKeyTile;
+    const Parts parts =
+        take_parts<kDV>(workspace, items, Kernel::kRows,
+                        parts_of(items, tiles, int64_t{Kernel::kBlocks} * kProcessors));
     if (problem == nullptr) return nullptr;
     Launch work{.problem = *problem,
                 .arguments = Variant::arguments(call),

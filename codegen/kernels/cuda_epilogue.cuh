@@ -58,7 +58,7 @@ ATTNLANG_DEVICE FinishedRow finish_row(const typename Variant::Request& request,
       factor = exp2_approx(state.max - base);
       total = state.sum * factor + exp2_approx(sink - base);
     }
-    factor = factor / total + (shift - shift);
+    factor = factor * reciprocal_approx(total) + (shift - shift);
     return {.factor = factor,
             .row_sum = weights * factor,
             .lse = kLn2 * (state.max + log2_approx(state.sum) + shift)};
@@ -90,25 +90,43 @@ ATTNLANG_DEVICE void raise_max(float* max, float score) {
 }
 
 // The states of one row of disjoint keys, in key order: joined into `acc` (kDV floats, maybe one of
-// the states' own) and the state returned to every lane.
+// the states' own) and the state returned to every lane. 32 headers are read at once, a lane each,
+// and several accumulators are on their way together: the states may lie far away.
 template <class Variant, int kDV, class StateOf>
 ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float* acc, int lane) {
   constexpr int kEach = (kDV + kWarp - 1) / kWarp;
   RowState merged;
-  for (int i = 0; i < count; ++i) {
-    const float max = state_of(i)[kDV];
-    merged.max = Variant::kSoftmax ? fmaxf(merged.max, max) : max_or_nan(merged.max, max);
+  for (int i = lane; i < count; i += kWarp) merged.max = max_or_nan(merged.max, state_of(i)[kDV]);
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    merged.max = max_or_nan(merged.max, __shfl_xor_sync(~0u, merged.max, step));
   }
   float sums[kEach] = {};
-  for (int i = 0; i < count; ++i) {
-    const auto* state = state_of(i);
-    const float scale = Variant::kSoftmax ? rescale(state[kDV], merged.max) : 1.0f;
-    merged.sum += state[kDV + 1] * scale;
-    merged.weighted += state[kDV + 2] * scale;
+  for (int first = 0; first < count; first += kWarp) {
+    const int here = count - first < kWarp ? count - first : kWarp;
+    float scale = 0.0f, sum = 0.0f, weighted = 0.0f;
+    if (lane < here) {
+      const float* header = state_of(first + lane) + kDV;
+      scale = Variant::kSoftmax ? rescale(header[0], merged.max) : 1.0f;
+      sum = header[1] * scale;
+      weighted = header[2] * scale;
+    }
 #pragma unroll
-    for (int n = 0; n < kEach; ++n) {
-      const int e = n * kWarp + lane;
-      if (e < kDV) sums[n] += state[e] * scale;
+    for (int step = 1; step < kWarp; step *= 2) {
+      sum += __shfl_xor_sync(~0u, sum, step);
+      weighted += __shfl_xor_sync(~0u, weighted, step);
+    }
+    merged.sum += sum;
+    merged.weighted += weighted;
+#pragma unroll 4
+    for (int i = 0; i < here; ++i) {
+      const float* state = state_of(first + i);
+      const float times = __shfl_sync(~0u, scale, i);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) {
+        const int e = n * kWarp + lane;
+        if (e < kDV) sums[n] += state[e] * times;
+      }
     }
   }
   __syncwarp();

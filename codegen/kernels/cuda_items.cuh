@@ -6,6 +6,7 @@
 // and keys are cut depends on shapes alone, so a result is the same, bit for bit, on any device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "attnlang/host/target.h"
@@ -24,15 +25,22 @@ struct Item {
   ATTNLANG_DEVICE int query_of(int r) const { return (row0 + r * step) % queries; }
 };
 
-constexpr int kEnoughBlocks = 264;  // two for each of 132 multiprocessors
+constexpr int kProcessors = 132;    // multiprocessors that cuts are made for; others do as well
 constexpr int kMinTilesOfPart = 4;  // a part of the keys is worth its merge
 
-// The parts that each item's keys are cut into.
-inline int parts_of(int64_t items, int64_t key_tiles) {
-  const int64_t wanted = items == 0 ? 1 : kEnoughBlocks / items;
-  const int64_t most = key_tiles / kMinTilesOfPart;
-  const int64_t parts = wanted < most ? wanted : most;
-  return static_cast<int>(parts < 1 ? 1 : parts);
+// The parts that each item's keys are cut into: the fewest that leave at most a tenth of the
+// `at_once` blocks that run together idle in the last round.
+inline int parts_of(int64_t items, int64_t key_tiles, int64_t at_once) {
+  const int64_t most = std::max<int64_t>(1, key_tiles / kMinTilesOfPart);
+  int64_t best = 1;
+  double best_use = 0;
+  for (int64_t parts = 1; parts <= most && items * (parts - 1) < at_once; ++parts) {
+    const int64_t blocks = items * parts, rounds = (blocks + at_once - 1) / at_once;
+    const double use = static_cast<double>(blocks) / static_cast<double>(rounds * at_once);
+    if (use > best_use + 1e-9) best = parts, best_use = use;
+    if (use >= 0.9) break;
+  }
+  return static_cast<int>(best);
 }
 
 // Partial states where items are cut, [item][part][row][kStateFloats], and how many parts of an
@@ -44,8 +52,8 @@ struct Parts {
 };
 
 template <int kDV>
-Parts take_parts(Workspace& workspace, int64_t items, int rows, int64_t key_tiles) {
-  Parts parts{.count = parts_of(items, key_tiles), .done = nullptr, .states = nullptr};
+Parts take_parts(Workspace& workspace, int64_t items, int rows, int count) {
+  Parts parts{.count = count, .done = nullptr, .states = nullptr};
   if (parts.count == 1) return parts;
   const int64_t floats = items * parts.count * rows * kStateFloats<kDV>;
   parts.done = static_cast<int32_t*>(workspace.take(items * sizeof(int32_t)));
@@ -67,36 +75,48 @@ struct Work {
 
 // kRows: of an item. Without kPacked a unit is one head.
 template <bool kPacked, int kRows, class Variant, class Element>
-ATTNLANG_DEVICE Item item_of(const Work<Variant, Element>& work, int64_t index) {
+ATTNLANG_DEVICE Item item_of(const Work<Variant, Element>& work, int index) {
   const Problem<Element>& problem = work.problem;
   Item item{};
   item.step = 1;
   item.queries = problem.queries;
-  int rows = problem.queries;
+  int rows = problem.queries, first = 0;  // first: of the batch's heads
   if constexpr (kPacked) {
-    const int64_t head = index / work.chunks;
-    int64_t unit = head;
-    item.row0 = static_cast<int>(index % work.chunks) * kRows;
     rows *= work.unit;
+    int unit = index / work.chunks;
+    item.row0 = index % work.chunks * kRows;
     if (work.selection.blocks != nullptr) {
-      const int query = static_cast<int>(head % problem.queries);
-      unit = head / problem.queries;
+      rows = work.unit;
       item.step = problem.queries;
-      item.rows = work.unit - item.row0 < kRows ? work.unit - item.row0 : kRows;
-      item.row0 = item.row0 * problem.queries + query;
     }
-    const int first = static_cast<int>(unit) * work.unit;  // of the batch's heads
-    item.b = first / problem.heads;
-    item.head = first % problem.heads;
+    item.rows = rows - item.row0 < kRows ? rows - item.row0 : kRows;
+    if (work.selection.blocks != nullptr) {
+      item.row0 = item.row0 * problem.queries + unit % problem.queries;
+      unit /= problem.queries;
+    }
+    first = unit * work.unit;
   } else {
     const TileOrder::Place place = work.order[index];
-    item.b = place.head / problem.heads;
-    item.head = place.head % problem.heads;
+    first = place.head;
     item.row0 = place.tile * kRows;
+    item.rows = rows - item.row0 < kRows ? rows - item.row0 : kRows;
   }
+  item.b = first / problem.heads;
+  item.head = first % problem.heads;
   item.h_kv = item.head / problem.group();
-  if (item.step == 1) item.rows = rows - item.row0 < kRows ? rows - item.row0 : kRows;
   return item;
 }
+
+// The part of [0, tiles) that block `part` of `parts` goes through.
+struct TileSpan {
+  int begin, end;
+
+  static ATTNLANG_DEVICE TileSpan of(int tiles, int part, int parts) {
+    if (parts == 1) return {0, tiles};
+    const int each = tiles / parts, more = tiles % parts;  // the first `more` have one more
+    const int begin = part * each + (part < more ? part : more);
+    return {begin, begin + each + (part < more ? 1 : 0)};
+  }
+};
 
 }  // namespace attnlang::cuda

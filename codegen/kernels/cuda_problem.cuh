@@ -66,6 +66,12 @@ struct Scalars {
   }
 };
 
+// A request's keys and the positions of its first row and column.
+struct Extent {
+  int32_t b, keys;
+  int64_t q_offset, kv_offset;
+};
+
 // q, k, v are those of the products: views of what the call passed, or transformed rows.
 template <class Element>
 struct Problem {
@@ -82,17 +88,27 @@ struct Problem {
     const int64_t length = kv_lens[b];
     return length < 0 ? 0 : length < keys ? static_cast<int>(length) : keys;
   }
-  ATTNLANG_HD int64_t kv_offset(int b) const { return kv_offsets[b]; }
-  ATTNLANG_HD int64_t q_offset(int b) const {
-    return default_q_offset ? kv_offset(b) + kv_len(b) - queries : q_offsets[b];
+  // What a request's own tensors say of it, read once.
+  ATTNLANG_HD Extent extent(int b) const {
+    const int64_t offset = kv_offsets[b];
+    const int length = kv_len(b);
+    return {.b = b,
+            .keys = length,
+            .q_offset = default_q_offset ? offset + length - queries : q_offsets[b],
+            .kv_offset = offset};
   }
 
   // `anchor`: the row that stands for the query tile that is worked on. Params outlive the request.
   template <class Variant>
+  ATTNLANG_DEVICE typename Variant::Request request(const typename Variant::Params& params,
+                                                    const Extent& extent, int h, int anchor) const {
+    return Variant::request(params, extent.b, h, h / group(), queries, extent.keys, extent.q_offset,
+                            extent.kv_offset, anchor);
+  }
+  template <class Variant>
   ATTNLANG_DEVICE typename Variant::Request request(const typename Variant::Params& params, int b,
                                                     int h, int anchor) const {
-    return Variant::request(params, b, h, h / group(), queries, kv_len(b), q_offset(b),
-                            kv_offset(b), anchor);
+    return request<Variant>(params, extent(b), h, anchor);
   }
 };
 
@@ -174,11 +190,11 @@ struct TileOrder {
   struct Place {
     int32_t head, tile;  // head: b * heads + h
   };
-  ATTNLANG_HD Place operator[](int64_t index) const {
-    const int64_t whole = int64_t{section} * tiles;
-    const int first = static_cast<int>(index / whole) * section;
+  ATTNLANG_HD Place operator[](int index) const {
+    const int whole = section * tiles;
+    const int first = index / whole * section;
     const int width = heads - first < section ? heads - first : section;
-    const int rest = static_cast<int>(index % whole);
+    const int rest = index % whole;
     return {.head = first + rest % width, .tile = tiles - 1 - rest / width};
   }
 };

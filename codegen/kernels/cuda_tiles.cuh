@@ -32,6 +32,11 @@ struct TileRanges {
     may[0] = {0, tiles};
   }
 
+  // No verdict is asked for what lies in `may`.
+  ATTNLANG_DEVICE void set_all_visited() {
+    must_count = may_count;
+    for (int i = 0; i < may_count; ++i) must[i] = may[i];
+  }
   // From the coverage of columns [0, keys), in tiles of `tile`.
   ATTNLANG_DEVICE void set(const Coverage& coverage, int keys, int tile) {
     may_count = must_count = 0;
@@ -122,6 +127,7 @@ class KeyTiles {
   // The next 32 tiles that may hold something; false: there are none.
   ATTNLANG_DEVICE bool look() {
     int first = end_;
+#pragma unroll 1
     for (int i = ranges_.may_count - 1; i >= 0; --i) {
       const auto may = ranges_.may[i];
       if (may.end > base_) first = may.begin > base_ ? may.begin : base_;
@@ -130,9 +136,11 @@ class KeyTiles {
     const int index = first + static_cast<int>(threadIdx.x % kWarp);
     bool visited = false, full = false;
     if (index < end_) {
+#pragma unroll 1
       for (int i = 0; i < ranges_.may_count; ++i) {
         visited = visited || (ranges_.may[i].begin <= index && index < ranges_.may[i].end);
       }
+#pragma unroll 1
       for (int i = 0; i < ranges_.must_count; ++i) {
         full = full || (ranges_.must[i].begin <= index && index < ranges_.must[i].end);
       }

@@ -86,7 +86,7 @@ class Sm80Forward {
                                                       kMost(kOutBytes, kStateBytes + kResultBytes));
 
   static ATTNLANG_DEVICE void run(const Launch& work) {
-    const Item item = item_of<kPacked, kRows>(work, blockIdx.x);
+    const Item item = item_of<kPacked, kRows>(work, static_cast<int>(blockIdx.x));
     const Params params = Variant::params(work.arguments);
     Sm80Forward block(work, params, item);
     block.load_queries();
@@ -95,20 +95,23 @@ class Sm80Forward {
 
  private:
   ATTNLANG_DEVICE Sm80Forward(const Launch& work, const Params& params, const Item& item)
-      : work_(work), params_(params), item_(item), shared_(dynamic_shared<char>()) {
+      : work_(work),
+        params_(params),
+        item_(item),
+        extent_(work.problem.extent(item.b)),
+        shared_(dynamic_shared<char>()) {
     const int warp = warp_index();
     lane_ = static_cast<int>(threadIdx.x) % kWarp;
     row_warp_ = warp % kShape.row_warps;
     key_warp_ = warp / kShape.row_warps % kShape.key_warps;
     value_warp_ = warp / (kShape.row_warps * kShape.key_warps);
-    const int length = work.problem.kv_len(item.b);
     if (kPacked && work.selection.blocks != nullptr) {
       const int64_t row =
           (int64_t{item.b} * work.problem.kv_heads + item.h_kv) * item.queries + item.query_of(0);
-      selected_ = work.selection.row(row, length);
+      selected_ = work.selection.row(row, extent_.keys);
       keys_ = selected_.columns;
     } else {
-      keys_ = length;
+      keys_ = extent_.keys;
     }
   }
 
@@ -119,18 +122,19 @@ class Sm80Forward {
 
   // --- rows ---
 
+  ATTNLANG_DEVICE int head_of(int r) const { return kPacked ? item_.head_of(r) : item_.head; }
+  ATTNLANG_DEVICE int query_of(int r) const { return kPacked ? item_.query_of(r) : item_.row0 + r; }
   // The row whose scores stand for those of a tile's rows: no row of one head is far from it.
   ATTNLANG_DEVICE int anchor_of(int r) const {
-    return kPacked ? item_.query_of(r) : item_.row0 + item_.rows / 2;
+    return kPacked ? query_of(r) : item_.row0 + item_.rows / 2;
   }
   ATTNLANG_DEVICE Request request_of(int r) const {
     const int row = r < item_.rows ? r : item_.rows - 1;
-    return work_.problem.template request<Variant>(params_, item_.b, item_.head_of(row),
-                                                   anchor_of(row));
+    return work_.problem.template request<Variant>(params_, extent_, head_of(row), anchor_of(row));
   }
   ATTNLANG_DEVICE typename Variant::Row row_of(const Request& request, int r) const {
     const int row = r < item_.rows ? r : item_.rows - 1;
-    return Variant::row(request, item_.query_of(row));
+    return Variant::row(request, query_of(row));
   }
   // The thread's first row of tile i; the second is 8 further.
   ATTNLANG_DEVICE int first_row(int i) const {
@@ -165,48 +169,49 @@ class Sm80Forward {
     const VectorRows<const Element>& q = work_.problem.q;
     const auto row_of = [&](int r) -> const Element* {
       if (r >= item_.rows) return nullptr;
-      return q.row(item_.b, item_.head_of(r), item_.query_of(r));
+      return q.row(item_.b, head_of(r), query_of(r));
     };
-    load_rows<kRows, kThreads>(queries(), 0, row_of, q.stride[3], q.vectorised,
-                               static_cast<int>(threadIdx.x));
+    gather_rows<kRows, kThreads>(queries(), 0, row_of, q.stride[3], q.vectorised,
+                                 static_cast<int>(threadIdx.x));
   }
 
+  ATTNLANG_DEVICE bool selects() const { return kPacked && work_.selection.blocks != nullptr; }
   // The logical column that stands at j of the columns gone through.
-  ATTNLANG_DEVICE int column_at(int j) const {
-    if constexpr (kPacked) {
-      if (work_.selection.blocks != nullptr) return selected_.column(j);
-    }
-    return j;
-  }
+  ATTNLANG_DEVICE int column_at(int j) const { return selects() ? selected_.column(j) : j; }
 
   // A tile's keys and values; what columns that no row may see hold is not even read.
   ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, int s) const {
+    load_vectors<kWithin >= 0>(request, tile, work_.problem.k, keys(s));
+    if constexpr (kWithin < 0) load_vectors<true>(request, tile, work_.problem.v, values(s));
+  }
+
+  // kHides: they are values, of which a weight of 0 must not meet NaN.
+  template <bool kHides, int kWidth>
+  ATTNLANG_DEVICE void load_vectors(const Request& request, KeyTile tile,
+                                    const VectorRows<const Element>& vectors,
+                                    SharedTile<Element, kWidth> to) const {
     constexpr int kLoaders = kShape.row_warps * kShape.value_warps * kWarp;
     const int thread = (row_warp_ + value_warp_ * kShape.row_warps) * kWarp + lane_;
-    const VectorRows<const Element>&k = work_.problem.k, &v = work_.problem.v;
-    const Element* k_base = k.row(item_.b, item_.h_kv, 0);
-    const Element* v_base = v.row(item_.b, item_.h_kv, 0);
-    const auto row_of = [&](const Element* base, int64_t stride, int r,
-                            bool hides) -> const Element* {
+    const int first = key_warp_ * kWarpKeys, begin = tile.k0 + first;
+    const Element* base = vectors.row(item_.b, item_.h_kv, 0);
+    const bool hides = kHides && Variant::kColumnMask && tile.masked;
+    if (vectors.vectorised && !selects() && !hides) {
+      copy_rows<kWarpKeys, kLoaders>(to, first, base + begin * vectors.stride[2], vectors.stride[2],
+                                     keys_ - begin, thread);
+      return;
+    }
+    const auto row_of = [&](int r) -> const Element* {
       const int j = tile.k0 + r;
       if (j >= keys_) return nullptr;
       const int column = column_at(j);
-      if constexpr (Variant::kColumnMask) {
-        if (hides && tile.masked &&
-            !Variant::column_keep(request, Variant::column(request, column))) {
-          return nullptr;
-        }
+      if constexpr (kHides && Variant::kColumnMask) {
+        const bool hidden = !Variant::column_keep(request, Variant::column(request, column));
+        if (hides && hidden) return nullptr;
       }
-      return base + column * stride;
+      return base + column * vectors.stride[2];
     };
-    const auto key_row = [&](int r) { return row_of(k_base, k.stride[2], r, kWithin >= 0); };
-    const auto value_row = [&](int r) { return row_of(v_base, v.stride[2], r, true); };
-    const int first = key_warp_ * kWarpKeys;
-    load_rows<kWarpKeys, kLoaders>(keys(s), first, key_row, k.stride[3], k.vectorised, thread);
-    if constexpr (kWithin < 0) {
-      load_rows<kWarpKeys, kLoaders>(values(s), first, value_row, v.stride[3], v.vectorised,
+    gather_rows<kWarpKeys, kLoaders>(to, first, row_of, vectors.stride[3], vectors.vectorised,
                                      thread);
-    }
   }
 
   static ATTNLANG_DEVICE void wait_for_loaders() {
@@ -227,7 +232,7 @@ class Sm80Forward {
       for (int h = first_head; h <= last_head; ++h) {
         const int q0 = h == first_head ? item_.query_of(0) : 0;
         const int q1 = h == last_head ? item_.query_of(last) + 1 : item_.queries;
-        const Request of_head = work_.problem.template request<Variant>(params_, item_.b, h, q0);
+        const Request of_head = work_.problem.template request<Variant>(params_, extent_, h, q0);
         const Verdict verdict = tile_verdict<Variant>(of_head, q0, q1, k0, k1);
         all = h == first_head ? verdict : join(all, verdict);
         if (is_unknown(all)) break;
@@ -240,6 +245,8 @@ class Sm80Forward {
   ATTNLANG_DEVICE void find_item_ranges(const Request& request) const {
     if constexpr (kPacked) {
       ranges().set_unknown((keys_ + kKeyTile - 1) / kKeyTile);
+      // The verdict of what is selected might be costly, and says little: each element is asked.
+      if (selects()) ranges().set_all_visited();
     } else {
       find_ranges<Variant>(ranges(), request, item_.row0, item_.row0 + item_.rows, keys_, kKeyTile);
     }
@@ -252,9 +259,7 @@ class Sm80Forward {
     if (Variant::kMask && threadIdx.x == 0) find_item_ranges(request);
     if constexpr (Variant::kMask) __syncthreads();
     const int tiles = (keys_ + kKeyTile - 1) / kKeyTile;
-    const int parts = work_.parts.count, part = static_cast<int>(blockIdx.y);
-    const int begin = static_cast<int>(int64_t{tiles} * part / parts);
-    const int end = static_cast<int>(int64_t{tiles} * (part + 1) / parts);
+    const TileSpan span = TileSpan::of(tiles, static_cast<int>(blockIdx.y), work_.parts.count);
     State state;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
@@ -262,54 +267,43 @@ class Sm80Forward {
       for (float& sum : state.acc[i]) sum = 0.0f;
     }
     const auto verdicts = [&](int k0, int k1) { return verdict_of(request, k0, k1); };
-    if (kPacked && work_.selection.blocks != nullptr) {
-      // The verdict of a gap might be costly, and says little.
-      KeyTiles<false, kKeyTile, decltype(verdicts)> list(ranges(), begin, end, keys_, verdicts);
-      go_through(request, rows, list, Variant::kMask, state);
-    } else {
-      KeyTiles<Variant::kMask, kKeyTile, decltype(verdicts)> list(ranges(), begin, end, keys_,
-                                                                  verdicts);
-      go_through(request, rows, list, false, state);
-    }
+    KeyTiles<Variant::kMask, kKeyTile, decltype(verdicts)> list(ranges(), span.begin, span.end,
+                                                                keys_, verdicts);
+    go_through(request, rows, list, state);
     finish(rows, state);
   }
 
   template <class List>
   ATTNLANG_DEVICE void go_through(const Request& request, const Rows (&rows)[kRowTiles], List& list,
-                                  bool always_masked, State& state) const {
-    const auto next_tile = [&] {
-      KeyTile tile = list.next();
-      tile.masked = tile.masked || always_masked;
-      return tile;
-    };
+                                  State& state) const {
+    const bool always_masked = Variant::kMask && selects();
+    // The ring: tile `turn` is computed while the kStages - 1 after it are on their way. Turns
+    // below 0 fill it. The queries come with the first tile; all warps loaded them.
     KeyTile ahead[kStages];
-#pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) {
-      ahead[s] = next_tile();
-      if (ahead[s].valid()) load_tile(request, ahead[s], s);
-      cp_async_commit();
-    }
-    // The queries came with the first tile; all warps loaded them.
-    cp_async_wait<kStages - 2>();
-    __syncthreads();
     uint32_t q[kQueriesStay ? kSteps : 1][kRowTiles][4];
-    if constexpr (kQueriesStay) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) load_query_step(q[step], step);
-    }
-    int now = 0;
-    while (ahead[0].valid()) {
-      cp_async_wait<kStages - 2>();
-      wait_for_loaders();  // the tile is there, and every warp is done with the one before
-      ahead[kStages - 1] = next_tile();
-      const int next = now == 0 ? kStages - 1 : now - 1;
-      if (ahead[kStages - 1].valid()) load_tile(request, ahead[kStages - 1], next);
+    int stage = 0;  // where the tile goes that is loaded next
+    for (int turn = 1 - kStages;; ++turn) {
+      if (turn >= 0) {
+        if (!ahead[0].valid()) break;
+        cp_async_wait<kStages - 2>();
+        wait_for_loaders();  // the tile is there, and every warp is done with the one before
+        if (turn == 0) {
+          if constexpr (kAlone) __syncthreads();
+          load_kept_queries(q);
+        }
+      }
+      KeyTile next = list.next();
+      next.masked = next.masked || always_masked;
+      if (next.valid()) load_tile(request, next, stage);
       cp_async_commit();
-      if (ahead[0].masked) compute<true>(rows, ahead[0].k0, now, q, state);
-      else compute<false>(rows, ahead[0].k0, now, q, state);
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+      if (turn >= 0) {
+        if (ahead[0].masked) compute<true>(rows, ahead[0].k0, stage, q, state);
+        else compute<false>(rows, ahead[0].k0, stage, q, state);
+      }
 #pragma unroll
-      for (int s = 0; s + 1 < kStages; ++s) ahead[s] = ahead[s + 1];
-      now = now + 1 == kStages ? 0 : now + 1;
+      for (int s = 0; s + 2 < kStages; ++s) ahead[s] = ahead[s + 1];
+      ahead[kStages - 2] = next;
     }
     cp_async_wait<0>();
   }
@@ -320,6 +314,14 @@ class Sm80Forward {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
       load_a(a[i], queries(), (row_warp_ * kRowTiles + i) * 16, step, lane_);
+    }
+  }
+
+  template <int kKept>
+  ATTNLANG_DEVICE void load_kept_queries(uint32_t (&q)[kKept][kRowTiles][4]) const {
+    if constexpr (kQueriesStay) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) load_query_step(q[step], step);
     }
   }
 
@@ -360,12 +362,7 @@ class Sm80Forward {
   }
 
   // Columns from it on do not exist. A selection's own end is a column that never is.
-  ATTNLANG_DEVICE int end_of_columns() const {
-    if constexpr (kPacked) {
-      if (work_.selection.blocks != nullptr) return kNoColumn;
-    }
-    return keys_;
-  }
+  ATTNLANG_DEVICE int end_of_columns() const { return selects() ? kNoColumn : keys_; }
 
   template <bool kMasked, class ColumnOf>
   ATTNLANG_DEVICE void weigh(const Rows& rows, const ColumnOf& column_of, int end,
@@ -495,6 +492,7 @@ class Sm80Forward {
   const Launch& work_;
   const Params& params_;
   const Item item_;
+  const Extent extent_;
   char* const shared_;
   int lane_, row_warp_, key_warp_, value_warp_;
   int keys_;  // columns to go through: the request's, or those that are selected

@@ -28,17 +28,45 @@ ATTNLANG_DEVICE void load_chunk(SharedTile<Element, kWidth> tile, int row, int c
 // Rows [first, first + kRows) of a tile, by kThreads threads of which this is number `thread`.
 // RowOf: tile row -> its memory; null: zeros.
 template <int kRows, int kThreads, class Element, int kWidth, class RowOf>
-ATTNLANG_DEVICE void load_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
-                               int64_t inner, bool vectorised, int thread) {
+ATTNLANG_DEVICE void gather_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
+                                 int64_t inner, bool vectorised, int thread) {
   constexpr int kChunks = SharedTile<Element, kWidth>::kChunks;
   constexpr int kCopies = kRows * kChunks;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < (kCopies + kThreads - 1) / kThreads; ++i) {
     const int copy = i * kThreads + thread;
     if (kCopies % kThreads != 0 && copy >= kCopies) break;
     const int row = first + copy / kChunks;
     const Element* source = row_of(row);
     load_chunk(tile, row, copy % kChunks, source, inner, vectorised, source != nullptr);
+  }
+}
+
+// Rows [first, first + kRows) of a tile from rows `stride` apart, the first one at `source`; those
+// from `count` on (counted from `first`) become zeros. For the main loop: a thread steps through
+// the rows with one pointer.
+template <int kRows, int kThreads, class Element, int kWidth>
+ATTNLANG_DEVICE void copy_rows(SharedTile<Element, kWidth> tile, int first, const Element* source,
+                               int64_t stride, int count, int thread) {
+  using Tile = SharedTile<Element, kWidth>;
+  if constexpr (kThreads % Tile::kChunks != 0) {
+    const auto row_of = [&](int row) {
+      return row - first < count ? source + (row - first) * stride : nullptr;
+    };
+    gather_rows<kRows, kThreads>(tile, first, row_of, 1, true, thread);
+  } else {
+    constexpr int kStep = kThreads / Tile::kChunks;  // rows that the threads take at once
+    const int chunk = thread % Tile::kChunks;
+    int row = thread / Tile::kChunks;
+    const Element* from = source + row * stride + chunk * Tile::kEntries;
+#pragma unroll
+    for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
+      if (kRows % kStep == 0 || row < kRows) {
+        cp_async<kVectorBytes>(tile.chunk(first + row, chunk), from, row < count);
+      }
+      row += kStep;
+      from += kStep * stride;
+    }
   }
 }
 
