@@ -279,7 +279,7 @@ class Sm80Forward {
     const bool always_masked = Variant::kMask && selects();
     // The ring: tile `turn` is computed while the kStages - 1 after it are on their way. Turns
     // below 0 fill it. The queries come with the first tile; all warps loaded them.
-    KeyTile ahead[kStages];
+    KeyTile ahead[kStages - 1] = {};
     uint32_t q[kQueriesStay ? kSteps : 1][kRowTiles][4];
     int stage = 0;  // where the tile goes that is loaded next
     for (int turn = 1 - kStages;; ++turn) {
