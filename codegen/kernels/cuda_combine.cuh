@@ -23,9 +23,14 @@ ATTNLANG_DEVICE void finish_item_row(const Work<Variant, Element>& work,
                                        lane);
 }
 
+// A warp's room for a row of out and for the program that makes it.
+template <class Variant, int kD, int kDV>
+constexpr int kResultFloats =
+    Variant::kOut ? Widths<Variant, kD, kDV>::kOut + kProgramScratch<Variant> : 0;
+
 // All threads of the block, after a barrier. `rows`: [kStates][kRows][kStateFloats<kDV>] in shared
-// memory, kStates states of each row in key order; `results`: a row of out for each warp. AnchorOf:
-// row -> the row whose anchor its scores had.
+// memory, kStates states of each row in key order; `results`: kResultFloats for each warp.
+// AnchorOf: row -> the row whose anchor its scores had.
 template <int kStates, int kRows, int kWarps, class Variant, class Element, int kD, int kDV,
           class AnchorOf>
 ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
@@ -34,7 +39,7 @@ ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
                                   int* last_part) {
   constexpr int kFloats = kStateFloats<kDV>;
   const int warp = warp_index(), lane = static_cast<int>(threadIdx.x) % kWarp;
-  float* result = results + warp * Widths<Variant, kD, kDV>::kOut;
+  float* result = results + warp * kResultFloats<Variant, kD, kDV>;
   const Parts& parts = work.parts;
   const int64_t index = blockIdx.x, part = blockIdx.y;
   const auto saved = [&](int64_t which, int r) {

@@ -139,8 +139,9 @@ ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float*
   return merged;
 }
 
-// Writes one row: `acc` are its sums, which are lost; `result`: room for a row of out, where the
-// spec has an out expression. `largest`: rises to the row's largest score.
+// Writes one row: `acc` are its sums, which are lost; `result`: room for a row of out and the
+// program's scratch, where the spec has an out expression. `largest`: rises to the row's largest
+// score.
 template <class Variant, class Element, int kD, int kDV>
 ATTNLANG_DEVICE void write_row(const Problem<Element>& problem,
                                const typename Variant::Request& request, int b, int h, int q_row,

@@ -125,6 +125,13 @@ constexpr int kValueWithinKey = [] {
   return inside ? start : -1;
 }();
 
+// Floats that a vector program needs after its result, which whoever calls it lends.
+template <class V>
+constexpr int kProgramScratch = [] {
+  if constexpr (requires { V::kScratch; }) return V::kScratch;
+  else return 0;
+}();
+
 // The call's own tensors as the products see them, transforms left out.
 template <class Variant, class Element>
 Problem<Element> problem_of(const Call& call) {

@@ -50,7 +50,8 @@ struct Passed {
   using Width = Widths<Variant, kD, kDV>;
   static constexpr bool kKeyOrValue = Variant::kKey || Variant::kValue;
   static constexpr int kWidest = std::max(std::max(Width::kHead, Width::kValue), std::max(kD, kDV));
-  static constexpr int kFloats = 2 * kWidest;  // of a warp: a row and what it becomes
+  // Of a warp: a row, what it becomes, and a program's scratch.
+  static constexpr int kFloats = 2 * kWidest + kProgramScratch<Variant>;
   static constexpr int kSharedBytes = kTransformWarps * kFloats * static_cast<int>(sizeof(float));
 
   Problem<Element> problem;

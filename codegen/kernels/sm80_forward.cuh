@@ -52,7 +52,6 @@ class Sm80Forward {
   static constexpr int kRowTiles = kShape.row_tiles;
   static constexpr int kWarpKeys = kKeyTile / kShape.key_warps;
   static constexpr int kWarpValues = kDV / kShape.value_warps;
-  static constexpr int kOut = Widths<Variant, kD, kDV>::kOut;
   static constexpr int kWithin = kValueWithinKey<Variant, kD, kDV>;
   static constexpr bool kPacked = kShape.packed;
   // Where each warp reads only keys that it has loaded itself, it need not wait for the others.
@@ -78,7 +77,7 @@ class Sm80Forward {
   static constexpr int kStateBytes =
       kShape.key_warps * kRows * kStateFloats<kDV> * static_cast<int>(sizeof(float));
   static constexpr int kResultBytes =
-      Variant::kOut ? kWarps * kOut * static_cast<int>(sizeof(float)) : 0;
+      kWarps * kResultFloats<Variant, kD, kDV> * static_cast<int>(sizeof(float));
   static constexpr int kMost(int a, int b) { return a > b ? a : b; }
 
  public:

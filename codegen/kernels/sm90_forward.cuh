@@ -187,7 +187,7 @@ class Consumer {
     float* room = nullptr;
     if constexpr (Variant::kOut) {
       constexpr int kRoom = 16 * L::kD * 2;  // bytes of a warp's rows of q
-      static_assert((kDV + Widths<Variant, kD, kDV>::kOut) * 4 <= kRoom);
+      static_assert((kDV + Widths<Variant, kD, kDV>::kOut + kProgramScratch<Variant>)*4 <= kRoom);
       room = reinterpret_cast<float*>(layout_.queries() + (group_ * 4 + warp_) * kRoom);
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);

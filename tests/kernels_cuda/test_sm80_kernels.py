@@ -7,10 +7,12 @@ stages, keys that do not exist or are hidden hold NaN. Each shape has a schedule
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from cuda_harness import Instance, Problem, check, draw
 
 BF16, F16 = torch.bfloat16, torch.float16
@@ -32,6 +34,7 @@ INSTANCES = {
     "Transformed": Instance("Transformed", BF16, 32, 32, SMALL),
     "ValueOfKey": Instance("ValueOfKey", BF16, 64, 32, SMALL),
 }
+QUICK = {"Causal", "Window", "Padded", "Factor"}  # a build each; the others are slow
 REAL = {"SoftCap": 3.0, "Slopes": 0.5, "Sink": 0.7}
 
 # The last needs more key tiles than a ring holds, twice over; the first few are decoded.
@@ -51,7 +54,11 @@ def _problem(functor: str, shape: Problem) -> Problem:
     return replace(shape, number=41, real=REAL.get(functor, 0.0), wants_max=True)
 
 
-@pytest.mark.parametrize("functor", INSTANCES)
+def _params(functors: Iterable[str]) -> list[ParameterSet]:
+    return [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in functors]
+
+
+@pytest.mark.parametrize("functor", _params(INSTANCES))
 def test_functor_at_odd_shapes(functor: str) -> None:
     for seed, shape in enumerate(SHAPES):
         check(INSTANCES[functor], _problem(functor, shape), seed)
@@ -75,7 +82,7 @@ def test_keys_cut_into_parts_merge_to_the_same_bits(queries: int) -> None:
     assert torch.equal(outs[0], outs[2])
 
 
-@pytest.mark.parametrize("functor", ["Plain", "Causal", "Padded", "Relu", "Transformed"])
+@pytest.mark.parametrize("functor", _params(("Plain", "Causal", "Padded", "Relu", "Transformed")))
 def test_selected_columns(functor: str) -> None:
     shape = Problem(2, 6, 2, 5, 150, lens=(150, 97), selected=40)
     check(INSTANCES[functor], _problem(functor, shape), 0)
@@ -84,19 +91,19 @@ def test_selected_columns(functor: str) -> None:
 
 def test_a_selection_of_nothing_is_an_empty_row() -> None:
     problem = Problem(1, 2, 1, 3, 20, selected=4)
-    drawn = draw(INSTANCES["Plain"], problem, 0)
+    drawn = draw(INSTANCES["Causal"], problem, 0)
     assert drawn.selection is not None
     drawn.selection.fill_(-1)
-    INSTANCES["Plain"].kernel().run(drawn.call, 0)
+    INSTANCES["Causal"].kernel().run(drawn.call, 0)
     assert (drawn.call.out == 0).all()
     assert (drawn.call.lse == -math.inf).all()
 
 
 def test_nan_scores_reach_their_rows_alone() -> None:
     for queries in (1, 33):
-        drawn = draw(INSTANCES["Plain"], Problem(1, 2, 2, queries, 50, wants_max=True), 0)
+        drawn = draw(INSTANCES["Causal"], Problem(1, 2, 2, queries, 50, wants_max=True), 0)
         drawn.q[0, 1, 0] = math.nan
-        INSTANCES["Plain"].kernel().run(drawn.call, 0)
+        INSTANCES["Causal"].kernel().run(drawn.call, 0)
         broken = drawn.call.out.isnan().any(3)
         assert broken[0, 1, 0]
         assert broken.sum() == 1
