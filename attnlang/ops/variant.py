@@ -20,6 +20,7 @@ from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
 from attnlang.ops.errors import CallError
+from attnlang.ops.routes import Routes
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
@@ -68,6 +69,7 @@ class Variant:
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
         ] = {}
         self._params = ir.params
+        self._routes = Routes(ir)
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
         self._takes_v = takes_v(ir)
         self._runtime = tuple(
@@ -175,15 +177,26 @@ class Variant:
         """
         v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
-        if not torch.compiler.is_compiling():
-            check.check_lse(self.ir, return_lse)
+        if torch.compiler.is_compiling():
+            op = self._op_for(values)
+        else:
             check.check_seed(seed)
-            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block)
-        consts = const_values(self.ir, values)
-        given = given_tensors(self.ir, values)
-        op = getattr(
-            torch.ops.attnlang, _resolve(self._handle, consts, tuple(sorted(given)))
-        ).default
+            facts = self._routes.facts(
+                (q, k, v, kv_lens, kv_indices),
+                values,
+                (q_offset, kv_offset),
+                (scale, kv_block, return_lse),
+            )
+            known = None if facts is None else self._routes.find(facts)
+            if known is None:
+                check.check_lse(self.ir, return_lse)
+                self._check(
+                    q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
+                )
+                known = self._op_for(values)
+                if facts is not None:
+                    self._routes.remember(facts, known)
+            op = known
         call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if kv_indices is not None:
             call["kv_indices"], call["kv_block"] = kv_indices, kv_block
@@ -199,6 +212,15 @@ class Variant:
         out, lse, largest = op(*vectors, **call)
         results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
         return out if len(results) == 1 else results
+
+    def _op_for(self, values: dict[str, ParamValue]) -> torch._ops.OpOverload:
+        """Return the op of a call, registered; this is traced too."""
+        consts = const_values(self.ir, values)
+        given = tuple(sorted(given_tensors(self.ir, values)))
+        found: torch._ops.OpOverload = getattr(
+            torch.ops.attnlang, _resolve(self._handle, consts, given)
+        ).default
+        return found
 
     def tiles(
         self,

@@ -1,0 +1,131 @@
+"""A call like one before is answered without its checks, and any other call is still checked."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+import attnlang
+from attnlang.ops import arguments, routes
+
+TEXT = """
+attention a(cap: float, size: int = 4, slopes: float[HQ] = none, free: float = 1.0):
+    require cap > 0, "cap must be positive"
+    score = free * soft_cap(score, cap) + (slopes[h] if slopes != none else 0.0)
+    mask = sliding_window(size)
+"""
+Q, K = torch.randn(2, 4, 9, 16), torch.randn(2, 2, 9, 16)
+SLOPES = torch.ones(4)
+
+
+@pytest.fixture(scope="module")
+def variant():
+    return attnlang.loads(TEXT)
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """How often a call was checked in full."""
+    ran = []
+    original = arguments.check_qkv
+
+    def counted(*args):
+        ran.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(arguments, "check_qkv", counted)
+    return ran
+
+
+def test_the_second_call_is_not_checked(variant, checks):
+    first = variant(Q, K, K, 2.0)
+    before = len(checks)
+    assert torch.equal(variant(Q, K, K, cap=2.0), first)
+    assert torch.equal(variant(Q.clone(), K.clone(), K, 2.0, 4), first)
+    variant(Q, K, K, 2.0, q_offset=3)
+    variant(Q, K, K, 2.0, q_offset=5)  # any offset in range is as good
+    assert len(checks) == before + 1
+
+
+def test_numbers_of_the_call_are_its_own(variant):
+    for cap, size, free, offset in ((2.0, 4, 1.0, 0), (3.0, 4, 0.5, 0), (3.0, 2, 2.0, 1)) * 2:
+        keywords = {"cap": cap, "size": size, "free": free, "q_offset": offset, "slopes": SLOPES}
+        exact = variant.reference(Q, K, K, **keywords)
+        torch.testing.assert_close(variant(Q, K, K, **keywords), exact, atol=2e-5, rtol=1e-4)
+
+
+WRONG = {
+    "q": {"q": Q[0]},
+    "dtype": {"q": Q.double()},
+    "dtypes": {"k": K.bfloat16()},
+    "heads": {"k": K[:, :1].expand(2, 3, 9, 16)},
+    "length": {"v": K[:, :, 1:]},
+    "head dim": {"k": K[..., 1:]},
+    "place": {"q": Q.to("meta")},
+    "layout": {"v": K.to_sparse()},
+    "no tensor": {"q": [1.0]},
+    "require": {"cap": -1.0},
+    "kind": {"size": 4.0},
+    "bool": {"size": True},
+    "range": {"size": 2**63},
+    "cap": {"cap": "2"},
+    "shape": {"slopes": torch.ones(3)},
+    "param dtype": {"slopes": torch.ones(4, dtype=torch.int64)},
+    "param place": {"slopes": torch.ones(4, device="meta")},
+    "gradient": {"q": Q.clone().requires_grad_()},
+    "param gradient": {"slopes": Parameter(SLOPES)},
+    "offset": {"q_offset": 2**30},
+    "offset kind": {"kv_offset": 1.5},
+    "offset shape": {"q_offset": torch.zeros(3, dtype=torch.int64)},
+    "lens": {"kv_lens": torch.zeros(3, dtype=torch.int64)},
+    "lens kind": {"kv_lens": 5},
+    "scale": {"scale": "1"},
+    "scale nan": {"scale": float("nan")},
+    "scale bool": {"scale": True},
+    "seed": {"seed": 1.5},
+    "selection": {"kv_indices": torch.zeros(2, 2, 8, 1, dtype=torch.int64)},
+    "block": {"kv_block": 0},
+    "block bool": {"kv_block": True},
+    "unknown": {"capp": 2.0},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_call_is_refused_after_a_good_one_and_again(variant, wrong):
+    good = {"q": Q, "k": K, "v": K, "cap": 2.0, "slopes": SLOPES, "q_offset": 0, "scale": 1.0}
+    good |= {"kv_lens": torch.tensor([9, 9]), "kv_block": 1}
+    variant(**good)
+    variant(**good)
+    for _ in range(2):
+        with pytest.raises(attnlang.CallError):
+            variant(**(good | wrong))
+
+
+def test_lse_is_refused_without_a_softmax_after_a_call_that_asked_for_none():
+    variant = attnlang.loads("attention a:\n weights = sigmoid(score)")
+    for _ in range(2):
+        variant(Q, K, K)
+        with pytest.raises(attnlang.CallError):
+            variant(Q, K, K, return_lse=True)
+
+
+def test_gradients_count_only_where_they_are_recorded(variant):
+    q = Q.clone().requires_grad_()
+    with torch.no_grad():
+        variant(q, K, K, 2.0)
+        variant(q, K, K, 2.0)
+    with pytest.raises(attnlang.CallError, match="gradient"):
+        variant(q, K, K, 2.0)
+
+
+def test_constants_have_an_op_each():
+    variant = attnlang.loads("attention a(const n: int = 2):\n mask = kv_idx % n == 0")
+    for n in (2, 3, 2, 3):
+        exact = variant.reference(Q, K, K, n=n)
+        torch.testing.assert_close(variant(Q, K, K, n=n), exact, atol=2e-5, rtol=1e-4)
+
+
+def test_routes_are_bounded(variant, monkeypatch):
+    monkeypatch.setattr(routes, "_MAX_ROUTES", 4)
+    for length in range(1, 9):
+        variant(Q[:, :, :length], K, K, 2.0)
+    assert len(variant._routes._ops) <= 4
