@@ -146,7 +146,7 @@ struct Padded : Plain {
 // Soft cap under a causal mask: real * tanh(s / real).
 struct SoftCap : Causal {
   ATTNLANG_DEVICE static float score(const Request& r, const Row&, const Column&, float dot) {
-    return r.p.real * kLog2 * tanh_approx(dot * r.p.scale / r.p.real);
+    return r.p.real * kLog2 * tanh_approx(dot * (r.p.scale / r.p.real));
   }
 };
 
