@@ -53,6 +53,11 @@ class Instance:
     tiles: tuple[tuple[str, int], ...]
     door: str = "sm80"
 
+    @property
+    def formula(self) -> str:
+        """The functor without the trait that changes no result."""
+        return self.functor.removeprefix("Scaled<").removesuffix(">")
+
     @cache  # noqa: B019 - instances are few, and live as long as the tests
     def kernel(self) -> Kernel:
         """The instance, built."""
@@ -101,6 +106,7 @@ class Problem:
     selected: int = 0  # blocks of `block` columns that each row selects
     block: int = 1
     wants_max: bool = False
+    scale: float | None = None
 
     def length(self, b: int) -> int:
         """Keys of a request."""
@@ -151,13 +157,13 @@ def draw(instance: Instance, problem: Problem, seed: int) -> Drawn:
     q = _strided(random(p.heads, p.queries, instance.d), p.layout)
     k = random(p.kv_heads, p.keys, instance.d)
     v = random(p.kv_heads, p.keys, instance.dv)
-    if instance.functor == "ValueOfKey":
+    if instance.formula == "ValueOfKey":
         v = k[..., : instance.dv]
     if p.layout == "expanded":
         k, v = k[:, :1].expand(k.shape).clone(), v[:, :1].expand(v.shape).clone()
     for b in range(p.batch):
         hidden = torch.arange(p.keys) >= p.length(b)
-        if instance.functor == "Padded":
+        if instance.formula == "Padded":
             hidden |= torch.arange(p.keys) >= p.number
         k[b, :, hidden] = math.nan
         v[b, :, hidden] = math.nan
@@ -170,19 +176,19 @@ def draw(instance: Instance, problem: Problem, seed: int) -> Drawn:
             -1, blocks, (p.batch, p.kv_heads, p.queries, p.selected), generator=generator
         ).to(torch.int32)
     call = Call(
-        q, k, k[..., : instance.dv] if instance.functor == "ValueOfKey" else v,
+        q, k, k[..., : instance.dv] if instance.formula == "ValueOfKey" else v,
         out=_strided(torch.full((p.batch, p.heads, p.queries, instance.dv), math.nan,
                                 dtype=instance.dtype), "heads last"),
         lse=instance.functor != "Relu",
         q_offset=None if p.q_offsets is None else torch.tensor(p.q_offsets),
-        kv_offset=p.kv_offset,
+        kv_offset=p.kv_offset, scale=p.scale,
         kv_lens=None if p.lens is None else torch.tensor(p.lens, dtype=torch.int32),
         scalars=(p.number, p.real),
     )  # fmt: skip
     largest = torch.full((p.batch, p.heads), math.nan) if p.wants_max else None
     call.c.max = tensor(largest)
     call.c.kv_indices, call.c.kv_block = tensor(selection), p.block
-    keep = _keep(instance.functor, p, selection)
+    keep = _keep(instance.formula, p, selection)
     return Drawn(call, q, clean_k, clean_v, keep, selection, largest)
 
 
@@ -226,7 +232,7 @@ class Expected:
 
 def expected(instance: Instance, p: Problem, drawn: Drawn) -> Expected:
     """Compute the call in float64."""
-    functor = instance.functor
+    functor = instance.formula
     group = p.heads // p.kv_heads
     q, k, v = (t.double().nan_to_num(0) for t in (drawn.q, drawn.k, drawn.v))
     if functor == "Transformed":
@@ -234,7 +240,7 @@ def expected(instance: Instance, p: Problem, drawn: Drawn) -> Expected:
         k = (k * (torch.arange(p.keys) % 3)[:, None]).to(instance.dtype).double()
         v = (v + 1).to(instance.dtype).double()
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    score = q @ k.transpose(-1, -2) * instance.d**-0.5
+    score = q @ k.transpose(-1, -2) * (instance.d**-0.5 if p.scale is None else p.scale)
     position = torch.zeros_like(score)  # j - i
     for b in range(p.batch):
         i = torch.arange(p.queries)[:, None] + p.q_offset(b)
