@@ -33,6 +33,7 @@ class Unit:
         self._text = [_HEAD, helpers]
         self._launches: list[str] = []
         self._built: Callable[..., bytes | None] | None = None
+        self._failed = False
 
     def kernel(self, body: str, *types: str, host: str = "") -> Callable[..., None]:
         """Add a kernel over arrays `x0`, `x1` ... of these types, which it may change in place.
@@ -70,6 +71,8 @@ class Unit:
 
     def _function(self) -> Callable[..., bytes | None]:
         if self._built is None:
+            assert not self._failed, "the unit does not compile"
+            self._failed = True
             text = "".join(self._text) + (
                 'extern "C" __attribute__((visibility("default"))) const char* run(\n'
                 "    int which, int grid, int block, size_t shared_bytes, uint64_t seed,\n"
@@ -79,6 +82,7 @@ class Unit:
                 '  return "no such kernel";\n}\n'
             )
             self._built = build(EMULATOR, text).run
+            self._failed = False
             self._built.restype = ctypes.c_char_p
             self._built.argtypes = [
                 ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint64,
