@@ -18,7 +18,7 @@ CPP_SOURCES = $(shell find codegen runtime tests -type f \
 	\( -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow gpu check format clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: $(STAMP)  ## run the tests (without the slow ones and those that need a GP
 test-slow: $(STAMP)  ## run the slow tests (installs the trained model that one of them runs)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
 	$(PYTEST) -m 'slow and not gpu' || [ $$? -eq 5 ]  # 5: no test is slow
+
+gpu: $(STAMP)  ## run the tests that need a CUDA device (JOBS=16 builds that many kernels at once)
+	$(PYTEST) --dist load -m gpu tests/gpu
 
 check: $(STAMP)  ## lint, format, types, layers: all that CI checks before it tests
 	$(BIN)/ruff check .

@@ -38,12 +38,35 @@ def make_qkv(
     return draw(s.hq, s.q, s.d), draw(s.hkv, s.kv, s.d), draw(s.hkv, s.kv, s.dv)
 
 
+def moved(values: dict[str, object], device: str) -> dict[str, object]:
+    """Bring the tensors of a call to a device, with their strides."""
+    return {n: moved_tensor(x, device) if isinstance(x, Tensor) else x for n, x in values.items()}
+
+
+def moved_tensor(x: Tensor, device: str) -> Tensor:
+    """Bring a tensor to a device, with its strides; beside its elements there is NaN or nothing."""
+    if x.device.type == device:
+        return x
+    extent = (
+        1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) if x.numel() else 0
+    )
+    memory = torch.as_strided(x, (extent,), (1,))
+    return torch.as_strided(memory.to(device), x.shape, x.stride())
+
+
 def assert_accurate(
-    variant: attnlang.Variant, q: Tensor, k: Tensor, v: Tensor | None, **call: object
+    variant: attnlang.Variant,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    *,
+    device: str = "cpu",
+    **call: object,
 ) -> tuple[Tensor, Tensor]:
     """Compare a call with the float64 reference under the project's accuracy bar.
 
-    v is None where the variant computes it from k. Dropout gets a seed unless the call has one.
+    The tensors lie on the CPU; `device` is where the kernel runs. v is None where the variant
+    computes it from k. Dropout gets a seed unless the call has one.
     float32: at most 1e-5 + 4 eps max|score|, taken over the call. bfloat16, float16: at most 1.5
     times the error of the reference that rounds as kernels do, on top; the scores feel rounding
     where q or k is transformed, and their log-sum-exp with them.
@@ -51,8 +74,9 @@ def assert_accurate(
     softmax = variant.ir.weights.softmax is not None
     if variant.ir.weights.dropout is not None:
         call.setdefault("seed", 1)
-    got = variant(q, k, v, return_lse=softmax, **call)
-    out, lse = got if softmax else (got, None)
+    vectors = moved({"q": q, "k": k, "v": v}, device).values()
+    got = variant(*vectors, return_lse=softmax, **moved(call, device))
+    out, lse = (x.cpu() for x in got) if softmax else (got.cpu(), None)
     exact = variant.reference(q, k, v, return_lse=softmax, dtype=torch.float64, **call)
     want, want_lse = exact if softmax else (exact, None)
     assert out.dtype == q.dtype
@@ -94,7 +118,8 @@ def _largest_score(q: Tensor, k: Tensor, variant: attnlang.Variant, lse: Tensor 
     """Return a bound of |score| that scales the float32 tolerance."""
     if not q.numel() or not k.numel():
         return 0.0
-    raw = q.double().norm(dim=-1).max() * k.double().norm(dim=-1).max() / math.sqrt(q.shape[-1])
+    longest = [x.double().nan_to_num().norm(dim=-1).max() for x in (q, k)]  # NaN: no such key
+    raw = longest[0] * longest[1] / math.sqrt(q.shape[-1])
     top = 0.0
     if lse is not None and torch.isfinite(lse).any():
         top = lse[torch.isfinite(lse)].abs().max().item()

@@ -42,7 +42,7 @@ _COMPILE_FLAGS = (
     "-fvisibility-inlines-hidden",
 )
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,-z,defs", "-Wl,--as-needed")
-_EMULATOR_FLAGS = ("-x", "c++", "-O2", "-pthread")
+_EMULATOR_FLAGS = ("-x", "c++", "-O1", "-pthread")
 
 
 @dataclass(frozen=True, slots=True)

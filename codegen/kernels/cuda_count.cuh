@@ -15,7 +15,7 @@ template <class Variant, class Element>
 struct Counted {
   Problem<Element> problem;
   typename Variant::Arguments arguments;
-  TileCounts* counts;  // zeros; only the first three are added to
+  TileCounts* counts;  // zeros
   int32_t query_tile, key_tile;
 };
 
@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(kCountThreads)
   const int query_tile = counted.query_tile, key_tile = counted.key_tile;
   const int tiles = (problem.queries + query_tile - 1) / query_tile;
   const int64_t index = int64_t{blockIdx.x} * kCountThreads + threadIdx.x;
+  if (index == 0) counted.counts->query_tile = query_tile, counted.counts->key_tile = key_tile;
   if (index >= int64_t{problem.batch} * problem.heads * tiles) return;
   const int q0 = static_cast<int>(index % tiles) * query_tile;
   const int q1 = q0 + query_tile < problem.queries ? q0 + query_tile : problem.queries;
@@ -63,8 +64,8 @@ int count_tiles(const Call& call, TileCounts* counts, char* error) {
                                           .key_tile = Tiles::kKeyTile};
   const int64_t tiles = (call.q.size[2] + Tiles::kQueryTile - 1) / Tiles::kQueryTile;
   const int64_t items = call.q.size[0] * call.q.size[1] * tiles;
-  if (wrong == nullptr && items > 0) {
-    const dim3 grid(static_cast<unsigned>((items + kCountThreads - 1) / kCountThreads));
+  if (wrong == nullptr) {
+    const dim3 grid(static_cast<unsigned>(items / kCountThreads + 1));
     wrong = launch(count_kernel<Variant, Element>, grid, kCountThreads, 0, call.stream, counted);
   }
   return wrong == nullptr ? 0 : fail(error, "%s", wrong);

@@ -1,0 +1,35 @@
+"""The gallery's GPU kernels in the emulator: both skeletons, against the float64 reference."""
+
+from __future__ import annotations
+
+import pytest
+from gallery_cuda import SMALL, check
+from support import PARAMS
+
+# What is not slow: plain, a transform, a tensor in the mask, no softmax.
+_QUICK = {
+    ("gemma2_local", "sm90"),
+    ("rope", "sm80"),
+    ("document", "sm90"),
+    ("relu_squared", "sm80"),
+}
+_RUNS = [
+    pytest.param(
+        name,
+        target,
+        ("bf16", "f16")[place % 2],
+        marks=[] if (name, target) in _QUICK else pytest.mark.slow,
+        id=f"{name}-{target}",
+    )
+    for place, name in enumerate(sorted(PARAMS))
+    for target in ("sm80", "sm90")
+]
+
+
+@pytest.mark.parametrize(("name", "target", "dtype"), _RUNS)
+def test_variant_agrees_with_the_reference(
+    name: str, target: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNLANG_EMULATE", target)
+    for shape, layout in (("grouped", "bshd"), ("decode", "bhsd"), ("longer_q", "gap")):
+        check(name, SMALL[shape], dtype, "cpu", dim=64, layout=layout)
