@@ -16,6 +16,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -44,7 +45,7 @@ UNIT = """
 #include "variants.cuh"
 namespace attnlang::cuda {{
 struct Tiles {{
-  static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = {stages};
+  static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = {stages}{more};
 }};
 }}
 using namespace attnlang::cuda;
@@ -67,10 +68,15 @@ class Kernel:
     keys: int
     stages: int = 2
     element: str = "Bf16"
+    more: str = ""  # further constants of Tiles
+
+    def __str__(self) -> str:
+        tile = f"{self.rows}x{self.keys}/{self.stages}{self.more}"
+        return f"{self.variant} D {self.dim} {self.element} {tile}"
 
     def build(self, folder: Path) -> tuple[Kernel, ctypes.CDLL, str]:
-        name = f"{self.variant}-{self.dim}-{self.rows}-{self.keys}-{self.stages}-{self.element}"
-        source = folder / (name.translate(str.maketrans("<>", "__")) + ".cu")
+        name = str(self)
+        source = folder / (re.sub(r"\W", "_", name) + ".cu")
         source.write_text(UNIT.format(**dataclasses.asdict(self)))
         nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [
@@ -106,6 +112,18 @@ def kernels(dims: list[int]) -> list[Kernel]:
     for dim in dims:
         found += [Kernel("Scaled<Plain>", dim, *tile) for tile in FULL[dim]]
         found += [Kernel("Scaled<Causal>", dim, *tile) for tile in CAUSAL[dim]]
+    # Steps of docs/performance.md.
+    best = {64: (192, 128), 128: (128, 176), 256: (128, 80)}
+    for dim in dims:
+        found += [
+            Kernel("Scaled<Plain>", dim, *best[dim], more=more)
+            for more in (", kTurns = 0", ", kLazy = 1")
+        ]
+    if 64 in dims:
+        found += [
+            Kernel("Scaled<Plain>", 64, 192, 128, more=", kPolynomial = 4"),
+            Kernel("Scaled<Plain>", 64, 192, 128, more=", kPolynomial = 3"),
+        ]
     if 128 in dims:
         found += [Kernel("SoftCap", 128, 128, 128), Kernel("Slopes", 128, 128, 128)]
     return found
@@ -293,10 +311,7 @@ def time(built: list[tuple[Kernel, ctypes.CDLL]], lengths: list[int]) -> list[di
                     took = milliseconds([Bound(library, *s) for s in sets])
                     rate = flops / took / 1e9
                     best = max(beside.values(), default=float("nan"))
-                    tile = f"{kernel.rows}x{kernel.keys}/{kernel.stages}"
-                    print(
-                        f"    {kernel.variant:16} {tile:10} {rate:5.0f} TFLOP/s  {rate / best:.2f}"
-                    )
+                    print(f"    {kernel!s:50} {rate:5.0f} TFLOP/s  {rate / best:.2f}")
                     rows.append({
                         **dataclasses.asdict(kernel), "length": length, "ms": took,
                         "tflops": rate, "peers": beside,
@@ -317,15 +332,14 @@ def main() -> int:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = list(pool.map(lambda kernel: kernel.build(Path(folder)), wanted))
         for kernel, _, log in built:
-            print(f"{kernel.variant} D {kernel.dim} {kernel.rows}x{kernel.keys}: {log}")
+            print(
+                f"{kernel.variant} D {kernel.dim} {kernel.rows}x{kernel.keys}{kernel.more}: {log}"
+            )
         print(torch.cuda.get_device_name(), flush=True)
         good = []
         for kernel, library, _ in built:
             verdict = check(kernel, library) if options.check else "right: not checked"
-            print(
-                f"{kernel.variant} D {kernel.dim} {kernel.rows}x{kernel.keys}: {verdict}",
-                flush=True,
-            )
+            print(f"{kernel}: {verdict}", flush=True)
             if verdict.startswith("right"):
                 good.append((kernel, library))
         lengths = [int(n) for n in options.lengths.split(",")]

@@ -73,6 +73,18 @@ struct Layout {
   static constexpr int kQueryTile = Tiles::kQueryTile;
   static constexpr int kKeyTile = Tiles::kKeyTile;
   static constexpr int kStages = Tiles::kStages;
+  static constexpr bool kTurns = [] {
+    if constexpr (requires { Tiles::kTurns; }) return Tiles::kTurns;
+    else return true;
+  }();
+  static constexpr bool kLazy = [] {
+    if constexpr (requires { Tiles::kLazy; }) return Tiles::kLazy;
+    else return false;
+  }();
+  static constexpr int kPolynomial = [] {
+    if constexpr (requires { Tiles::kPolynomial; }) return Tiles::kPolynomial;
+    else return 0;
+  }();
   static constexpr int kConsumers = kQueryTile / kConsumerRows;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
   // A multiprocessor has 512 registers for each of a warpgroup's threads. Two warpgroups start with
