@@ -107,16 +107,4 @@ ATTNLANG_DEVICE Item item_of(const Work<Variant, Element>& work, int index) {
   return item;
 }
 
-// The part of [0, tiles) that block `part` of `parts` goes through.
-struct TileSpan {
-  int begin, end;
-
-  static ATTNLANG_DEVICE TileSpan of(int tiles, int part, int parts) {
-    if (parts == 1) return {0, tiles};
-    const int each = tiles / parts, more = tiles % parts;  // the first `more` have one more
-    const int begin = part * each + (part < more ? part : more);
-    return {begin, begin + each + (part < more ? 1 : 0)};
-  }
-};
-
 }  // namespace attnlang::cuda

@@ -87,6 +87,45 @@ ATTNLANG_DEVICE Verdict tile_verdict(const typename Variant::Request& request, i
   else return Verdict::full;
 }
 
+// Some key tiles, counted in tiles.
+struct TileSpan {
+  int begin, end;
+
+  // What block `part` of `parts` goes through.
+  ATTNLANG_DEVICE TileSpan part(int part, int parts) const {
+    if (parts == 1) return *this;
+    const int tiles = end - begin, each = tiles / parts, more = tiles % parts;
+    const int first = begin + part * each + (part < more ? part : more);
+    return {first, first + each + (part < more ? 1 : 0)};
+  }
+
+  // The same without what a mask hides at both ends, so that parts are worth the same: 32 equal
+  // slices are asked at once, then those of the first to the last that hold something. All lanes of
+  // a warp call it together.
+  template <class VerdictOf>
+  ATTNLANG_DEVICE TileSpan visited(int tile, int keys, const VerdictOf& verdict_of) const {
+    TileSpan span = *this;
+    for (int slice = span.end - span.begin; slice > 1;) {
+      slice = (span.end - span.begin + kWarp - 1) / kWarp;
+      const int first = span.begin + static_cast<int>(threadIdx.x % kWarp) * slice;
+      const int last = first + slice < span.end ? first + slice : span.end;
+      bool held = false;
+      if (first < last) {
+        const int k1 = last * tile;
+        held = !is_empty(verdict_of(first * tile, k1 < keys ? k1 : keys));
+      }
+      const uint32_t slices = __ballot_sync(~0u, held);
+      if (slices == 0) return {span.begin, span.begin};
+      const int begin = span.begin + (__ffs(static_cast<int>(slices)) - 1) * slice;
+      const int end = span.begin + (kWarp - __clz(static_cast<int>(slices))) * slice;
+      const bool shrunk = 2 * (end - begin) <= span.end - span.begin;
+      span = {begin, end < span.end ? end : span.end};
+      if (!shrunk) break;
+    }
+    return span;
+  }
+};
+
 struct KeyTile {
   int32_t k0;   // the first column; negative: there is no further tile
   bool masked;  // some element may not be kept

@@ -257,8 +257,6 @@ class Sm80Forward {
     const Request request = request_of(0);
     if (Variant::kMask && threadIdx.x == 0) find_item_ranges(request);
     if constexpr (Variant::kMask) __syncthreads();
-    const int tiles = (keys_ + kKeyTile - 1) / kKeyTile;
-    const TileSpan span = TileSpan::of(tiles, static_cast<int>(blockIdx.y), work_.parts.count);
     State state;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
@@ -266,6 +264,12 @@ class Sm80Forward {
       for (float& sum : state.acc[i]) sum = 0.0f;
     }
     const auto verdicts = [&](int k0, int k1) { return verdict_of(request, k0, k1); };
+    const int parts = work_.parts.count;
+    TileSpan span{0, (keys_ + kKeyTile - 1) / kKeyTile};
+    if (Variant::kMask && parts > 1 && !selects()) {
+      span = span.visited(kKeyTile, keys_, verdicts);
+    }
+    span = span.part(static_cast<int>(blockIdx.y), parts);
     KeyTiles<Variant::kMask, kKeyTile, decltype(verdicts)> list(ranges(), span.begin, span.end,
                                                                 keys_, verdicts);
     go_through(request, rows, list, state);

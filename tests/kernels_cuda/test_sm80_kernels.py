@@ -70,9 +70,9 @@ def test_any_strides(layout: str) -> None:
         check(INSTANCES["Causal"], _problem("Causal", replace(shape, layout=layout)), seed)
 
 
-@pytest.mark.parametrize("queries", [1, 20])
-def test_keys_cut_into_parts_merge_to_the_same_bits(queries: int) -> None:
-    problem = Problem(1, 2, 1, queries, 1100, number=900)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1100), (1, 9000), (20, 1100)])
+def test_keys_cut_into_parts_merge_to_the_same_bits(queries: int, keys: int) -> None:
+    problem = Problem(1, 2, 1, queries, keys, number=900)
     outs = [check(INSTANCES["Window"], problem, 0).call.out]
     for seed in (1, 2):
         drawn = draw(INSTANCES["Window"], problem, 0)
