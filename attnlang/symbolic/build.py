@@ -15,6 +15,7 @@ from attnlang.ir.nodes import (
     Binary,
     BinaryOp,
     Cast,
+    CompareOp,
     Const,
     Expr,
     Kind,
@@ -27,6 +28,16 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import rewrite
 from attnlang.sources import Span
+
+# `x op y` is `y MIRRORED[op] x`.
+MIRRORED = {
+    CompareOp.EQ: CompareOp.EQ,
+    CompareOp.NE: CompareOp.NE,
+    CompareOp.LT: CompareOp.GT,
+    CompareOp.LE: CompareOp.GE,
+    CompareOp.GT: CompareOp.LT,
+    CompareOp.GE: CompareOp.LE,
+}
 
 _TYPES = {bool: BOOL, int: INT, float: FLOAT}
 

@@ -25,7 +25,7 @@ from attnlang.ir.nodes import (
     Select,
 )
 from attnlang.symbolic.affine import Affine, affine, build_sum
-from attnlang.symbolic.build import binary, conjunction, const, negate
+from attnlang.symbolic.build import MIRRORED, binary, conjunction, const, negate
 from attnlang.symbolic.no_wrap import NoWrap
 from attnlang.symbolic.range_tree import (
     Direction,
@@ -51,14 +51,6 @@ from attnlang.symbolic.relations import (
 
 _MAX_COEFFICIENT = 2**20
 _MAX_STEPS = 256  # of one comparison
-_FLIPPED = {
-    CompareOp.LT: CompareOp.GT,
-    CompareOp.LE: CompareOp.GE,
-    CompareOp.GT: CompareOp.LT,
-    CompareOp.GE: CompareOp.LE,
-    CompareOp.EQ: CompareOp.EQ,
-    CompareOp.NE: CompareOp.NE,
-}
 
 
 class IntSolver:
@@ -80,7 +72,7 @@ class IntSolver:
         """Return the tree of a comparison of ints that reads the coordinate."""
         op, left, right = comparison.op, comparison.left, comparison.right
         if not self.reads(left):
-            op, left, right = _FLIPPED[op], right, left
+            op, left, right = MIRRORED[op], right, left
         bounds = self.no_wrap.range(left)
         if bounds is None:
             return Unsolved(comparison, "64 bits may not hold it, or it reads a tensor")

@@ -24,7 +24,7 @@ from attnlang.ir.nodes import (
     Unary,
 )
 from attnlang.ir.traverse import walk
-from attnlang.symbolic.build import const
+from attnlang.symbolic.build import MIRRORED, const
 from attnlang.symbolic.range_tree import (
     ALL,
     NONE,
@@ -105,7 +105,7 @@ class _MaskSolver:
             case Compare(_, Cast(x), y) if x.type == INT and not self._reads(y):
                 ordered = expr
             case Compare(op, y, Cast(x)) if x.type == INT and not self._reads(y):
-                ordered = Compare(_SWAPPED[op], Cast(x, FLOAT, span=expr.span), y, span=expr.span)
+                ordered = Compare(MIRRORED[op], Cast(x, FLOAT, span=expr.span), y, span=expr.span)
             case _:
                 return Unsolved(expr, "floats that no rule solves")
         span = expr.span
@@ -131,16 +131,6 @@ class _MaskSolver:
         low = Compare(CompareOp.LT, const(-_EXACT, span), y, span=span)
         high = Compare(CompareOp.LT, y, const(_EXACT, span), span=span)
         return Guarded(Logic(LogicOp.AND, low, high, span=span), tree)
-
-
-_SWAPPED = {
-    CompareOp.LT: CompareOp.GT,
-    CompareOp.LE: CompareOp.GE,
-    CompareOp.GT: CompareOp.LT,
-    CompareOp.GE: CompareOp.LE,
-    CompareOp.EQ: CompareOp.EQ,
-    CompareOp.NE: CompareOp.NE,
-}
 
 
 def _choice(condition: Tree, then: Tree, otherwise: Tree) -> Tree:

@@ -26,19 +26,11 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import children
 from attnlang.symbolic.affine import Affine, affine, build_sum, sum_size
-from attnlang.symbolic.build import const, is_bool, value_of
+from attnlang.symbolic.build import MIRRORED, const, is_bool, value_of
 from attnlang.symbolic.magnitudes import MAX_CONSTANT, is_bounded_sum
 from attnlang.symbolic.rules.rule import rule
 from attnlang.symbolic.variability import Level, level, variability
 
-MIRRORED = {
-    CompareOp.EQ: CompareOp.EQ,
-    CompareOp.NE: CompareOp.NE,
-    CompareOp.LT: CompareOp.GT,
-    CompareOp.LE: CompareOp.GE,
-    CompareOp.GT: CompareOp.LT,
-    CompareOp.GE: CompareOp.LE,
-}
 _HOLDS_OF_EQUALS = (CompareOp.EQ, CompareOp.LE, CompareOp.GE)
 # `x op y + step` is `x other y`
 _STEPS = {
