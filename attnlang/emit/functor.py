@@ -18,7 +18,7 @@ from attnlang.emit.programs import Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter
 from attnlang.emit.spec_lines import spec_line
-from attnlang.ir.nodes import Expr, RowSum
+from attnlang.ir.nodes import QK, Binary, BinaryOp, Expr, RowSum
 from attnlang.ir.traverse import walk
 from attnlang.plan.plan import Plan
 from attnlang.plan.ranges import Ranges
@@ -98,6 +98,7 @@ class FunctorContext:
     programs: tuple[ProgramText, ...]
     scratch: int  # floats that a program of a row needs after its result
     head_column_mask: str
+    scaled: str  # softmax's argument is a multiple of the dot product: `scale` is there
     skeleton: str  # of a GPU's kernel, as the next
     tiles: tuple[tuple[str, int], ...]
     product_dim: int  # of q' and k'
@@ -156,6 +157,7 @@ class Functor:
             programs=programs,
             scratch=max((p.scratch for p in programs), default=0),
             head_column_mask=_bool(self._columns_know_heads()),
+            scaled=_bool(self._scale() is not None),
             skeleton="" if self.plan.tiles is None else self.plan.tiles.skeleton,
             tiles=() if self.plan.tiles is None else self.plan.tiles.constants,
             product_dim=self.plan.widths.product,
@@ -217,6 +219,13 @@ class Functor:
         mask = self.plan.lowered.column_mask
         return mask is not None and "h" in variability(mask)
 
+    def _scale(self) -> Expr | None:
+        """Return what the dot product is multiplied by, where that makes softmax's argument."""
+        match self.plan.lowered.exponent:
+            case Binary(BinaryOp.MUL, QK(), scale) | Binary(BinaryOp.MUL, scale, QK()):
+                return scale if variability(scale) <= {"b", "h"} else None
+        return None
+
     def _has_factor(self) -> bool:
         """Whether something multiplies the softmax's weights."""
         lowered = self.plan.lowered
@@ -239,6 +248,10 @@ class Functor:
         ):
             if expr is not None:
                 yield self._function(comment, "F", f"{name}({element})", Level.ELEMENT, expr)
+        if self.dialect is CUDA and (scale := self._scale()) is not None:
+            comment = "What the dot product is multiplied by, times log2(e): there is no more."
+            signature = "scale(const Request& r)"
+            yield self._function(comment, "F", signature, Level.REQUEST, scale)
         if lowered.weight is not None:
             comment = "The weight, without normalisation."
             yield self._product(comment, f"weight({element})", lowered.weight)

@@ -43,28 +43,31 @@ class CudaTiles:
         )
 
 
-def choose_tiles(target: Target, widths: Widths) -> CudaTiles:
-    """Choose the skeleton and its tiles. Raises WidthError for widths that none takes."""
+def choose_tiles(target: Target, widths: Widths, masked: bool) -> CudaTiles:
+    """Choose the skeleton and its tiles. Raises WidthError for widths that none takes.
+
+    `masked`: the spec has a mask, so a smaller tile of keys may save what a larger one would waste.
+    """
     for name, width in (("q", widths.product), ("v", widths.acc)):
         if width % _STEP or width > _WIDEST:
             raise WidthError(
                 name, f"a head dim that GPU kernels take: 16, 32, 48 ... {_WIDEST}", str(width)
             )
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
-        return _sm90(widths)
+        return _sm90(widths, masked)
     return next(t for t in _sm80(widths) if _bytes(t, widths) <= _SHARED_BYTES[target])
 
 
-def _sm90(widths: Widths) -> CudaTiles:
+def _sm90(widths: Widths, masked: bool) -> CudaTiles:
     """Return tiles for warpgroups of 64 rows, one producer beside them."""
     widest = max(widths.product, widths.acc)
     if widest <= 64:
         return CudaTiles("sm90", 192, 128, 2, 16, 1)
     if widest <= 128:
-        return CudaTiles("sm90", 128, 128, 2, 12, 1)
+        return CudaTiles("sm90", 128, 128 if masked else 176, 2, 12, 1)
     if widest <= 192:
-        return CudaTiles("sm90", 128, 96, 2, 12, 1)
-    return CudaTiles("sm90", 128, 64, 2, 12, 1)
+        return CudaTiles("sm90", 128, 112 if widths.acc <= 128 else 96, 2, 12, 1)
+    return CudaTiles("sm90", 128, 80, 2, 12, 1)
 
 
 def _sm80(widths: Widths) -> Iterator[CudaTiles]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import Expr, TensorParam, Variant
+from attnlang.ir.nodes import Const, Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.jit.units import Target
 from attnlang.passes import Lowered
@@ -82,7 +82,8 @@ def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
     roots = (*roots, *(e for program in programs for e in invariants(program)))
-    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths)
+    masked = not (isinstance(lowered.mask, Const) and lowered.mask.value is True)
+    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths, masked)
     return Plan(lowered, key, hoist(roots), widths, transforms, tiles)
 
 
