@@ -1,6 +1,6 @@
 // Rows of q', k' and v' that the spec's transforms make, rounded to the element type: one linear
 // pass into the workspace before attention, a warp a row. What the products then read is strided
-// rows like any other's.
+// rows like any other's. Keys that no row may see are not transformed.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 namespace attnlang::cuda {
 
 constexpr int kTransformWarps = 8;
+constexpr int kTransformTile = 64;
 
 // A workspace is cut into pieces of whole 256 bytes, which all kernels' alignments divide.
 class Workspace {
@@ -42,6 +43,11 @@ ATTNLANG_DEVICE void load_floats(float* row, const Element* source, int64_t inne
 template <int kWidth, class Element>
 ATTNLANG_DEVICE void store_floats(Element* target, const float* row, int lane) {
   for (int d = lane; d < kWidth; d += kWarp) target[d] = from_float32<Element>(row[d]);
+}
+
+template <int kWidth, class Element>
+ATTNLANG_DEVICE void store_zeros(Element* target, int lane) {
+  for (int d = lane; d < kWidth; d += kWarp) target[d] = Element{};
 }
 
 // What a transform pass reads: the call's tensors, from their first entries on.
@@ -81,23 +87,31 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
   store_floats<kD>(passed.new_q.row(b, h, query), row + Pass::kWidest, lane);
 }
 
-// Keys and values of columns that exist; the others' rows of the workspace are never read.
+// Whether some row of the group's heads may see columns [k0, k1); a head a lane.
+template <class Variant, class Element>
+ATTNLANG_DEVICE bool is_visited(const Problem<Element>& problem,
+                                const typename Variant::Params& params, const Extent& extent,
+                                int h_kv, int k0, int k1, int lane) {
+  if constexpr (!Variant::kMask) {
+    return true;
+  } else {
+    const int first = h_kv * problem.group(), last = first + problem.group();
+    bool visited = false;
+    for (int h = first + lane; h < last; h += kWarp) {
+      const auto request = problem.template request<Variant>(params, extent, h, 0);
+      visited = visited || !is_empty(Variant::tile(request, 0, problem.queries, k0, k1));
+    }
+    return __any_sync(~0u, visited) != 0;
+  }
+}
+
+// k' and v' of one column by one warp.
 template <class Variant, class Element, int kD, int kDV>
-__global__ void __launch_bounds__(kTransformWarps* kWarp)
-    transform_keys(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& passed,
+                                      const typename Variant::Request& request, int b, int h_kv,
+                                      int column, float* row, int lane) {
   using Pass = Passed<Variant, Element, kD, kDV>;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t index = int64_t{blockIdx.x} * kTransformWarps + warp_index();
-  const Problem<Element>& problem = passed.problem;
-  if (index >= int64_t{problem.batch} * problem.kv_heads * problem.keys) return;
-  const int column = static_cast<int>(index % problem.keys);
-  const int head = static_cast<int>(index / problem.keys);
-  const int b = head / problem.kv_heads, h_kv = head % problem.kv_heads;
-  if (column >= problem.kv_len(b)) return;
-  float* row = dynamic_shared<float>() + warp_index() * Pass::kFloats;
   float* result = row + Pass::kWidest;
-  const typename Variant::Params params = Variant::params(passed.arguments);
-  const auto request = problem.template request<Variant>(params, b, h_kv * problem.group(), 0);
   if constexpr (Variant::kKey || Variant::kValueFromKey) {
     load_floats<Pass::Width::kHead>(row, passed.k.row(b, h_kv, column), passed.k.stride[3], lane);
     __syncwarp();
@@ -117,6 +131,36 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
     Variant::value(request, column, row, result);
     __syncwarp();
     store_floats<kDV>(passed.new_v.row(b, h_kv, column), result, lane);
+    __syncwarp();
+  }
+}
+
+// A block makes kTransformTile columns of a head. Where no row may see them they become zeros: the
+// verdict of fewer rows may be the looser one, and finds them, masked. Columns that the request
+// does not have are never read.
+template <class Variant, class Element, int kD, int kDV>
+__global__ void __launch_bounds__(kTransformWarps* kWarp)
+    transform_keys(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+  const Problem<Element>& problem = passed.problem;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int tiles = (problem.keys + kTransformTile - 1) / kTransformTile;
+  const int head = static_cast<int>(blockIdx.x) / tiles;
+  const int b = head / problem.kv_heads, h_kv = head % problem.kv_heads;
+  const Extent extent = problem.extent(b);
+  const int k0 = static_cast<int>(blockIdx.x) % tiles * kTransformTile;
+  const int k1 = k0 + kTransformTile < extent.keys ? k0 + kTransformTile : extent.keys;
+  if (k0 >= k1) return;
+  const typename Variant::Params params = Variant::params(passed.arguments);
+  const bool visited = is_visited<Variant>(problem, params, extent, h_kv, k0, k1, lane);
+  const auto request = problem.template request<Variant>(params, extent, h_kv * problem.group(), 0);
+  float* row = dynamic_shared<float>() + warp_index() * Passed<Variant, Element, kD, kDV>::kFloats;
+  for (int column = k0 + warp_index(); column < k1; column += kTransformWarps) {
+    if (visited) {
+      transform_column(passed, request, b, h_kv, column, row, lane);
+      continue;
+    }
+    if constexpr (Variant::kKey) store_zeros<kD>(passed.new_k.row(b, h_kv, column), lane);
+    if constexpr (Variant::kValue) store_zeros<kDV>(passed.new_v.row(b, h_kv, column), lane);
   }
 }
 
@@ -145,19 +189,21 @@ const char* transform(const Call& call, Workspace& workspace, Problem<Element>* 
                          .new_q = VectorRows<Element>::packed(q, heads, queries, kD),
                          .new_k = VectorRows<Element>::packed(k, kv_heads, keys, kD),
                          .new_v = VectorRows<Element>::packed(v, kv_heads, keys, kDV)};
-    const auto enqueue = [&](auto kernel, int64_t rows) -> const char* {
-      if (rows == 0) return nullptr;
-      const auto blocks = static_cast<unsigned>((rows + kTransformWarps - 1) / kTransformWarps);
-      return launch(kernel, dim3(blocks), kTransformWarps * kWarp, Pass::kSharedBytes, call.stream,
-                    passed);
+    const auto enqueue = [&](auto kernel, int64_t blocks) -> const char* {
+      if (blocks == 0) return nullptr;
+      return launch(kernel, dim3(static_cast<unsigned>(blocks)), kTransformWarps * kWarp,
+                    Pass::kSharedBytes, call.stream, passed);
     };
     if constexpr (Variant::kQuery) {
-      const char* wrong = enqueue(transform_queries<Variant, Element, kD, kDV>, q_rows);
+      const char* wrong = enqueue(transform_queries<Variant, Element, kD, kDV>,
+                                  (q_rows + kTransformWarps - 1) / kTransformWarps);
       if (wrong != nullptr) return wrong;
       problem->q = VectorRows<const Element>::packed(q, heads, queries, kD);
     }
     if constexpr (Pass::kKeyOrValue) {
-      const char* wrong = enqueue(transform_keys<Variant, Element, kD, kDV>, kv_rows);
+      const int64_t tiles = (keys + kTransformTile - 1) / kTransformTile;
+      const char* wrong =
+          enqueue(transform_keys<Variant, Element, kD, kDV>, call.q.size[0] * kv_heads * tiles);
       if (wrong != nullptr) return wrong;
       if constexpr (Variant::kKey) {
         problem->k = VectorRows<const Element>::packed(k, kv_heads, keys, kD);

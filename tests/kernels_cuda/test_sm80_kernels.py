@@ -44,6 +44,7 @@ SHAPES = [
     Problem(1, 2, 1, 16, 1),
     Problem(2, 2, 2, 3, 0),
     Problem(1, 2, 1, 17, 40, q_offsets=(-7,)),
+    Problem(1, 2, 2, 20, 200, q_offsets=(10,)),
     Problem(2, 2, 1, 70, 65, lens=(13, 65), kv_offset=1000),
     Problem(1, 1, 1, 33, 0),
     Problem(1, 2, 2, 130, 275),
