@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from attnlang.cli.main import run_command
+from attnlang.cli.commands import run_command
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("attnlang", "codegen", "runtime", "grammar")

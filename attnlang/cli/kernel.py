@@ -65,6 +65,13 @@ class KernelChoice:
     variant: Variant
     args: Namespace
 
+    def check_names(self) -> None:
+        """Refuse a name that the variant lacks. Raises InputError: a typo is a typo."""
+        from attnlang.cli.settings import parse_settings
+
+        parse_settings(self.variant, self.args.set)
+        self._param_dtypes(self.given)
+
     @cached_property
     def consts(self) -> dict[str, bool | int | float]:
         """The value of each const parameter."""
@@ -111,7 +118,7 @@ class KernelChoice:
         if not takes_v(self.variant):
             value = value_dim(self.lowered.variant, head)
         target = Target(self.args.target)
-        key = KernelKey(self._dtype(target), head, value, self._param_dtypes(), target)
+        key = KernelKey(self._dtype(target), head, value, self._param_dtypes(self.given), target)
         try:
             return plan(self.lowered, key)
         except WidthError as error:
@@ -131,7 +138,7 @@ class KernelChoice:
             raise InputError(f"--head-dim: expected D or D,DV, found {text}")
         return int(dims[0]), int(dims[-1])
 
-    def _param_dtypes(self) -> tuple[str, ...]:
+    def _param_dtypes(self, given: frozenset[str]) -> tuple[str, ...]:
         tensors = {p.name: p for p in self.variant.params if isinstance(p, TensorParam)}
         chosen = {name: _PARAM_DTYPES[p.kind][0] for name, p in tensors.items()}
         for text in self.args.param_dtype:
@@ -147,6 +154,6 @@ class KernelChoice:
                 raise InputError(f"--param-dtype: {name} takes {expected}; found {dtype or text}")
             chosen[name] = dtype
         return tuple(
-            "none" if name not in self.given else "boolean" if dtype == "bool" else dtype
+            "none" if name not in given else "boolean" if dtype == "bool" else dtype
             for name, dtype in chosen.items()
         )

@@ -9,7 +9,6 @@ from attnlang.cli import console, kernel
 from attnlang.cli.files import Chosen, check_file, choose
 from attnlang.cli.kernel import KernelChoice
 from attnlang.cli.options import add_choice, add_file_and_name
-from attnlang.cli.settings import parse_settings
 from attnlang.jit.units import Target
 
 
@@ -39,10 +38,13 @@ def show(args: Namespace) -> int:
 
         result = check_file(args.file, args.include)
         result.raise_errors()
+        if args.set or args.given or args.param_dtype:
+            chosen = choose(args.file, args.name, args.include)
+            KernelChoice(chosen.variant, args).check_names()
         console.result(print_ast(result.file))
         return 0
     chosen = choose(args.file, args.name, args.include)
-    parse_settings(chosen.variant, args.set)  # also where the stage needs none: a typo is a typo
+    KernelChoice(chosen.variant, args).check_names()  # also where the stage needs none
     console.result(_View(chosen, args).text(stage))
     return 0
 

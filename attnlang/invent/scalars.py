@@ -133,25 +133,33 @@ def broken(
     given: frozenset[str],
 ) -> tuple[Require, ...]:
     """Return the `require`s that do not hold, of those whose sizes are known."""
-    return tuple(
-        r
-        for r in variant.requires
-        if all(e.name in sizes for e in walk(r.condition) if isinstance(e, Size))
-        and not static_value(r.condition, sizes, scalars, given)
-    )
+    return tuple(_broken(variant, sizes, scalars, given))
+
+
+def _broken(
+    variant: Variant,
+    sizes: Mapping[str, int],
+    scalars: Mapping[str, Number],
+    given: frozenset[str],
+) -> Iterator[Require]:
+    for require in variant.requires:
+        known = all(e.name in sizes for e in walk(require.condition) if isinstance(e, Size))
+        if known and not static_value(require.condition, sizes, scalars, given):
+            yield require
 
 
 def _complaint(variant: Variant, request: Request, scalars: Mapping[str, Number]) -> str | None:
     """Say which `require` does not hold, whatever sizes the tensors bind; None where all can."""
     given = given_tensors(variant, request)
-    if wrong := broken(variant, request.shape.sizes(), scalars, given):
-        return _told(variant, wrong[0], request.shape.sizes(), scalars)
+    wrong = next(_broken(variant, request.shape.sizes(), scalars, given), None)
+    if wrong is not None:
+        return _told(variant, wrong, request.shape.sizes(), scalars)
     first = None
     for sizes in islice(bound_sizes(variant, request), _MAX_SIZES):
-        wrong = broken(variant, sizes, scalars, given)
-        if not wrong:
+        wrong = next(_broken(variant, sizes, scalars, given), None)
+        if wrong is None:
             return None
-        first = first or _told(variant, wrong[0], sizes, scalars)
+        first = first or _told(variant, wrong, sizes, scalars)
     return first
 
 

@@ -41,6 +41,7 @@ _DRIVER_ERROR = re.compile(r"^.*error: .*$", re.M)
 _KEPT = (".cpp", ".cu", ".so", ".map", ".ninja", ".h")
 
 _built: dict[tuple[Path, str], Path] = {}
+_unwritable: set[Path] = set()  # cache folders that were said to be so
 
 
 def build(
@@ -119,13 +120,15 @@ def _writable_store(root: Path) -> Store:
         if error.errno not in _READ_ONLY:
             raise _disk_error(error, store) from error
         fallback = Store(_fallback_root())
-        _log.warning(
-            "the cache folder %s cannot be written (%s): "
-            "building in %s; ATTNLANG_CACHE_DIR moves it",
-            root,
-            error.strerror,
-            fallback.root,
-        )
+        if root not in _unwritable:  # an op and each of its kernels come here
+            _unwritable.add(root)
+            _log.warning(
+                "the cache folder %s cannot be written (%s): "
+                "building in %s; ATTNLANG_CACHE_DIR moves it",
+                root,
+                error.strerror,
+                fallback.root,
+            )
         try:
             fallback.prepare()
         except OSError as second:

@@ -15,6 +15,7 @@ def normalise(scores: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor, Tens
 
     `scores` is [B, HQ, R, KV], -inf where hidden. `sink` [B, HQ, R, 1] adds `exp(sink)` to the
     denominator: `inverse = exp(max) / (sum of exp(scores) + exp(sink))`; the lse never counts it.
+    A sink of +inf takes all of the weight, and no gradient.
     """
     largest = scores.new_full((*scores.shape[:-1], 1), -torch.inf)
     if scores.shape[-1]:
@@ -26,6 +27,9 @@ def normalise(scores: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor, Tens
     lse = torch.where(empty, torch.full_like(largest, -torch.inf), torch.log(total) + largest)
     if sink is None:
         return weights, 1 / total, lse
+    infinite = sink == torch.inf
+    sink = torch.where(infinite, largest, sink)
     reference = torch.maximum(largest, sink.detach())
     share = torch.exp(largest - reference)
-    return weights, share / (total * share + torch.exp(sink - reference)), lse
+    inverse = share / (total * share + torch.exp(sink - reference))
+    return weights, torch.where(infinite, 0.0, inverse), lse

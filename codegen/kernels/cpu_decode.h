@@ -417,7 +417,7 @@ class Decode {
     if constexpr (Variant::kSink) {
       const Request request = this->request(item, r);
       const float sink = Variant::sink(request, row(item, request, r))[0] - shift;
-      const float base = finite_reference(max(top, sink));
+      const float base = finite_reference(max(top, min(sink, kLargest)));
       const float factor = exp2(top - base);
       return factor / (sum * factor + exp2(sink - base)) + (shift - shift);
     }

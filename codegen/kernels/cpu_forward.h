@@ -397,7 +397,8 @@ class Forward {
     if constexpr (Variant::kSink) {
       const I rows = splat_i(static_cast<int32_t>(item.q0) + m) + iota_i();
       const F sink = Variant::sink(request, Variant::row(request, rows)) - shift;
-      base = finite_reference(max(top, sink));
+      // An infinite sink is above every reference, so that it takes all of the weight: 0 / inf.
+      base = finite_reference(max(top, min(sink, splat_f(kLargest))));
       factor = exp2(top - base);
       total = sum * factor + exp2(sink - base);
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from attnlang.cli.main import run_command
+from attnlang.cli.commands import run_command
 
 Cli = Callable[..., "Done"]
 

@@ -1,10 +1,11 @@
 """`attnlang check`: what it says, in which form, with which exit code, and how fast it starts."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from processes import environment
 
 GOOD = "attention full:\n"
 BAD = "attention first:\n    score = nowhere\n"
@@ -92,7 +93,7 @@ def test_it_imports_neither_torch_nor_sympy(spec):
     """The promise, kept in a process of its own: what it imports, and that it answers at once."""
     program = (
         "import json, sys, time\n"
-        "from attnlang.cli.main import run_command\n"
+        "from attnlang.cli.commands import run_command\n"
         "code = run_command(['check', sys.argv[1]])\n"
         "print(json.dumps([code, sorted(sys.modules), time.process_time()]))\n"
     )
@@ -100,7 +101,7 @@ def test_it_imports_neither_torch_nor_sympy(spec):
     done = subprocess.run(
         [sys.executable, "-c", program, str(spec(GOOD))],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

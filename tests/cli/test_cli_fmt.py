@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import environment
 
 LOOSE = "attention a( cap:float=1.0 ):score=score/cap\n"
 NEAT = "attention a(cap: float = 1.0):\n    score = score / cap\n"
@@ -139,7 +140,7 @@ def test_stdin(cli, spec, monkeypatch):
 
 PROGRAM = """\
 import json, sys
-from attnlang.cli.main import run_command
+from attnlang.cli.commands import run_command
 code = run_command(["fmt", *sys.argv[1:]])
 sys.stderr.write(json.dumps([code, sorted(sys.modules)]))
 """
@@ -151,7 +152,7 @@ def test_stdin_to_stdout_without_torch_or_sympy():
         [sys.executable, "-c", PROGRAM, "-"],
         input=LOOSE.encode(),
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env=environment(),
         capture_output=True,
         check=True,
     )

@@ -1,10 +1,15 @@
 """The command line as a whole: its list of commands, and whose fault is which exit code."""
 
+import sys
+
 import pytest
 
 from attnlang.cli import check, main
 
-COMMANDS = ["check", "fmt", "show", "explain", "run", "verify", "build", "help", "doctor", "cache"]
+COMMANDS = [
+    *("check", "fmt", "show", "explain", "run", "verify", "bench", "build", "help", "doctor"),
+    "cache",
+]
 
 
 def test_help_lists_the_commands(cli):
@@ -112,3 +117,21 @@ def test_the_entry_point_exits(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main.main()
     assert stopped.value.code == 0
+
+
+class Interrupting:
+    """A finder of modules, in whose hands the user presses Ctrl-C."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "attnlang.cli.commands":
+            raise KeyboardInterrupt
+        return None
+
+
+def test_an_interrupt_while_the_commands_are_imported(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "attnlang.cli.commands", raising=False)
+    monkeypatch.setattr("sys.meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -87,6 +87,28 @@ def test_vectors_that_do_not_fit_are_a_message(cli, spec):
     assert done.err.startswith("error: --head-dim: `k`: expected")
 
 
+@pytest.mark.parametrize("stage", ["ast", "ir", "simplified", "plan", "source"])
+@pytest.mark.parametrize(
+    ("option", "typo", "words"),
+    [
+        ("--set", "capp=1", "soft_cap has no parameter capp; it has: cap"),
+        ("--given", "bias", "soft_cap has no optional tensor bias"),
+        ("--param-dtype", "bias=f16", "soft_cap has no tensor bias; it has: none"),
+    ],
+)
+def test_a_typo_is_one_at_every_stage(cli, stage, option, typo, words):
+    path = EXAMPLES / "soft_cap.attn"
+    for name in [[], ["soft_cap"]]:
+        done = cli("show", path, *name, "--stage", stage, option, typo)
+        assert (done.code, done.out, done.err) == (1, "", f"error: {option}: {words}\n")
+
+
+def test_settings_of_a_file_with_two_variants_need_a_name(cli, spec):
+    done = cli("show", spec(TWO), "--stage", "ast", "--set", "n=1")
+    assert (done.code, done.out) == (1, "")
+    assert "name one: a, b" in done.err
+
+
 @pytest.mark.parametrize("dims", ["x", "1,2,3", "0", "-4"])
 def test_wrong_head_dimensions(cli, dims):
     done = cli("show", EXAMPLES / "full.attn", "--stage", "source", "--head-dim", dims)

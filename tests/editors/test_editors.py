@@ -7,7 +7,6 @@ language gains fails here until both know it.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from processes import environment
 from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Punctuation, String
 from textmate import tokenize
 
@@ -198,7 +198,7 @@ def test_colours_need_no_torch() -> None:
     program = "import sys, attnlang.integrations.pygments; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

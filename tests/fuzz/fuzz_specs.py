@@ -11,21 +11,13 @@ import random
 from dataclasses import dataclass, field
 
 import torch
+from mask_units import Call
 from support import Sizes
 from torch import Tensor
 
 INT_DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
 FLOAT_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 TABLE = 7  # entries of the tables
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call: its shape, the values of the parameters, offsets and lengths."""
-
-    sizes: Sizes
-    params: dict[str, object]
-    options: dict[str, object]
 
 
 @dataclass

@@ -1,5 +1,4 @@
 import gc
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import environment
 from torch._dynamo.testing import CompileCounter
 from toy_op import build_kernel, scalar, toy, variant
 
@@ -452,13 +452,13 @@ print("same", "hits:", counters["inductor"]["fxgraph_cache_hit"], len(op._build_
 """
 
 
-def run_script(text: str, *args: str, **environment: str) -> str:
+def run_script(text: str, *args: str, **changes: str) -> str:
     script = ARTIFACT.format(tests=str(Path(__file__).parent)) + text
     done = subprocess.run(
         [sys.executable, "-c", script, *args],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        env=environment(**changes),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

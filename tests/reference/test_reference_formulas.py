@@ -63,6 +63,20 @@ def test_huge_and_absent_sinks():
     assert torch.equal(huge, torch.zeros_like(huge))
 
 
+def test_an_infinite_sink_takes_all_of_the_weight():
+    q, k, v, _i, _j, s, _ = setup()
+    variant = body("weights = softmax(score, sink=sink[h])", header="t(sink: float[HQ])")
+    sink = torch.tensor([torch.inf, 0.5, torch.inf, -1.0], dtype=torch.float64)
+    inputs = [x.requires_grad_() for x in (q, k, v, sink)]
+    got, lse = run(variant, q, k, v, sink=sink, return_lse=True)
+    assert torch.equal(got[:, ::2], torch.zeros_like(got[:, ::2]))
+    close(lse, s.logsumexp(-1))
+    gradients = torch.autograd.grad(got.sum(), inputs)
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert not gradients[0][:, ::2].any()
+    assert gradients[3].ne(0).tolist() == [False, True, False, True]
+
+
 def test_softmax_one():
     q, k, v, _i, _j, s, values = setup()
     variant = body("weights = softmax(score, sink=0.0)")

@@ -288,6 +288,36 @@ def test_scores_of_minus_infinity_are_masked(kernels, queries) -> None:
 
 
 @pytest.mark.parametrize("queries", [1, 80])
+def test_scores_past_the_end_of_float32_are_masked(kernels, queries) -> None:
+    """Scores are float32 times log2(e): -FLT_MAX, which models write for "hidden", is -inf."""
+    q, k, v = torch.zeros(1, 1, queries, 64), torch.zeros(1, 1, 100, 64), torch.randn(1, 1, 100, 64)
+    q[..., 0], k[..., 0] = 1.0, -torch.finfo(torch.float32).max
+    out, lse = Call(q, k, v, scale=1.0).run(kernels.run_Plain_float_64_64)
+    assert (out == 0).all()
+    assert (lse == -math.inf).all()
+    k[..., 0] = -2e38
+    out, lse = Call(q, k, v, scale=1.0).run(kernels.run_Plain_float_64_64)
+    torch.testing.assert_close(out, v.mean(2, keepdim=True).expand_as(out))
+    torch.testing.assert_close(lse, torch.full_like(lse, -2e38))
+
+
+@pytest.mark.parametrize("queries", [1, 80])
+def test_an_infinite_sink_takes_all_of_the_weight(kernels, queries) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, queries, 40), torch.randn(1, 2, 90, 40), torch.randn(1, 2, 90, 24)
+    sinks = torch.tensor([math.inf, -math.inf, 3e38, 0.5])
+
+    def run(sinks: torch.Tensor):
+        call = Call(q, k, v, scalars=(37,), tensors=(sinks,))
+        return call.run(kernels.run_CausalWindowSink_float_40_24)
+
+    (out, lse), (finite, same_lse) = run(sinks), run(sinks.clamp(-1e4, 1e4))
+    assert torch.equal(out, finite)
+    assert torch.equal(lse, same_lse)
+    assert not out[:, ::2].any()
+
+
+@pytest.mark.parametrize("queries", [1, 80])
 def test_large_scores_do_not_overflow(kernels, queries) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, n, 64) for n in (queries, 200, 200))

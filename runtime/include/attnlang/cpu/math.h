@@ -13,6 +13,7 @@
 namespace attnlang::cpu {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 
