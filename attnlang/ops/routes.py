@@ -17,6 +17,7 @@ from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import Kind, Scalar, ScalarParam, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import POSITION_LIMIT
+from attnlang.ops.targets import emulation_epoch
 
 Facts = tuple[object, ...]
 
@@ -42,7 +43,7 @@ class Routes:
 
         `others` are what else the call was given: numbers, taken as they are, or tensors.
         """
-        found: list[object] = [torch.is_grad_enabled()]
+        found: list[object] = [torch.is_grad_enabled(), emulation_epoch()]
         for x in vectors:
             if not _add_tensor(found, x):
                 return None

@@ -35,6 +35,18 @@ class Runs:
 CPU = Runs(Target.CPU)
 
 
+_epoch: list[tuple[int, str | None]] = [(0, None)]
+
+
+def emulation_epoch() -> int:
+    """Return a number that grows whenever what CPU tensors run has changed since the last call."""
+    number, before = _epoch[0]
+    now = emulated_target()
+    if now != before:
+        _epoch[0] = (number + 1, now)
+    return _epoch[0][0]
+
+
 def runs_on(device: torch.device) -> Runs:
     """Return what tensors of a device run. Raises CallError for a GPU that is too old."""
     if device.type == "cuda":

@@ -142,3 +142,17 @@ def test_what_no_gpu_kernel_takes(device: str) -> None:
     q, k, v = _on(device, *_inputs(dim=40))
     with pytest.raises(attnlang.CallError, match="16, 32, 48"):
         variant(q, k, v)
+
+
+def test_the_emulator_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = attnlang.loads(CAUSAL)
+    vectors = _inputs()
+    want = variant(*vectors)
+    sizes = variant.tiles(*vectors).key_tile
+    for _ in range(2):
+        monkeypatch.setenv("ATTNLANG_EMULATE", "sm90")
+        _assert_close(variant(*vectors), want.double())
+        assert variant.tiles(*vectors).key_tile != sizes
+        monkeypatch.delenv("ATTNLANG_EMULATE")
+        assert torch.equal(variant(*vectors), want)
+        assert variant.tiles(*vectors).key_tile == sizes
