@@ -1,0 +1,133 @@
+"""Generated GPU units under nvcc: what ptxas says of them, and the instructions that they hold.
+
+The disassembly needs cuobjdump and nvdisasm (`pip install attnlang[dev]` brings both).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import resource
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support import EXAMPLES
+
+import attnlang
+from attnlang.compiler import kernel_sources, lower, plan
+from attnlang.jit.errors import BuildError
+from attnlang.jit.nvcc import FLAGS, arch_flags, find_nvcc
+from attnlang.jit.recipe import include_roots
+from attnlang.jit.units import Target
+from attnlang.plan.plan import KernelKey, tensor_params
+
+
+@cache
+def _has_nvcc() -> bool:
+    try:
+        find_nvcc()
+    except BuildError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not _has_nvcc(), reason="no nvcc")
+
+_NAMES = ("gemma2_local", "rope", "document", "relu_squared", "dropout", "mla_absorbed")
+_RUNS = [
+    pytest.param(
+        name,
+        target,
+        marks=[] if (name, target) in (("gemma2_local", Target.SM90),) else pytest.mark.slow,
+        id=f"{name}-{target}",
+    )
+    for name in _NAMES
+    for target in (Target.SM80, Target.SM90)
+]
+_MATRIX = {Target.SM80: ("HMMA", "LDGSTS"), Target.SM90: ("HGMMA", "UTMALDG")}
+_CPU_SECONDS = 12.0
+
+
+def _sources(name: str, target: Target) -> str:
+    variant = attnlang.load(EXAMPLES / f"{name}.attn").ir
+    given = frozenset(p.name for p in tensor_params(variant))
+    dtypes = tuple(
+        {"float": "f32", "int": "i32", "bool": "boolean"}[p.kind.value]
+        for p in tensor_params(variant)
+    )
+    dims = (576, 512) if name == "mla_absorbed" else (128, 128)
+    key = KernelKey("bf16", *dims, dtypes, target)
+    consts = {
+        p.name: p.default
+        for p in variant.params
+        if getattr(p, "const", False) and getattr(p, "default", None) is not None
+    }
+    return kernel_sources(plan(lower(variant, consts, given), key), name).units[0].text
+
+
+def _tool(name: str) -> str | None:
+    if found := shutil.which(name):
+        return found
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(folder).glob(f"*/bin/{name}"):
+            return str(path)
+    return None
+
+
+@pytest.mark.parametrize(("name", "target"), _RUNS)
+def test_a_unit_keeps_to_registers_and_uses_the_matrix_units(
+    name: str, target: Target, tmp_path: Path
+) -> None:
+    (tmp_path / "kernel.cu").write_text(_sources(name, target))
+    nvcc = find_nvcc()
+    includes = [f"-I{root}" for root in include_roots()]
+    command = [*nvcc.command, *FLAGS, *arch_flags(target), *includes, "-Xptxas", "-v"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [*command, "-c", "kernel.cu", "-o", "kernel.o"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "warning" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-4000:]
+    assert after.ru_utime - before.ru_utime < _CPU_SECONDS
+    _check_ptxas(done.stdout + done.stderr)
+    wide = name == "mla_absorbed"
+    _check_instructions(tmp_path / "kernel.o", _MATRIX[Target.SM80 if wide else target])
+
+
+def _check_ptxas(said: str) -> None:
+    """See that the kernels with a main loop fit the register file.
+
+    What is spilled is looked for in the loops below: the ranges of a tile's keys, which one warp
+    works out before them, are kept in local memory.
+    """
+    found = re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", said, re.DOTALL)
+    loops = {entry: int(n) for entry, n in found if "sm80_kernel" in entry or "forward" in entry}
+    assert loops, said[-2000:]
+    assert max(loops.values()) <= 255
+
+
+def _check_instructions(unit: Path, wanted: tuple[str, ...]) -> None:
+    """See that the matrix units are fed, and that no main loop goes through local memory."""
+    cuobjdump, nvdisasm = _tool("cuobjdump"), _tool("nvdisasm")
+    if cuobjdump is None or nvdisasm is None:
+        pytest.skip("no cuobjdump and nvdisasm: the disassembly is not looked at")
+    done = subprocess.run(
+        [cuobjdump, "-sass", str(unit)],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PATH": f"{Path(nvdisasm).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    functions = done.stdout.split("Function :")[1:]
+    assert all(any(word in text for text in functions) for word in wanted)
+    for text in functions:
+        lines = text.splitlines()
+        products = [i for i, line in enumerate(lines) if re.search(r"\bH?G?MMA\b|HMMA|HGMMA", line)]
+        if products:
+            loop = lines[products[0] : products[-1]]
+            assert not [x for x in loop if re.search(r"\b(LDL|STL)\b", x)], lines[0]
