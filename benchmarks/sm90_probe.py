@@ -6,7 +6,13 @@ Hand-written functors (tests/kernels_cuda/variants.cuh) are built by nvcc, sever
 and called through ctypes. `--check`: random shapes off every tile boundary against float32 on the
 GPU, poisoned outputs, NaN beyond the lengths, both producers bit for bit. `--time`: forward passes
 of 16k tokens and 2048 / D heads, inputs that rotate through more than the L2 cache, medians of CUDA
-events, SDPA's cuDNN and flash backends in the same run. Needs torch, nvcc and a Hopper GPU.
+events, SDPA's cuDNN and flash backends in the same run. `--once`: one call of each kernel at the first
+length, for a profiler to look at:
+
+    ncu --set detailed -k regex:forward --clock-control none python benchmarks/sm90_probe.py \\
+        --once --dims 128 --lengths 8192
+
+Needs torch, nvcc and a Hopper GPU.
 """
 
 from __future__ import annotations
@@ -323,6 +329,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--time", action="store_true")
+    parser.add_argument("--once", action="store_true")
     parser.add_argument("--dims", default="64,128,256")
     parser.add_argument("--lengths", default="2048,8192,16384")
     parser.add_argument("--json", type=Path)
@@ -343,6 +350,10 @@ def main() -> int:
             if verdict.startswith("right"):
                 good.append((kernel, library))
         lengths = [int(n) for n in options.lengths.split(",")]
+        if options.once:
+            for kernel, library in good:
+                Bound(library, *inputs(kernel.dim, lengths[0], 1)[0])()
+            torch.cuda.synchronize()
         rows = time(good, lengths) if options.time else []
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
