@@ -6,13 +6,9 @@ Hand-written functors (tests/kernels_cuda/variants.cuh) are built by nvcc, sever
 and called through ctypes. `--check`: random shapes off every tile boundary against float32 on the
 GPU, poisoned outputs, NaN beyond the lengths, both producers bit for bit. `--time`: forward passes
 of 16k tokens and 2048 / D heads, inputs that rotate through more than the L2 cache, medians of CUDA
-events, SDPA's cuDNN and flash backends in the same run. `--once`: one call of each kernel at the first
-length, for a profiler to look at:
-
-    ncu --set detailed -k regex:forward --clock-control none python benchmarks/sm90_probe.py \\
-        --once --dims 128 --lengths 8192
-
-Needs torch, nvcc and a Hopper GPU.
+events, SDPA's cuDNN and flash backends in the same run. `--once`: one call of each kernel at the
+first length, for a profiler (`ncu -k regex:forward --clock-control none`). Needs torch, nvcc and a
+Hopper GPU.
 """
 
 from __future__ import annotations
