@@ -1,21 +1,24 @@
-"""Builds an attention kernel from a tree of headers, and compares a causal call with arithmetic.
+"""Builds an attention kernel from a tree of headers, and compares causal calls with arithmetic.
 
-The tree may be a copy of the project's with a mistake in it; hence no cache of kernels here.
+The tree may be a copy of the project's with a mistake in it. What that does to a process is not to
+be known beforehand, so `judge` runs in one of its own: this file as a script.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime"))
+
 import torch
-from device_harness import EMULATOR, ROOT, compile_unit
-
-sys.path.insert(0, str(ROOT / "tests" / "runtime"))
-
 from cpu_harness import Call
+from device_harness import EMULATOR, ROOT, compile_unit
 
 _UNIT = """
 #include "kernels/{door}_attention.cuh"
@@ -44,42 +47,44 @@ class Kernel:
     tiles: str
     functor: str = "Causal"
 
-    def build(self, root: Path = ROOT) -> ctypes.CDLL:
-        """Compile it from the headers under `root`."""
+    def build(self, root: Path = ROOT) -> tuple[Path | None, str]:
+        """Compile it from the headers under `root`: the library, and what the compiler said."""
         text = _UNIT.format(door=self.door, functor=self.functor, d=self.d, tiles=self.tiles)
         folder = ROOT / "tests" / "kernels_cuda"
-        path, said = compile_unit(EMULATOR, text, f"-I{folder}", root=root)
-        assert path is not None, said[-6000:]
-        library = ctypes.CDLL(str(path))
-        library.attnlang_workspace.restype = ctypes.c_int64
-        library.set_seed.argtypes = [ctypes.c_uint64]
-        return library
+        return compile_unit(EMULATOR, text, "-O1", f"-I{folder}", root=root)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A causal call; `odd`: strides that no 16-byte copy takes."""
+    """A causal call; `odd`: which of q, k and v have strides that no 16-byte copy takes.
+
+    `missing`: how many of the last keys the call says are not there; they hold NaN.
+    """
 
     batch: int
     heads: int
     kv_heads: int
     queries: int
     keys: int
-    odd: bool = False
+    odd: str = ""
+    missing: int = 0
 
 
 def run_causal(library: ctypes.CDLL, d: int, shape: Shape, seed: int) -> str:
     """Run a call on random data. Empty, or what is wrong: a report, or numbers."""
     generator = torch.Generator().manual_seed(seed)
+    there = shape.keys - shape.missing
 
-    def draw(heads: int, rows: int) -> torch.Tensor:
-        wide = torch.full((shape.batch, heads, rows, d + shape.odd), float("nan"))
+    def draw(name: str, heads: int, rows: int) -> torch.Tensor:
+        wide = torch.full((shape.batch, heads, rows, d + (name in shape.odd)), float("nan"))
         wide[..., :d] = torch.randn(shape.batch, heads, rows, d, generator=generator)
+        if name != "q":
+            wide[:, :, there:] = float("nan")
         return wide.to(torch.bfloat16)[..., :d]
 
-    q = draw(shape.heads, shape.queries)
-    k, v = draw(shape.kv_heads, shape.keys), draw(shape.kv_heads, shape.keys)
-    call = Call(q, k, v)
+    q = draw("q", shape.heads, shape.queries)
+    k, v = (draw(name, shape.kv_heads, shape.keys) for name in "kv")
+    call = Call(q, k, v, kv_lens=there)
     needed = library.attnlang_workspace(ctypes.byref(call.c))
     workspace = torch.full((needed // 4 + 64,), float("nan"))
     call.c.workspace = workspace.data_ptr() + (-workspace.data_ptr() % 256)
@@ -88,7 +93,7 @@ def run_causal(library: ctypes.CDLL, d: int, shape: Shape, seed: int) -> str:
     error = ctypes.create_string_buffer(512)
     if library.attnlang_run(ctypes.byref(call.c), error) != 0:
         return error.value.decode(errors="replace") or "refused without a word"
-    out, lse = _attention(q, k, v)
+    out, lse = _attention(q, k[:, :, :there], v[:, :, :there])
     for name, got, want, bound in (("out", call.out, out, 2e-2), ("lse", call.lse, lse, 1e-3)):
         difference = torch.where(got == want, 0.0, got.double() - want).abs()
         if not bool((difference <= bound).all()):
@@ -109,3 +114,35 @@ def _attention(
     lse = scores.logsumexp(3)
     weights = torch.where(lse[..., None] == -torch.inf, 0.0, (scores - lse[..., None]).exp())
     return weights @ v, lse
+
+
+def judge(library: Path, d: int, shapes: list[Shape], seeds: int) -> str:
+    """Run shapes under schedules in another process. Empty, or the first thing that is wrong."""
+    arguments = [str(library), str(d), repr(shapes), str(seeds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        result = subprocess.run(
+            [sys.executable, __file__, *arguments],
+            capture_output=True, text=True, check=False, timeout=120, env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "does not end"
+    if result.returncode == 0:
+        return ""
+    return result.stdout.strip() or f"died: {result.returncode}, {result.stderr[-500:]}"
+
+
+def _main(path: str, d: str, shapes: str, seeds: str) -> None:
+    library = ctypes.CDLL(path)
+    library.attnlang_workspace.restype = ctypes.c_int64
+    library.set_seed.argtypes = [ctypes.c_uint64]
+    for shape in eval(shapes):
+        for seed in range(int(seeds)):
+            wrong = run_causal(library, int(d), shape, seed)
+            if wrong:
+                print(f"{shape}, seed {seed}: {wrong}", flush=True)
+                sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

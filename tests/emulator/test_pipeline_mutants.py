@@ -1,0 +1,200 @@
+"""Mistakes of a pipeline, planted one at a time in a copy of the kernels: the emulator finds each.
+
+A mistake is found by wrong numbers, by a report or by a deadlock's, under one of a few schedules.
+Lengths go beyond what the rings hold, CTAs have several items, and keys that are not there hold
+NaN. A text that is not found any more means that a kernel has changed: move the mistake with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from attention_runs import Kernel, Shape, judge
+from device_harness import ROOT
+
+SEEDS = 3
+KERNELS = {
+    "sm80": Kernel(
+        "sm80", 64, "kQueryTile = 32, kKeyTile = 32, kStages = 3, kWarps = 2, kBlocks = 1"
+    ),
+    "sm90": Kernel("sm90", 64, "kQueryTile = 128, kKeyTile = 64, kStages = 2"),
+}
+SHAPES = {
+    "sm80": [Shape(1, 2, 1, 70, 453), Shape(1, 2, 1, 70, 300, missing=45)],
+    "sm90": [
+        Shape(2, 3, 1, 300, 517),
+        Shape(1, 2, 1, 200, 500, missing=45),
+        Shape(1, 2, 1, 200, 500, odd="q"),
+        Shape(1, 2, 1, 200, 500, odd="kv", missing=45),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: in a file under codegen/kernels, `old` (once there) becomes `new`."""
+
+    file: str
+    old: str
+    new: str = ""
+
+    def plant(self, root: Path) -> None:
+        path = root / "codegen" / "kernels" / self.file
+        text = path.read_text()
+        assert text.count(self.old) == 1, f"{self.file} has {text.count(self.old)} of: {self.old}"
+        path.write_text(text.replace(self.old, self.new))
+
+
+_WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
+_WAIT_K = "mbarrier_wait(&control.k_empty[place.stage], place.empty());"
+SM80 = {
+    "a wait for one group too few": Mutant(
+        "sm80_forward.cuh", "cp_async_wait<kStages - 2>();", "cp_async_wait<kStages - 1>();"
+    ),
+    "no barrier in the loop": Mutant("sm80_forward.cuh", "wait_for_loaders();  //", "//"),
+    "no commit in the loop": Mutant(
+        "sm80_forward.cuh", "cp_async_commit();\n      stage =", "stage ="
+    ),
+    "loads into the stage that is next": Mutant(
+        "sm80_forward.cuh",
+        "load_tile(request, next, stage);",
+        "load_tile(request, next, (stage + 1) % kStages);",
+    ),
+    "skips a stage": Mutant(
+        "sm80_forward.cuh",
+        "stage + 1 == kStages ? 0 : stage + 1;",
+        "stage + 1 == kStages ? 1 : stage + 1;",
+    ),
+    "computes another stage": Mutant(
+        "sm80_forward.cuh",
+        "compute<false>(rows, ahead[0].k0, stage,",
+        "compute<false>(rows, ahead[0].k0, (stage + 1) % kStages,",
+    ),
+    "rows over stages that are read": Mutant(
+        "sm80_forward.cuh", "__syncthreads();  // what the stages held is read"
+    ),
+}
+SM90 = {
+    "scores are read in flight": Mutant("sm90_forward.cuh", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "sums are scaled in flight": Mutant(
+        "sm90_forward.cuh",
+        "wgmma_wait<0>();\n        fence_registers(o);",
+        "wgmma_wait<1>();\n        fence_registers(o);",
+    ),
+    "values are not awaited": Mutant(
+        "sm90_forward.cuh", "await_values();\n        issue_sums(p, o);", "issue_sums(p, o);"
+    ),
+    "keys are not awaited": Mutant(
+        "sm90_forward.cuh", "mbarrier_wait(&control.k_full[keys_.stage], keys_.full());"
+    ),
+    "keys are released in flight": Mutant(
+        "sm90_forward.cuh",
+        "wgmma_wait<1>();\n        fence_registers(s);",
+        "release_keys(message.last());\nwgmma_wait<1>();\nfence_registers(s);\nif (false)",
+    ),
+    "queries are released with every tile": Mutant(
+        "sm90_forward.cuh", "if (last) release(&control.q_empty);", "release(&control.q_empty);"
+    ),
+    "the queries' parity stays": Mutant(
+        "sm90_forward.cuh", "q_full, q_round_);\n      q_round_ ^= 1;", "q_full, q_round_);"
+    ),
+    "no wgmma_fence": Mutant(
+        "sm90_forward.cuh", "fence_registers(o);\n    wgmma_fence();", "fence_registers(o);"
+    ),
+    "a descriptor's offset": Mutant(
+        "sm90_forward.cuh", "(i * 16 * kPanelRowBytes) >> 4", "(i * 8 * kPanelRowBytes) >> 4"
+    ),
+    "nobody has the first turn": Mutant(
+        "sm90_forward.cuh", "if (group_ == L::kConsumers - 1) pass_turn();"
+    ),
+    "a warp too few empties a stage": Mutant(
+        "sm90_forward.cuh",
+        "mbarrier_init(&control.k_empty[stage], kConsumerWarps);",
+        "mbarrier_init(&control.k_empty[stage], kConsumerWarps - 1);",
+    ),
+    "an arrival too many fills a stage": Mutant(
+        "sm90_forward.cuh",
+        "mbarrier_init(&control.v_full[stage], kArrivals);",
+        "mbarrier_init(&control.v_full[stage], kArrivals + 1);",
+    ),
+    "barriers are used before they are there": Mutant(
+        "sm90_forward.cuh", "    mbarrier_init_fence();\n  }\n  __syncthreads();", "  }"
+    ),
+    "parity of full": Mutant(
+        "sm90_layout.cuh", "full() const { return round; }", "full() const { return round ^ 1; }"
+    ),
+    "parity of empty": Mutant(
+        "sm90_layout.cuh", "empty() const { return round ^ 1; }", "empty() const { return round; }"
+    ),
+    "half of the keys' bytes": Mutant(
+        "sm90_loaders.cuh",
+        "mbarrier_expect(full, L::kKeyBytes);",
+        "mbarrier_expect(full, L::kKeyBytes / 2);",
+    ),
+    "values go to the other stage": Mutant(
+        "sm90_loaders.cuh",
+        "tma_load<4>(layout_.values(place.stage)",
+        "tma_load<4>(layout_.values(place.stage ^ 1)",
+    ),
+    "TMA fills a stage in use": Mutant(
+        "sm90_loaders.cuh", f"{_WAIT_K}\n    if (!leader_) return;", "if (!leader_) return;"
+    ),
+    "TMA fills values in use": Mutant(
+        "sm90_loaders.cuh", f"{_WAIT_V}\n    if (leader_) {{", "if (leader_) {"
+    ),
+    "cleared values are not fenced": Mutant(
+        "sm90_loaders.cuh",
+        "fence_async_shared();\n    __syncwarp();\n    if (leader_)",
+        "__syncwarp();\n    if (leader_)",
+    ),
+    "the gather does not fence": Mutant(
+        "sm90_loaders.cuh", "fence_async_shared();\n    mbarrier_arrive", "mbarrier_arrive"
+    ),
+    "the gather announces what is under way": Mutant(
+        "sm90_loaders.cuh", "cp_async_wait<kPending>();", "cp_async_wait<kPending + 1>();"
+    ),
+    "the loader forgets a stage": Mutant(
+        "sm90_producer.cuh",
+        "keys.advance();\n        if (before.valid())",
+        "if (before.valid())",
+    ),
+}
+MUTANTS = {("sm80", name): m for name, m in SM80.items()} | {
+    ("sm90", name): m for name, m in SM90.items()
+}
+# What every run of the tests looks at; the others are slow.
+SAMPLE = (
+    "a wait for one group too few",
+    "keys are released in flight",
+    "the gather does not fence",
+)
+
+
+def _copy(root: Path) -> None:
+    for folder in ("codegen/kernels", "runtime"):
+        shutil.copytree(ROOT / folder, root / folder)
+
+
+@pytest.mark.parametrize("door", KERNELS)
+def test_kernels_without_a_mistake(door: str) -> None:
+    path, said = KERNELS[door].build()
+    assert path is not None, said[-6000:]
+    assert judge(path, KERNELS[door].d, SHAPES[door], SEEDS) == ""
+
+
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [pytest.param(*key, marks=() if key[1] in SAMPLE else pytest.mark.slow) for key in MUTANTS],
+)
+def test_a_mistake_is_found(door: str, name: str, tmp_path: Path) -> None:
+    _copy(tmp_path)
+    MUTANTS[door, name].plant(tmp_path)
+    path, said = KERNELS[door].build(tmp_path)
+    assert path is not None, said[-6000:]
+    found = judge(path, KERNELS[door].d, SHAPES[door], SEEDS)
+    path.unlink()
+    assert found, f"nobody noticed: {name}"
+    print(found)
