@@ -7,6 +7,8 @@ manual's table is made from it. Every call reads the environment anew: a program
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -126,6 +128,20 @@ def emulated_target() -> str | None:
     if text not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
         raise OptionError("ATTNLANG_EMULATE", "sm80, sm90, 0 or 1", text)
     return "sm90" if text in ("1", "true", "yes", "on") else None
+
+
+@contextmanager
+def emulating(target: str | None) -> Iterator[None]:
+    """Let CPU tensors run a target's kernels in the emulator, or the CPU's own, for a while."""
+    before = os.environ.get("ATTNLANG_EMULATE")
+    os.environ["ATTNLANG_EMULATE"] = target or "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ATTNLANG_EMULATE"]
+        else:
+            os.environ["ATTNLANG_EMULATE"] = before
 
 
 def _flag(variable: str) -> bool:

@@ -6,18 +6,20 @@ from pathlib import Path
 
 from attnlang.cli.measure import duration
 from attnlang.cli.peers import Peer
+from attnlang.cli.places import Place
 from attnlang.cli.trial import Build, Trial
 from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import Variant
 from attnlang.ops.tiles import Tiles
 
 
-def report(file: Path, variant: Variant, call: Call, trial: Trial) -> str:
+def report(file: Path, variant: Variant, call: Call, trial: Trial, place: Place) -> str:
     """Write a trial."""
     lines = [
         ("variant", f"{variant.name} ({file})"),
         ("shape", _shape(call)),
         *_params(call),
+        *(() if place.is_cpu else (("on", str(place)),)),
         ("build", _build(trial.build)),
         ("tiles", tiles_text(trial.tiles)),
         ("error", _error(trial)),

@@ -14,7 +14,8 @@ from attnlang.cli.errors import InputError
 from attnlang.cli.files import choose
 from attnlang.cli.options import DType, add_file_and_name, add_set, torch_dtype
 from attnlang.cli.outputs import check_writable
-from attnlang.cli.shapes import DEFAULT, FORM, parse_shape
+from attnlang.cli.shapes import DEFAULT, EMULATED, FORM, parse_shape
+from attnlang.jit.units import Target
 
 if TYPE_CHECKING:
     from attnlang.invent.inputs import Call
@@ -30,6 +31,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype", choices=[d.value for d in DType], help="of q, k and v (default: f32)"
+    )
+    parser.add_argument(
+        "--target",
+        choices=[t.value for t in Target],
+        help="whose kernel to run; a GPU's runs there, or with ATTNLANG_EMULATE=1 in the emulator "
+        "(default: cpu)",
     )
     add_set(parser)
     parser.add_argument(
@@ -57,22 +64,29 @@ def run(args: Namespace) -> int:
         if args.input is not None and output.exists() and args.input.exists():
             _keep_input(args.input, output)
     with console.activity("loading torch") as activity:
+        from attnlang.cli.places import place_of
         from attnlang.cli.report import report
         from attnlang.cli.settings import parse_settings
         from attnlang.cli.tensors import not_finite, read_call, write_tensors
         from attnlang.cli.trial import try_out
 
+        place = place_of(args.target)
+        if not place.is_cpu and args.dtype == DType.F32:
+            raise InputError(f"--dtype: kernels for {place.target} take bf16 and f16, not f32")
         settings = parse_settings(variant, args.set)
         activity.now("making inputs")
         if args.input is not None:
             call = read_call(args.input, variant, settings)
+            if not place.is_cpu and call.q.dtype.itemsize != 2:
+                raise InputError(f"--input: kernels for {place.target} take bfloat16 and float16")
         else:
-            dtype = DType(args.dtype or DType.F32)
-            call = _invented(variant, args.shape, dtype, settings, args.seed)
-        trial = try_out(variant, call, args.seed, activity)
+            dtype = DType(args.dtype or (DType.F32 if place.is_cpu else DType.BF16))
+            small = EMULATED if place.emulated else DEFAULT
+            call = _invented(variant, args.shape, small, dtype, settings, args.seed)
+        trial = try_out(variant, call, args.seed, activity, place)
     if output is not None:
         write_tensors(output, trial.results)
-    console.result(report(args.file, variant, call, trial))
+    console.result(report(args.file, variant, call, trial, place))
     if output is not None:
         console.message(f"{', '.join(trial.results)} written to {output}")
     infinite = () if args.input is None else not_finite(call)
@@ -94,12 +108,17 @@ def _keep_input(path: Path, output: Path) -> None:
 
 
 def _invented(
-    variant: Variant, shape: str | None, dtype: DType, settings: Settings, seed: int
+    variant: Variant,
+    shape: str | None,
+    default: str,
+    dtype: DType,
+    settings: Settings,
+    seed: int,
 ) -> Call:
     from attnlang.invent.inputs import invent
     from attnlang.invent.scalars import Request, fit_shape
 
-    wanted = parse_shape(shape if shape is not None else DEFAULT)
+    wanted = parse_shape(shape if shape is not None else default)
     if shape is None:
         wanted = fit_shape(variant, wanted, settings)
     return invent(variant, Request(wanted, torch_dtype(dtype), seed, settings))

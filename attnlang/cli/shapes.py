@@ -13,6 +13,7 @@ FORM = "B,HQ,HKV,Q,KV,D[,DV]"
 MAX_ELEMENTS = 2**46  # of a tensor: 128 TiB in 16 bits, all that a process can address
 MAX_SIZE = 2**30  # as positions in a call
 DEFAULT = "1,16,4,2048,2048,64"
+EMULATED = "1,4,2,200,300,64"  # of a call that the emulator runs, where none is given
 
 
 def parse_shape(text: str) -> Shape:

@@ -18,6 +18,7 @@ from attnlang.cli.accuracy import Accuracy, compare
 from attnlang.cli.console import Activity
 from attnlang.cli.measure import Timing, measure
 from attnlang.cli.peers import Peer, compare_speed
+from attnlang.cli.places import Place
 from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops.specialised import const_values, given_tensors, progress
@@ -45,20 +46,21 @@ class Trial:
     peers: tuple[Peer, ...]
 
 
-def try_out(ir: VariantIr, call: Call, seed: int, activity: Activity) -> Trial:
+def try_out(ir: VariantIr, call: Call, seed: int, activity: Activity, place: Place) -> Trial:
     """Build, run, compare and time. Raises CallError, SpecError and BuildError as the call does."""
     variant = Variant(ir)
-    with torch.no_grad():
+    with torch.no_grad(), place.chosen():
+        there = place.bring(call)
         activity.now("compiling")
-        build, tiles = _build(variant, call, activity)
+        build, tiles = _build(variant, there, activity)
         activity.now("running")
-        results = run_kernel(variant, call)
+        results = {name: x.cpu() for name, x in run_kernel(variant, there).items()}
         activity.now("comparing with the reference")
         accuracy = compare(ir, call, results["out"], results.get("lse"), seed)
         activity.now("measuring")
-        timing = measure(lambda: run_kernel(variant, call, want_lse=False))
+        timing = measure(place.waiting(lambda: run_kernel(variant, there, want_lse=False)))
         activity.now("measuring what it is compared with")
-        peers = compare_speed(ir, call)
+        peers = compare_speed(ir, call) if place.is_cpu else ()
     return Trial(build, tiles, results, accuracy, timing, peers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ from attnlang.cli import console
 from attnlang.cli.errors import InputError
 from attnlang.cli.files import check_file, spec_files
 from attnlang.cli.options import add_files, positive
+from attnlang.jit.units import Target
 
 if TYPE_CHECKING:
     from attnlang.cli.accuracy import Accuracy
+    from attnlang.cli.places import Place
     from attnlang.invent.inputs import Call
     from attnlang.ir.nodes import Variant
     from attnlang.ops.variant import Variant as Compiled
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command line."""
     add_files(parser)
+    parser.add_argument(
+        "--target",
+        choices=[t.value for t in Target],
+        help="whose kernels to run; a GPU's run there, or with ATTNLANG_EMULATE=1 in the emulator "
+        "(default: all that this machine runs)",
+    )
     parser.add_argument("--variant", metavar="NAME", help="only the variant of this name")
     parser.add_argument(
         "--cases", type=positive, default=12, metavar="N", help="calls a variant (default: 12)"
@@ -50,18 +58,21 @@ def verify(args: Namespace) -> int:
     numbers = range(args.cases) if args.case is None else range(args.case, args.case + 1)
     outcomes: list[_Outcome] = []
     with console.activity("loading torch", total=len(subjects) * len(numbers)) as activity:
-        for path, subject in subjects:
-            from attnlang.ops.variant import Variant as Compiled
+        from attnlang.cli.places import all_places, place_of
+        from attnlang.ops.variant import Variant as Compiled
 
-            outcome = _Outcome(path, subject.name)
+        places = all_places() if args.target is None else (place_of(args.target),)
+        for path, subject in subjects:
             compiled = Compiled(subject)
-            for number in numbers:
-                activity.now(f"{subject.name}, case {number}")
-                _run_case(compiled, args.seed, number, outcome)
-                activity.step()
-                if outcome.refused or (args.exitfirst and outcome.failed):
-                    break
-            outcomes.append(outcome)
+            for place in places:
+                outcome = _Outcome(path, subject.name, place)
+                for number in numbers:
+                    activity.now(f"{subject.name}, case {number}")
+                    _run_case(compiled, args.seed, number, outcome)
+                    activity.step()
+                    if outcome.refused or (args.exitfirst and outcome.failed):
+                        break
+                outcomes.append(outcome)
     return _report(outcomes, args.seed)
 
 
@@ -77,10 +88,25 @@ class _Outcome:
 
     path: Path
     name: str
+    place: Place
     fine: int = 0
     worst: float = 0.0  # the largest error, as a share of what is allowed
     refused: str = ""  # why the spec takes no such call
     failed: list[tuple[int, str]] | None = None
+
+    @property
+    def label(self) -> str:
+        """The variant, and where it ran if not on the CPU."""
+        return self.name if self.place.is_cpu else f"{self.name} ({self.place})"
+
+    @property
+    def command(self) -> str:
+        """How the variant is verified in its place, as it is typed."""
+        command = f"attnlang verify {self.path}"
+        if self.place.is_cpu:
+            return command
+        emulate = "ATTNLANG_EMULATE=1 " if self.place.emulated else ""
+        return f"{emulate}{command} --target {self.place.target}"
 
     def add(self, number: int, accuracy: Accuracy, call: Call) -> None:
         if accuracy.fine:
@@ -103,10 +129,15 @@ def _run_case(subject: Compiled, seed: int, number: int, outcome: _Outcome) -> N
     from attnlang.cli.trial import run_kernel
     from attnlang.ops.errors import CallError
 
+    place = outcome.place
     call = make_case(subject.ir, seed, number)
+    if not place.is_cpu and call.q.dtype == torch.float32:
+        q, k, v = (x.bfloat16() for x in (call.q, call.k, call.v))
+        call = replace(call, q=q, k=k, v=v)
     try:
-        with torch.no_grad():
-            results = run_kernel(subject, call)
+        with torch.no_grad(), place.chosen():
+            results = run_kernel(subject, place.bring(call))
+            results = {name: x.cpu() for name, x in results.items()}
     except CallError as error:  # of a spec for other head dims: `v = k[0:512]`
         outcome.refused = str(error).splitlines()[0]
         return
@@ -117,12 +148,12 @@ def _report(outcomes: list[_Outcome], seed: int) -> int:
     rows = [("variant", "calls", "worst", "")]
     for outcome in outcomes:
         if outcome.refused:
-            rows.append((outcome.name, "0", "", f"not run: {outcome.refused}"))
+            rows.append((outcome.label, "0", "", f"not run: {outcome.refused}"))
             continue
         failed = len(outcome.failed or ())
         worst = f"{100 * outcome.worst:.0f}%"
         rows.append(
-            (outcome.name, str(outcome.fine + failed), worst, f"{failed} WRONG" if failed else "")
+            (outcome.label, str(outcome.fine + failed), worst, f"{failed} WRONG" if failed else "")
         )
     console.result(console.table(rows, right=frozenset({1, 2})))
     console.message("worst: the largest error, as a share of what is allowed")
@@ -131,7 +162,6 @@ def _report(outcomes: list[_Outcome], seed: int) -> int:
         for number, told in outcome.failed or ():
             console.labelled("error", f"{outcome.name}: {told}")
             console.message(
-                f"  attnlang verify {outcome.path} --variant {outcome.name} "
-                f"--seed {seed} --case {number}"
+                f"  {outcome.command} --variant {outcome.name} --seed {seed} --case {number}"
             )
     return 2 if wrong else 0
