@@ -8,7 +8,7 @@ and `spec_lines`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnlang.emit.call_fields import TENSOR, CallField, call_fields
 from attnlang.emit.dialect import CUDA, Dialect
@@ -18,7 +18,7 @@ from attnlang.emit.programs import Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter
 from attnlang.emit.spec_lines import spec_line
-from attnlang.ir.nodes import QK, Binary, BinaryOp, Expr, RowSum
+from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum
 from attnlang.ir.traverse import walk
 from attnlang.plan.plan import Plan
 from attnlang.plan.ranges import Ranges
@@ -99,6 +99,7 @@ class FunctorContext:
     scratch: int  # floats that a program of a row needs after its result
     head_column_mask: str
     scaled: str  # softmax's argument is a multiple of the dot product: `scale` is there
+    capped: str  # the score is made of a tanh that is cheap where the dot product is small
     skeleton: str  # of a GPU's kernel, as the next
     tiles: tuple[tuple[str, int], ...]
     product_dim: int  # of q' and k'
@@ -158,6 +159,7 @@ class Functor:
             scratch=max((p.scratch for p in programs), default=0),
             head_column_mask=_bool(self._columns_know_heads()),
             scaled=_bool(self._scale() is not None),
+            capped=_bool(self._cap() is not None),
             skeleton="" if self.plan.tiles is None else self.plan.tiles.skeleton,
             tiles=() if self.plan.tiles is None else self.plan.tiles.constants,
             product_dim=self.plan.widths.product,
@@ -226,6 +228,34 @@ class Functor:
                 return scale if variability(scale) <= {"b", "h"} else None
         return None
 
+    def _cap(self) -> tuple[Call, Expr] | None:
+        """Return softmax's one tanh of a multiple of the dot product, and that multiple."""
+        exponent = self.plan.lowered.exponent
+        if exponent is None:
+            return None
+        found = [e for e in walk(exponent) if isinstance(e, Call) and e.function == Function.TANH]
+        match found:
+            case [
+                Call(args=(Binary(BinaryOp.MUL, QK(), by) | Binary(BinaryOp.MUL, by, QK()),)) as c
+            ]:
+                return (c, by) if variability(by) <= {"b", "h"} else None
+        return None
+
+    def _capped(self, tanh: Call, by: Expr) -> Iterable[FunctionText]:
+        """Yield the score where |dot| is at most `small_dot`, so that a polynomial will do."""
+        exponent = self.plan.lowered.exponent
+        assert exponent is not None
+        element = "const Request& r, const Row& row, const Column& column, F dot"
+        printer = replace(self._printer(Level.ELEMENT), small=frozenset({tanh}))
+        comment = "The score where |dot| is at most `small_dot`."
+        line = spec_line(exponent)
+        yield FunctionText(comment, "F", f"score_small({element})", printer.result(exponent), line)
+        factor = self._printer(Level.REQUEST).result(by)
+        limit = f"kSmallTanh / abs({factor})"
+        yield FunctionText(
+            "How small that is.", "F", "small_dot(const Request& r)", limit, spec_line(by)
+        )
+
     def _has_factor(self) -> bool:
         """Whether something multiplies the softmax's weights."""
         lowered = self.plan.lowered
@@ -252,6 +282,8 @@ class Functor:
             comment = "What the dot product is multiplied by, times log2(e): there is no more."
             signature = "scale(const Request& r)"
             yield self._function(comment, "F", signature, Level.REQUEST, scale)
+        if self.dialect is CUDA and (cap := self._cap()) is not None:
+            yield from self._capped(*cap)
         if lowered.weight is not None:
             comment = "The weight, without normalisation."
             yield self._product(comment, f"weight({element})", lowered.weight)

@@ -142,6 +142,7 @@ class SimdPrinter:
     reads: Mapping[Expr, Read] = field(default_factory=dict)  # those that are not here are clamped
     dots: Mapping[Expr, str] = field(default_factory=dict)  # their functions
     dialect: Dialect = CPU
+    small: frozenset[Expr] = frozenset()  # calls whose argument is known to be near 0
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -427,7 +428,7 @@ class SimdPrinter:
 
     def _call(self, expr: Call) -> Value:
         args = tuple(self._print(a) for a in expr.args)
-        name = expr.function.value
+        name = expr.function.value + ("_small" if expr in self.small else "")
         if expr.function == Function.BIT:
             vector = any(a.vector for a in args)
             parts = [self._vector(self._int(a, Lane.L), Lane.L) if vector else a for a in args]

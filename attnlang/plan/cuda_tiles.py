@@ -43,10 +43,11 @@ class CudaTiles:
         )
 
 
-def choose_tiles(target: Target, widths: Widths, masked: bool) -> CudaTiles:
+def choose_tiles(target: Target, widths: Widths, plain: bool) -> CudaTiles:
     """Choose the skeleton and its tiles. Raises WidthError for widths that none takes.
 
-    `masked`: the spec has a mask, so a smaller tile of keys may save what a larger one would waste.
+    `plain`: no mask, for which smaller tiles of keys save what larger ones would waste, and a score
+    without functions, which need registers.
     """
     for name, width in (("q", widths.product), ("v", widths.acc)):
         if width % _STEP or width > _WIDEST:
@@ -54,17 +55,17 @@ def choose_tiles(target: Target, widths: Widths, masked: bool) -> CudaTiles:
                 name, f"a head dim that GPU kernels take: 16, 32, 48 ... {_WIDEST}", str(width)
             )
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
-        return _sm90(widths, masked)
+        return _sm90(widths, plain)
     return next(t for t in _sm80(widths) if _bytes(t, widths) <= _SHARED_BYTES[target])
 
 
-def _sm90(widths: Widths, masked: bool) -> CudaTiles:
+def _sm90(widths: Widths, plain: bool) -> CudaTiles:
     """Return tiles for warpgroups of 64 rows, one producer beside them."""
     widest = max(widths.product, widths.acc)
     if widest <= 64:
         return CudaTiles("sm90", 192, 128, 2, 16, 1)
     if widest <= 128:
-        return CudaTiles("sm90", 128, 128 if masked else 176, 2, 12, 1)
+        return CudaTiles("sm90", 128, 176 if plain else 128, 2, 12, 1)
     if widest <= 192:
         return CudaTiles("sm90", 128, 112 if widths.acc <= 128 else 96, 2, 12, 1)
     return CudaTiles("sm90", 128, 80, 2, 12, 1)

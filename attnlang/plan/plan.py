@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import Const, Expr, TensorParam, Variant
+from attnlang.ir.nodes import Call, Const, Expr, TensorParam, Variant
 from attnlang.ir.printer import print_expr
+from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.passes import Lowered
 from attnlang.plan.cuda_tiles import CudaTiles, choose_tiles
@@ -82,9 +83,16 @@ def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
     roots = (*roots, *(e for program in programs for e in invariants(program)))
-    masked = not (isinstance(lowered.mask, Const) and lowered.mask.value is True)
-    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths, masked)
+    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths, _plain(lowered))
     return Plan(lowered, key, hoist(roots), widths, transforms, tiles)
+
+
+def _plain(lowered: Lowered) -> bool:
+    """Whether there is no mask, and no function in a softmax's score."""
+    full = isinstance(lowered.mask, Const) and lowered.mask.value is True
+    if not full or lowered.exponent is None or lowered.factor or lowered.dropout:
+        return False
+    return not any(isinstance(e, Call) for e in walk(lowered.exponent))
 
 
 def describe(plan: Plan) -> str:

@@ -34,6 +34,12 @@ ATTNLANG_DEVICE float exp2_polynomial(float x) {
 
 // kPolynomial: of that many groups of 8 columns, the exponentials of one are polynomials; 0: of
 // none.
+template <class V>
+constexpr bool kCappedScore = [] {
+  if constexpr (requires { V::kCapped; }) return V::kCapped;
+  else return false;
+}();
+
 template <class Variant, int kKeyTile, int kPolynomial>
 class Softmax {
  public:
@@ -64,12 +70,29 @@ class Softmax {
   template <bool kMasked>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
                              float (&rescale)[2]) {
+    if constexpr (kCappedScore<Variant> && !kMasked) {
+      float most = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) most = fmaxf(most, fabsf(s[i]));
+      if (__all_sync(~0u, most <= Variant::small_dot(rows.requests[0]))) {
+        weigh_as<false, true>(rows, k0, end, s, rescale);
+        return;
+      }
+    }
+    weigh_as<kMasked, false>(rows, k0, end, s, rescale);
+  }
+
+ private:
+  // kSmall: all dots are small enough for a cheaper score.
+  template <bool kMasked, bool kSmall>
+  ATTNLANG_DEVICE void weigh_as(const Rows& rows, int k0, int end, float (&s)[kValues],
+                                float (&rescale)[2]) {
     float top[2] = {top_[0], top_[1]};
     for_each(
         rows, k0,
         [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
           const float score =
-              this->template score<kMasked>(request, row, column, kv_col, end, s[at]);
+              this->template score<kMasked, kSmall>(request, row, column, kv_col, end, s[at]);
           top[i] = fmaxf(top[i], score);  // NaN reaches its row through the weight
           if constexpr (!Variant::kFactor) s[at] = score;
         });
@@ -96,7 +119,7 @@ class Softmax {
           } else {
             const float dot = s[at];
             const float score =
-                this->template score<kMasked>(request, row, column, kv_col, end, dot);
+                this->template score<kMasked, kSmall>(request, row, column, kv_col, end, dot);
             const float weight = relative(score, base[i]);
             sum_[i] += weight;
             // 0 beside a weight of 0, whatever the factor is there.
@@ -107,7 +130,6 @@ class Softmax {
         });
   }
 
- private:
   template <class Visit>
   static ATTNLANG_DEVICE void for_each(const Rows& rows, int k0, const Visit& visit) {
 #pragma unroll
@@ -124,11 +146,12 @@ class Softmax {
   }
 
   // -inf where masked; of a scaled score the dot, with the scale's sign.
-  template <bool kMasked, class Row, class Column>
+  template <bool kMasked, bool kSmall, class Row, class Column>
   ATTNLANG_DEVICE float score(const Request& request, const Row& row, const Column& column,
                               int kv_col, int end, float dot) const {
     float score = dot;
-    if constexpr (!kScaled) score = Variant::score(request, row, column, dot);
+    if constexpr (kSmall) score = Variant::score_small(request, row, column, dot);
+    else if constexpr (!kScaled) score = Variant::score(request, row, column, dot);
     else if constexpr (kMasked) score = dot * sign_;
     return is_kept<Variant, kMasked>(request, row, column, kv_col, end, dot) ? score : -kInfinity;
   }

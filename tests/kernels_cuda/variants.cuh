@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "attnlang/device/ptx.cuh"
+#include "attnlang/device/scalar.cuh"
 #include "attnlang/host/call.h"
 #include "attnlang/host/coverage.h"
 #include "attnlang/host/interval.h"
@@ -145,8 +146,15 @@ struct Padded : Plain {
 
 // Soft cap under a causal mask: real * tanh(s / real).
 struct SoftCap : Causal {
+  static constexpr bool kCapped = true;
   ATTNLANG_DEVICE static float score(const Request& r, const Row&, const Column&, float dot) {
-    return r.p.real * kLog2 * tanh_approx(dot * (r.p.scale / r.p.real));
+    return r.p.real * kLog2 * tanh(dot * (r.p.scale / r.p.real));
+  }
+  ATTNLANG_DEVICE static float score_small(const Request& r, const Row&, const Column&, float dot) {
+    return r.p.real * kLog2 * tanh_small(dot * (r.p.scale / r.p.real));
+  }
+  ATTNLANG_DEVICE static float small_dot(const Request& r) {
+    return kSmallTanh / fabsf(r.p.scale / r.p.real);
   }
 };
 
