@@ -220,9 +220,9 @@ MUTANTS = (
     ),
     Mutant(
         "sums are not rescaled when the maximum rises",
-        "codegen/kernels/cpu_forward.h",
-        "            exp2_below_one(old - finite_reference(top[v])));",
-        "            splat_f(1.0f));",
+        "codegen/kernels/cpu_strips.h",
+        "exp2_below_one(old - finite_reference(top[v])));",
+        "splat_f(1.0f));",
         "attention a: score = score * 8",
     ),
     Mutant(

@@ -23,11 +23,17 @@ struct PairProduct {
   return uint32_t{low.bits} | uint32_t{high.bits} << 16;
 }
 
+template <int... i>
+__m512i interleaving(std::integer_sequence<int, i...>) {
+  using Words = short __attribute__((vector_size(64)));
+  return (__m512i)Words{short{i / 2 + i % 2 * kLanes}...};
+}
+
 // bfloat16 of two vectors, interleaved: lane i holds (low[i], high[i]).
-[[gnu::always_inline]] inline I pair(F low, F high) {
-  const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
-  const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
-  return (I)_mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+[[gnu::always_inline]] inline F pair(F low, F high) {
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  const __m512i order = interleaving(std::make_integer_sequence<int, 2 * kLanes>());
+  return (F)_mm512_permutexvar_epi16(order, halves);
 }
 
 template <int kD, int kDV>
@@ -38,21 +44,16 @@ struct Bf16Tile {
   alignas(64) uint32_t q[kPanels * kPairs * kPanel];  // [panel][pair of d][kPanel]
   alignas(64) uint32_t k[kKeyTile * kPairs];
   alignas(64) uint32_t v[kKeyPairs * kDV];  // [pair of keys][kDV]
-  const float* k_rows[kKeyTile + 1];
+  const float* k_rows[kKeyTile];
   const float* v_rows[kKeyPairs];
 
   void start() {}
 
   template <class RowOf>
   void load_queries(const RowOf& row_of, int64_t inner, int rows) {
-    uint32_t row[kPairs];
-    const int padded = (rows + kPanel - 1) / kPanel * kPanel;
-    for (int m = 0; m < padded; ++m) {
-      if (m < rows) pack_row(row, row_of(m), inner);
-      else std::fill_n(row, kPairs, 0u);
-      uint32_t* column = q + m / kPanel * kPairs * kPanel + m % kPanel;
-      for (int d = 0; d < kPairs; ++d) column[d * kPanel] = row[d];
-    }
+    load_panels<kPairs>(reinterpret_cast<float*>(q), rows, [&](int m, float* row) {
+      pack_row(reinterpret_cast<uint32_t*>(row), row_of(m), inner);
+    });
   }
 
   void load_keys(const StridedKv<Bf16>& kv, int n) {
@@ -65,7 +66,6 @@ struct Bf16Tile {
         k_rows[j] = reinterpret_cast<const float*>(k + j * kPairs);
       }
     }
-    k_rows[n] = k_rows[n - 1];
   }
 
   void load_values(const StridedKv<Bf16>& kv, int n, const int32_t* hidden) {
@@ -91,16 +91,23 @@ struct Bf16Tile {
     }
   }
 
-  void dot(int panel, int n, float* scores) const {
-    const auto* queries = reinterpret_cast<const float*>(q + panel * kPairs * kPanel);
-    dot_panel<PairProduct>(k_rows, n, kPairs, queries, scores);
+  template <int kVectors, class Consume>
+  [[gnu::always_inline]] void dot(int m, int begin, int end, const Consume& consume) const {
+    const auto* queries =
+        reinterpret_cast<const float*>(q + m / kPanel * kPairs * kPanel + m % kPanel);
+    dot_strip<PairProduct, kVectors>(k_rows, begin, end, kPairs, queries, consume);
   }
 
-  void accumulate(int panels, int n, float* weights, int64_t weights_stride, const float* factor,
-                  float* acc) const {
-    for (int i = 0; i < panels; ++i) pack_weights(weights + i * weights_stride, n);
-    accumulate_panels<PairProduct, kDV>(v_rows, (n + 1) / 2, panels, weights, weights_stride,
-                                        factor, acc);
+  // Rows 2t and 2t + 1 become row t of pairs, which is written after both are read.
+  static void store_weights(float* weights, int j, F low, F high) {
+    store(weights + j / 2 * kPanel, pair(low, high));
+  }
+
+  // `begin` is even.
+  template <int kVectors>
+  void accumulate(int begin, int end, const float* weights, const float* factor, float* acc) const {
+    accumulate_strip<PairProduct, kDV, kVectors>(v_rows, begin / 2, (end + 1) / 2, weights, factor,
+                                                 acc);
   }
 
  private:
@@ -109,20 +116,13 @@ struct Bf16Tile {
   }
 
   static void pack_row(uint32_t* out, const Bf16* row, int64_t inner) {
+    if (inner == 1 && kD % 2 == 0) {
+      std::memcpy(out, row, kD * sizeof(Bf16));
+      return;
+    }
     for (int d = 0; d < kPairs; ++d) {
       const Bf16 high = 2 * d + 1 < kD ? row[(2 * d + 1) * inner] : Bf16{0};
       out[d] = pair(row[2 * d * inner], high);
-    }
-  }
-
-  // Rows 2t and 2t + 1 become row t of pairs, which is written after both are read.
-  static void pack_weights(float* rows, int n) {
-    for (int j = 0; j < n; j += 2) {
-      for (int v = 0; v < kPanel; v += kLanes) {
-        const F low = load_f(rows + j * kPanel + v);
-        const F high = j + 1 < n ? load_f(rows + (j + 1) * kPanel + v) : F{};
-        store(rows + j / 2 * kPanel + v, (F)pair(low, high));
-      }
     }
   }
 };

@@ -42,12 +42,12 @@ class Backward {
   struct Scratch {
     FloatTile<Element, kD, kDV> tile;
     alignas(64) float no_key[kD];
-    alignas(64) float dots[kPanels * kScoreRows * kPanel];
-    alignas(64) float reached[kPanels * kScoreRows * kPanel];  // the weight; then the argument
-    alignas(64) float factors[kPanels * kScoreRows * kPanel];  // the factor
-    alignas(64) float weights[kPanels * kScoreRows * kPanel];
-    alignas(64) float slopes[kPanels * kScoreRows * kPanel];  // the dot product
-    alignas(64) float product[kScoreRows * kPanel];
+    alignas(64) float dots[kPanels * kKeyTile * kPanel];
+    alignas(64) float reached[kPanels * kKeyTile * kPanel];  // the weight; then the argument
+    alignas(64) float factors[kPanels * kKeyTile * kPanel];  // the factor
+    alignas(64) float weights[kPanels * kKeyTile * kPanel];
+    alignas(64) float slopes[kPanels * kKeyTile * kPanel];  // the dot product
+    alignas(64) float product[kKeyTile * kPanel];
     alignas(64) int32_t hidden[kKeyTile];
     typename Variant::ColumnTile columns;
     Row rows[kQueryTile / kLanes];
@@ -205,8 +205,8 @@ class Backward {
     scratch.tile.load_keys(rows, n);
     scratch.tile.load_values(rows, n, hides ? scratch.hidden : nullptr);
     if (!hides) return;
-    for (int j = 0; j <= n; ++j) {
-      if (scratch.hidden[std::min(j, n - 1)] != 0) scratch.tile.k_rows[j] = scratch.no_key;
+    for (int j = 0; j < n; ++j) {
+      if (scratch.hidden[j] != 0) scratch.tile.k_rows[j] = scratch.no_key;
     }
   }
 
@@ -235,12 +235,9 @@ class Backward {
     for (int panel = 0; panel < at.panels(); ++panel) {
       const float* q = queries.queries.data() + (at.tile * kQueryTile + panel * kPanel) * kD;
       const float* grad = queries.grads.data() + (at.tile * kQueryTile + panel * kPanel) * kDV;
-      const int offset = panel * kScoreRows * kPanel;
+      const int offset = panel * kKeyTile * kPanel;
       dot_panel<FloatProduct>(scratch.tile.k_rows, at.n, kD, q, scratch.dots + offset);
-      const float* v_rows[kKeyTile + 1];
-      std::copy_n(scratch.tile.v_rows, at.n, v_rows);
-      v_rows[at.n] = v_rows[at.n - 1];
-      dot_panel<FloatProduct>(v_rows, at.n, kDV, grad, scratch.reached + offset);
+      dot_panel<FloatProduct>(scratch.tile.v_rows, at.n, kDV, grad, scratch.reached + offset);
       element_panel<kMasked>(request, at, panel, scratch, queries);
     }
   }
@@ -261,7 +258,7 @@ class Backward {
       const Column column = Variant::broadcast(scratch.columns, j);
 #pragma GCC unroll 8
       for (int v = 0; v < kPanelVectors; ++v) {
-        const int64_t place = (panel * kScoreRows + j) * kPanel + v * kLanes;
+        const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
         const F dot = load_f(scratch.dots + place);
         const F grad = load_f(scratch.reached + place);
         M live = splat_m(true);
@@ -300,9 +297,11 @@ class Backward {
                        float* query_grads, float* key_grads, float* value_grads) {
     across<kDV>(at, scratch.weights, queries.grad_rows, scratch, value_grads);
     across<kD>(at, scratch.slopes, queries.query_rows, scratch, key_grads);
-    accumulate_panels<FloatProduct, kD>(scratch.tile.k_rows, at.n, at.panels(), scratch.slopes,
-                                        kScoreRows * kPanel, nullptr,
-                                        query_grads + at.tile * kQueryTile * kD);
+    for (int panel = 0; panel < at.panels(); ++panel) {
+      accumulate_strip<FloatProduct, kD, kPanelVectors>(
+          scratch.tile.k_rows, 0, at.n, scratch.slopes + panel * kKeyTile * kPanel, nullptr,
+          query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
+    }
   }
 
   // out[j] += sum over rows m of matrix[j][m] * row m: lanes are entries.
@@ -310,13 +309,13 @@ class Backward {
   static void across(const TilePlace& at, const float* matrix, const Buffer<float>& rows,
                      Scratch& scratch, float* out) {
     constexpr int64_t kWide = Queries::wide(kWidth);
-    const float* pointers[kKeyTile + 1];
+    const float* pointers[kKeyTile];
     for (int wide = 0; wide < kWide; ++wide) {
       const float* packed = rows.data() + (at.tile * kWide + wide) * Queries::kAcross;
       const int width = std::min(kPanel, kWidth - wide * kPanel);
       for (int panel = 0; panel < at.panels(); ++panel) {
-        for (int j = 0; j <= at.n; ++j) {
-          pointers[j] = matrix + (panel * kScoreRows + std::min(j, at.n - 1)) * kPanel;
+        for (int j = 0; j < at.n; ++j) {
+          pointers[j] = matrix + (panel * kKeyTile + j) * kPanel;
         }
         dot_panel<FloatProduct>(pointers, at.n, kPanel, packed + panel * kPanel * kPanel,
                                 scratch.product);

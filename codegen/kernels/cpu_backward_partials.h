@@ -22,7 +22,7 @@ struct TilePlace {
   int panels() const { return (rows + kPanel - 1) / kPanel; }
 };
 
-// Of each element, [panel][kScoreRows][kPanel]: the dot product, and what reached softmax's
+// Of each element, [panel][kKeyTile][kPanel]: the dot product, and what reached softmax's
 // argument (the weight, without one) and the factor.
 struct ElementGradients {
   const float *dots, *arguments, *factors;
@@ -125,7 +125,7 @@ class PartialSums {
         F across{};
         for (int v = 0; v < kPanelVectors; ++v) {
           const int m = panel * kPanel + v * kLanes;
-          const int64_t place = (panel * kScoreRows + j) * kPanel + v * kLanes;
+          const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
           const Row& row = rows[m / kLanes];
           const F grad = load_f(grads + place);
           const F slope = Partial::slope(request, row, column, load_f(elements.dots + place));

@@ -9,8 +9,10 @@
 #include <algorithm>
 
 #include "attnlang/cpu/parallel.h"
+#include "attnlang/cpu/reduce.h"
 #include "kernels/avx512bf16_tile.h"
 #include "kernels/cpu_problem.h"
+#include "kernels/cpu_strips.h"
 #include "kernels/cpu_tile.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/cpu_transforms.h"
@@ -53,17 +55,20 @@ class Forward {
   using Request = typename Variant::Request;
   using State = ForwardState<kDV>;
   using Source = KvSource<Variant, Element, kD, kDV>;
+  using Tile = typename ChooseTile<Element, kD, kDV>::Type;
+  using Strips = cpu::Strips<Variant, Tile>;
 
   struct Scratch {
-    typename ChooseTile<Element, kD, kDV>::Type tile;
+    Tile tile;
     State state;
-    alignas(64) float scores[kPanels * kScoreRows * kPanel];
+    alignas(64) float scores[kPanels * kKeyTile * kPanel];
     alignas(64) float factor[kQueryTile];
-    alignas(64) float factors[Variant::kFactor ? kKeyTile * kPanel : 1];  // of a panel's weights
+    alignas(64) float factors[Variant::kFactor ? kKeyTile * kPanel : 1];  // of a strip's weights
     alignas(64) int32_t hidden[kKeyTile];
     typename Variant::ColumnTile columns;
     typename Variant::Row rows[kQueryTile / kLanes];
     typename Source::Stage stage;
+    typename Strips::Columns visible[Strips::kStrips];  // that a strip's rows may keep
     Element queries[Variant::kQuery ? kQueryTile * kD : 1];
   };
 
@@ -105,16 +110,16 @@ class Forward {
     const Request request =
         problem_.template request<Variant>(params_, item.b, item.h, item.anchor());
     const int64_t h_kv = item.h / problem_.group();
-    const int panels = item.panels();
     scratch.tile.start();
     load_queries(request, item, scratch);
     load_rows(request, item, scratch);
-    state.clear(panels);
+    Strips::load_visible(request, item.q0, item.rows, scratch.visible);
+    state.clear(item.panels());
     k1 = std::min(k1, problem_.kv_len(item.b));
     const auto run_each = [&](int64_t k, int n, bool masked) {
       const auto kv = source_.rows(request, item.b, h_kv, k, n, scratch.stage);
-      if (masked) run_tile<true>(request, kv, k, n, panels, scratch, state);
-      else run_tile<false>(request, kv, k, n, panels, scratch, state);
+      if (masked) run_tile<true>(request, kv, k, n, item.rows, scratch, state);
+      else run_tile<false>(request, kv, k, n, item.rows, scratch, state);
     };
     visit_tiles(coverage(request, item), k0, k1, kKeyTile, verdicts(request, item), run_each);
   }
@@ -138,7 +143,7 @@ class Forward {
         store(state.weighted + m, load_f(state.weighted + m) * a + load_f(later.weighted + m) * b);
       }
       for (int e = 0; e < kDV; ++e) {
-        const int64_t at = place(m, e);
+        const int at = place(m, e);
         store(state.acc + at, load_f(state.acc + at) * a + load_f(later.acc + at) * b);
       }
     }
@@ -153,7 +158,7 @@ class Forward {
       if constexpr (Variant::kSoftmax) {
         const F factor = normaliser(request, item, state, m, lse);
         for (int e = 0; e < kDV; ++e) {
-          const int64_t at = place(m, e);
+          const int at = place(m, e);
           store(state.acc + at, load_f(state.acc + at) * factor);
         }
         store(row_sum + m, row_sums(state, m) * factor);
@@ -167,13 +172,10 @@ class Forward {
   }
 
  private:
+  // Where query m begins in [panel][depth][kPanel].
+  static int panel_start(int m, int depth) { return m / kPanel * depth * kPanel + m % kPanel; }
   // Where element e of rows m .. m + kLanes - 1 stands in State::acc.
-  static int64_t place(int m, int e) {
-    return (int64_t{m / kPanel} * kDV + e) * kPanel + m % kPanel;
-  }
-
-  // What weights are taken relative to: 0 for a row that has seen nothing but -inf.
-  static F finite_reference(F top) { return top == -kInfinity ? F{} : top; }
+  static int place(int m, int e) { return panel_start(m, kDV) + e * kPanel; }
 
   static Coverage coverage(const Request& request, const Item& item) {
     return tile_coverage<Variant>(request, item.q0, item.q0 + item.rows);
@@ -207,26 +209,42 @@ class Forward {
     }
   }
 
+  // Tiles without a mask go by whole panels; else each strip has its own keys.
   template <bool kMasked>
-  void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n, int panels,
+  void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n, int rows,
                 Scratch& scratch, State& state) const {
+    constexpr int kVectors = kMasked ? kStripVectors : kPanelVectors, kStep = kVectors * kLanes;
     load_columns<kMasked>(request, k0, n, scratch);
     scratch.tile.load_keys(kv, n);
-    for (int panel = 0; panel < panels; ++panel) {
-      float* scores = scratch.scores + panel * kScoreRows * kPanel;
-      scratch.tile.dot(panel, n, scores);
+    KeyRange keys[kQueryTile / kStep];
+    for (int m = 0; m < rows; m += kStep) {
+      KeyRange& seen = keys[m / kStep];
+      if constexpr (kMasked) seen = Strips::visible_keys(scratch.visible[m / kStep], k0, n);
+      else seen = {0, n};
+      if (seen.begin >= seen.end) continue;
+      float* scores = scratch.scores + panel_start(m, kKeyTile);
       if constexpr (Variant::kSoftmax) {
-        score_panel<kMasked>(request, panel, n, scores, scratch, state);
-        weigh_panel(panel, n, scores, scratch, state);
+        Strips::template score<kMasked, kVectors>(request, m, seen, scores, scratch, state);
+        Strips::template weigh<kVectors>(m, seen, scores, scratch, state);
       } else {
-        if (problem_.wants_max()) scan_panel<kMasked>(request, panel, n, scores, scratch, state);
-        weight_panel<kMasked>(request, panel, n, scores, scratch, state);
+        scratch.tile.template dot<kVectors>(m, seen.begin, seen.end, [&](int j, const F* dots) {
+          for (int v = 0; v < kVectors; ++v) store(scores + j * kPanel + v * kLanes, dots[v]);
+        });
+        if (problem_.wants_max()) {
+          Strips::template scan<kMasked, kVectors>(request, m, seen, scores, scratch, state);
+        }
+        Strips::template weight<kMasked, kVectors>(request, m, seen, scores, scratch, state);
       }
     }
     const bool hides = kMasked && Variant::kColumnMask;
     scratch.tile.load_values(kv, n, hides ? scratch.hidden : nullptr);
-    scratch.tile.accumulate(panels, n, scratch.scores, kScoreRows * kPanel,
-                            Variant::kSoftmax ? scratch.factor : nullptr, state.acc);
+    for (int m = 0; m < rows; m += kStep) {
+      const auto [begin, end] = keys[m / kStep];
+      if (begin >= end) continue;
+      scratch.tile.template accumulate<kVectors>(
+          begin, end, scratch.scores + panel_start(m, kKeyTile),
+          Variant::kSoftmax ? scratch.factor + m : nullptr, state.acc + panel_start(m, kDV));
+    }
   }
 
   template <bool kMasked>
@@ -237,118 +255,6 @@ class Forward {
       Variant::store(scratch.columns, j, column);
       if constexpr (kMasked && Variant::kColumnMask) {
         store(scratch.hidden + j, ~Variant::column_keep(request, column));
-      }
-    }
-  }
-
-  // Dots to scores, -inf where masked; the panel's new maxima and what old sums are scaled by.
-  template <bool kMasked>
-  static void score_panel(const Request& request, int panel, int n, float* scores, Scratch& scratch,
-                          State& state) {
-    const typename Variant::Row* rows = scratch.rows + panel * kPanelVectors;
-    float* maxima = state.max + panel * kPanel;
-    F top[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v) top[v] = load_f(maxima + v * kLanes);
-    for (int j = 0; j < n; ++j) {
-      const typename Variant::Column column = Variant::broadcast(scratch.columns, j);
-#pragma GCC unroll 8
-      for (int v = 0; v < kPanelVectors; ++v) {
-        float* at = scores + j * kPanel + v * kLanes;
-        const F dot = load_f(at);
-        F score = Variant::score(request, rows[v], column, dot);
-        if constexpr (kMasked && Variant::kMask) {
-          score = select(Variant::keep(request, rows[v], column, dot), score, splat_f(-kInfinity));
-        }
-        store(at, score);
-        if constexpr (Variant::kFactor) {
-          // 0 beside a weight of 0, whatever the factor is there.
-          const F factor = Variant::factor(request, rows[v], column, dot);
-          store(scratch.factors + j * kPanel + v * kLanes,
-                select(score == -kInfinity, F{}, factor));
-        }
-        top[v] = max_or_second(score, top[v]);  // NaN reaches its row through the weight
-      }
-    }
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const F old = load_f(maxima + v * kLanes);
-      store(scratch.factor + panel * kPanel + v * kLanes,
-            exp2_below_one(old - finite_reference(top[v])));
-      store(maxima + v * kLanes, top[v]);
-    }
-  }
-
-  // Scores to weights, and their sums; factors come after the softmax's own sum.
-  static void weigh_panel(int panel, int n, float* scores, Scratch& scratch, State& state) {
-    F base[kPanelVectors], sum[kPanelVectors];
-    [[maybe_unused]] F weighted[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const int m = panel * kPanel + v * kLanes;
-      base[v] = finite_reference(load_f(state.max + m));
-      sum[v] = load_f(state.sum + m) * load_f(scratch.factor + m);
-      if constexpr (kWeighted<Variant>) {
-        weighted[v] = load_f(state.weighted + m) * load_f(scratch.factor + m);
-      }
-    }
-    for (int j = 0; j < n; ++j) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kPanelVectors; ++v) {
-        float* at = scores + j * kPanel + v * kLanes;
-        const F weight = exp2_below_one(load_f(at) - base[v]);
-        sum[v] += weight;
-        if constexpr (Variant::kFactor) {
-          const F final = weight * load_f(scratch.factors + j * kPanel + v * kLanes);
-          store(at, final);
-          if constexpr (kWeighted<Variant>) weighted[v] += final;
-        } else {
-          store(at, weight);
-        }
-      }
-    }
-    for (int v = 0; v < kPanelVectors; ++v) {
-      store(state.sum + panel * kPanel + v * kLanes, sum[v]);
-      if constexpr (kWeighted<Variant>) {
-        store(state.weighted + panel * kPanel + v * kLanes, weighted[v]);
-      }
-    }
-  }
-
-  // Dots to weights, 0 where masked, without normalisation.
-  template <bool kMasked>
-  static void weight_panel(const Request& request, int panel, int n, float* scores,
-                           Scratch& scratch, State& state) {
-    const typename Variant::Row* rows = scratch.rows + panel * kPanelVectors;
-    float* sums = state.sum + panel * kPanel;
-    for (int j = 0; j < n; ++j) {
-      const typename Variant::Column column = Variant::broadcast(scratch.columns, j);
-#pragma GCC unroll 8
-      for (int v = 0; v < kPanelVectors; ++v) {
-        float* at = scores + j * kPanel + v * kLanes;
-        const F dot = load_f(at);
-        F weight = Variant::weight(request, rows[v], column, dot);
-        if constexpr (kMasked && Variant::kMask) {
-          weight = select(Variant::keep(request, rows[v], column, dot), weight, F{});
-        }
-        store(at, weight);
-        store(sums + v * kLanes, load_f(sums + v * kLanes) + weight);
-      }
-    }
-  }
-
-  // Without softmax, where the call asks for it: dots to the largest scores.
-  template <bool kMasked>
-  static void scan_panel(const Request& request, int panel, int n, const float* dots,
-                         Scratch& scratch, State& state) {
-    for (int j = 0; j < n; ++j) {
-      const typename Variant::Column column = Variant::broadcast(scratch.columns, j);
-      for (int v = 0; v < kPanelVectors; ++v) {
-        const typename Variant::Row& row = scratch.rows[panel * kPanelVectors + v];
-        const F dot = load_f(dots + j * kPanel + v * kLanes);
-        F score = Variant::score(request, row, column, dot);
-        if constexpr (kMasked && Variant::kMask) {
-          score = select(Variant::keep(request, row, column, dot), score, splat_f(-kInfinity));
-        }
-        float* top = state.max + panel * kPanel + v * kLanes;
-        store(top, max(load_f(top), score));
       }
     }
   }
@@ -407,14 +313,21 @@ class Forward {
 
   void write(const Request& request, const Item& item, const State& state, const float* row_sum,
              const float* lse) const {
-    alignas(64) float row[row_room(kDV)];
-    for (int m = 0; m < item.rows; ++m) {
-      for (int e = 0; e < kDV; ++e) row[e] = state.acc[place(m, e)];
-      write_out<Variant, Element, kD, kDV>(request, item.q0 + m, row, row_sum[m], lse[m],
-                                           problem_.out_row(item.b, item.h, item.q0 + m),
-                                           problem_.call.out.stride[3]);
-      float* out = problem_.lse(item.b, item.h, item.q0 + m);
-      if (out != nullptr) *out = lse[m];
+    constexpr int kRoom = row_room(kDV);
+    alignas(64) float block[kLanes * kRoom];
+    for (int first = 0; first < item.rows; first += kLanes) {
+      for (int e = 0; e < kDV; e += kLanes) {
+        const int rows = std::min(kLanes, kDV - e);
+        transpose(block + e, kRoom, kLanes, state.acc + place(first, e), kPanel, rows);
+      }
+      for (int m = first; m < std::min(first + kLanes, item.rows); ++m) {
+        const int64_t i = item.q0 + m;
+        write_out<Variant, Element, kD, kDV>(request, i, block + (m - first) * kRoom, row_sum[m],
+                                             lse[m], problem_.out_row(item.b, item.h, i),
+                                             problem_.call.out.stride[3]);
+        float* out = problem_.lse(item.b, item.h, i);
+        if (out != nullptr) *out = lse[m];
+      }
     }
   }
 

@@ -8,16 +8,36 @@
 
 #include "attnlang/cpu/element.h"
 #include "attnlang/cpu/gemm.h"
+#include "attnlang/cpu/gemv.h"
+#include "attnlang/cpu/reduce.h"
 #include "kernels/cpu_problem.h"
 
 namespace attnlang::cpu {
 
 constexpr int kQueryTile = 64;
 constexpr int kKeyTile = 64;
-constexpr int kScoreRows = kKeyTile + 2;  // micro-kernels round an odd count up
 constexpr int kPanels = kQueryTile / kPanel;
 static_assert(kKeyTile <= kMaxKeyTile, "a key tile fits in a Variant::ColumnTile");
 static_assert(kQueryTile % kPanel == 0, "whole panels");
+
+// [panel][kDepth][kPanel] of the rows that read(m, row) gives, zeros past `rows` up to a whole
+// panel.
+template <int kDepth, class Read>
+void load_panels(float* panels, int rows, const Read& read) {
+  constexpr int kRoom = padded(kDepth);
+  alignas(64) float block[kLanes * kRoom];
+  for (int m = 0; m < (rows + kPanel - 1) / kPanel * kPanel; m += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (m + i < rows) read(m + i, block + i * kRoom);
+      else std::fill_n(block + i * kRoom, kRoom, 0.0f);
+    }
+    float* panel = panels + m / kPanel * kDepth * kPanel + m % kPanel;
+    for (int d = 0; d < kDepth; d += kLanes) {
+      const int columns = std::min(kLanes, kDepth - d);
+      transpose(panel + d * kPanel, kPanel, columns, block + d, kRoom, kLanes);
+    }
+  }
+}
 
 template <class Element, int kD, int kDV>
 struct FloatTile {
@@ -26,7 +46,7 @@ struct FloatTile {
   alignas(64) float k[kKeyTile * kD];
   alignas(64) float v[kKeyTile * kDV];
   alignas(64) float zeros[kDV];
-  const float* k_rows[kKeyTile + 1];
+  const float* k_rows[kKeyTile];
   const float* v_rows[kKeyTile];
 
   void start() { std::fill_n(zeros, kDV, 0.0f); }
@@ -34,21 +54,13 @@ struct FloatTile {
   // Rows past `rows` up to a whole panel are zeros.
   template <class RowOf>
   void load_queries(const RowOf& row_of, int64_t inner, int rows) {
-    alignas(64) float row[kD];
-    const int padded = (rows + kPanel - 1) / kPanel * kPanel;
-    for (int m = 0; m < padded; ++m) {
-      if (m < rows) row_to_float(row, row_of(m), inner, kD);
-      else std::fill_n(row, kD, 0.0f);
-      float* column = q + m / kPanel * kD * kPanel + m % kPanel;
-      for (int d = 0; d < kD; ++d) column[d * kPanel] = row[d];
-    }
+    load_panels<kD>(q, rows, [&](int m, float* row) { row_to_float(row, row_of(m), inner, kD); });
   }
 
   void load_keys(const StridedKv<Element>& kv, int n) {
     for (int j = 0; j < n; ++j) {
       k_rows[j] = row<kD>(kv.k_row(j), kv.k_inner, k + j * kD);
     }
-    k_rows[n] = k_rows[n - 1];
   }
 
   // `hidden`, where given: columns whose values count as zero whatever they hold.
@@ -59,15 +71,24 @@ struct FloatTile {
     }
   }
 
-  // scores: [panel][kScoreRows][kPanel]; the last row is scratch.
-  void dot(int panel, int n, float* scores) const {
-    dot_panel<FloatProduct>(k_rows, n, kD, q + panel * kD * kPanel, scores);
+  // consume(j, dots of key j with kVectors vectors of queries from m on), keys of [begin, end).
+  template <int kVectors, class Consume>
+  [[gnu::always_inline]] void dot(int m, int begin, int end, const Consume& consume) const {
+    const float* queries = q + m / kPanel * kD * kPanel + m % kPanel;
+    dot_strip<FloatProduct, kVectors>(k_rows, begin, end, kD, queries, consume);
   }
 
-  // acc: [panel][kDV][kPanel], acc = acc * factor + values^T weights.
-  void accumulate(int panels, int n, float* weights, int64_t weights_stride, const float* factor,
-                  float* acc) const {
-    accumulate_panels<FloatProduct, kDV>(v_rows, n, panels, weights, weights_stride, factor, acc);
+  // The weights of keys j and j + 1, one vector of queries; `weights` is where row 0 has them.
+  static void store_weights(float* weights, int j, F low, F high) {
+    store(weights + j * kPanel, low);
+    store(weights + (j + 1) * kPanel, high);
+  }
+
+  // acc = acc * factor + values^T weights for kVectors vectors of queries; weights: [key][kPanel],
+  // acc: [kDV][kPanel].
+  template <int kVectors>
+  void accumulate(int begin, int end, const float* weights, const float* factor, float* acc) const {
+    accumulate_strip<FloatProduct, kDV, kVectors>(v_rows, begin, end, weights, factor, acc);
   }
 
  private:

@@ -43,6 +43,29 @@ template <class Element>
   return load_elements(padded);
 }
 
+// kLanes consecutive elements, rounded to nearest even; NaN stays NaN.
+[[gnu::always_inline]] inline void store_elements(float* p, F x) { store(p, x); }
+
+[[gnu::always_inline]] inline void store_elements(Bf16* p, F x) {
+  using Words = uint16_t __attribute__((vector_size(kLanes * 2)));
+  const I bits = (I)x, high = bits >> 16;
+  const I rounded = (bits + 0x7fff + (high & 1)) >> 16;
+  const Words words = __builtin_convertvector(x != x ? high | 0x40 : rounded, Words);
+  std::memcpy(p, &words, sizeof words);
+}
+
+[[gnu::always_inline]] inline void store_elements(Half* p, F x) {
+#if defined(__AVX512F__)
+  const __m256i words = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(p, &words, sizeof words);
+#elif defined(__AVX2__) && defined(__F16C__)
+  const __m128i words = _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(p, &words, sizeof words);
+#else
+  for (int i = 0; i < kLanes; ++i) p[i] = to_half(x[i]);
+#endif
+}
+
 template <class Element>
 inline void row_to_float(float* out, const Element* row, int64_t stride, int n) {
   int i = 0;
@@ -54,7 +77,11 @@ inline void row_to_float(float* out, const Element* row, int64_t stride, int n) 
 
 template <class Element>
 inline void float_to_row(Element* row, int64_t stride, const float* values, int n) {
-  for (int i = 0; i < n; ++i) row[i * stride] = from_float32<Element>(values[i]);
+  int i = 0;
+  if (stride == 1) {
+    for (; i + kLanes <= n; i += kLanes) store_elements(row + i, load_f(values + i));
+  }
+  for (; i < n; ++i) row[i * stride] = from_float32<Element>(values[i]);
 }
 
 }  // namespace attnlang::cpu

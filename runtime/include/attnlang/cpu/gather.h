@@ -1,6 +1,7 @@
 // Reads of a tensor by lanes: each index is a scalar or a vector, clamped to its extent.
 #pragma once
 
+#include "attnlang/cpu/element.h"
 #include "attnlang/cpu/integer_math.h"
 #include "attnlang/cpu/simd.h"
 #include "attnlang/host/tensor_view.h"
@@ -30,9 +31,29 @@ template <class T>
   else lanes[i] = x;
 }
 
-// Lanes p[offset[i]]; offsets fit in 32 bits.
+template <class T>
+constexpr bool kLoadsWhole = std::is_same_v<T, float> || std::is_same_v<T, Bf16> ||
+                             std::is_same_v<T, Half> || std::is_same_v<T, int32_t>;
+
+template <class T>
+[[gnu::always_inline]] inline LoadedLanes<T> load_whole(const T* p) {
+  if constexpr (std::is_same_v<T, int32_t>) return load_i(p);
+  else return load_elements(p);
+}
+
+// Lanes p[offset[i]]; offsets fit in 32 bits. Neighbours, in either direction, and one element for
+// all are what an index that is linear in the row or the column gives, clamped or not.
 template <class T>
 [[gnu::always_inline]] inline LoadedLanes<T> gather(const T* p, I offset) {
+  if constexpr (kLoadsWhole<T>) {
+    const int32_t first = offset[0];
+    const I step = offset - first;
+    if (all(step == -iota_i())) {
+      return __builtin_shuffle(load_whole(p + first - (kLanes - 1)), kLanes - 1 - iota_i());
+    }
+    if (all(step == 0)) return splat<LoadedLanes<T>>(read_element(p + first));
+    if (all(step == iota_i())) return load_whole(p + first);
+  }
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>) {
     return (F)_mm512_i32gather_ps((__m512i)offset, p, 4);

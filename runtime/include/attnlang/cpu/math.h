@@ -51,14 +51,15 @@ constexpr float kLn2 = 0.69314718f;
 
 namespace detail {
 
+constexpr float kExp2Fraction[] = {1.32647273e-3f, 9.67151299e-3f, 5.55073358e-2f,
+                                   2.40222424e-1f, 6.93147004e-1f, 1.0f};
+
 // 2^f for f in [-1/2, 1/2]: 1e-7 relative, exactly 1 at 0. A weight of exactly 1 stays one.
 [[gnu::always_inline]] inline F exp2_fraction(F f) {
-  F p = splat_f(1.32647273e-3f);
-  p = p * f + 9.67151299e-3f;
-  p = p * f + 5.55073358e-2f;
-  p = p * f + 2.40222424e-1f;
-  p = p * f + 6.93147004e-1f;
-  return p * f + 1.0f;
+  F p = splat_f(kExp2Fraction[0]);
+#pragma GCC unroll 8
+  for (int i = 1; i < 6; ++i) p = p * f + kExp2Fraction[i];
+  return p;
 }
 
 // Whole numbers of magnitude below 2^22 to int: the low bits of n + 1.5 * 2^23.
@@ -116,19 +117,41 @@ template <class Function>
 
 }  // namespace detail
 
-// 2^x for x <= 0, flushing results below 2^-126 to 0: the softmax's.
-[[gnu::always_inline]] inline F exp2_below_one(F x) {
+// 2^x for x <= 0, kCount vectors; 0 for what is too small for a normal number (or, by `scalef`, for
+// any). Stage by stage: one vector's chain of operations would fill the scheduler.
+template <int kCount>
+[[gnu::always_inline]] inline void exp2_below_one(F* x) {
 #if defined(__AVX512F__)
-  const F clamped = max_or_second(splat_f(-127.0f), x);
-  const F n = round(clamped);
-  const F p = detail::exp2_fraction(clamped - n);
-  return x < -126.0f ? F{} : (F)_mm512_scalef_ps((__m512)p, (__m512)n);
+  constexpr float kLeast = -151.0f;
 #else
-  x = max_or_second(splat_f(-127.0f), x);
-  const F n = round(x);
-  const F p = detail::exp2_fraction(x - n);
-  return p * (F)((detail::whole_to_int(n) + 127) << 23);  // n = -127: zero
+  constexpr float kLeast = -127.0f;
 #endif
+  F whole[kCount], p[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) x[i] = max_or_second(splat_f(kLeast), x[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) whole[i] = round(x[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) x[i] -= whole[i];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) p[i] = splat_f(detail::kExp2Fraction[0]);
+#pragma GCC unroll 8
+  for (int t = 1; t < 6; ++t) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) p[i] = p[i] * x[i] + detail::kExp2Fraction[t];
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+#if defined(__AVX512F__)
+    x[i] = (F)_mm512_scalef_ps((__m512)p[i], (__m512)whole[i]);
+#else
+    x[i] = p[i] * (F)((detail::whole_to_int(whole[i]) + 127) << 23);  // whole = -127: zero
+#endif
+  }
+}
+[[gnu::always_inline]] inline F exp2_below_one(F x) {
+  exp2_below_one<1>(&x);
+  return x;
 }
 
 [[gnu::always_inline]] inline F exp2(F x) {
@@ -183,17 +206,22 @@ template <class Function>
   return r;
 }
 
+// Small arguments need a polynomial alone: a soft cap's are, as long as scores stay below half of
+// it.
 [[gnu::always_inline]] inline F tanh(F x) {
   const F a = abs(x);
-  const F e = exp2(a * (2.0f * kLog2E));
-  const F large = 1.0f - 2.0f / (e + 1.0f);
   const F y = x * x;
   F p = splat_f(1.72569901e-2f);
   p = p * y - 5.30529507e-2f;
   p = p * y + 1.33259878e-1f;
   p = p * y - 3.33331496e-1f;
   const F small = x + x * y * p;
-  return a < 0.5f ? small : copysign(large, x);
+  const M is_small = a < 0.5f;
+  if (all(is_small)) [[likely]]
+    return small;
+  const F e = exp2(a * (2.0f * kLog2E));
+  const F large = 1.0f - 2.0f / (e + 1.0f);
+  return is_small ? small : copysign(large, x);
 }
 
 [[gnu::always_inline]] inline F sigmoid(F x) { return 1.0f / (1.0f + exp(-x)); }

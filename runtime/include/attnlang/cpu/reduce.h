@@ -1,7 +1,9 @@
-// Sums of many vectors at once: lane i of the result is the sum of vector i.
+// kLanes vectors at once: their sums (lane i of the result is the sum of vector i), their
+// transpose.
 //
-// Each level joins vector i with vector i + half: within blocks of kBlock lanes, the two halves of
-// one operand are added into the block's first half, those of the other into its second.
+// Each level of a sum joins vector i with vector i + half: within blocks of kBlock lanes, the two
+// halves of one operand are added into the block's first half, those of the other into its second.
+// Each level of a transpose swaps one bit of the vector's number with that bit of the lane's.
 #pragma once
 
 #include <utility>
@@ -42,7 +44,45 @@ template <int kBlock>
   else return x[0];
 }
 
+// Of lanes of a pair of vectors, numbered through: those whose bit kBit is clear (or set), with the
+// vector's number in that bit.
+template <int kBit, int... lane>
+constexpr I swap_mask(bool set, std::integer_sequence<int, lane...>) {
+  return I{(lane & kBit ? kLanes + (lane & ~kBit) : lane) + (set ? kBit : 0)...};
+}
+
+template <int kBit>
+[[gnu::always_inline]] inline void transpose_level(F* x) {
+  constexpr std::make_integer_sequence<int, kLanes> kEachLane;
+  constexpr I clear = swap_mask<kBit>(false, kEachLane), set = swap_mask<kBit>(true, kEachLane);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kBit) continue;
+    const F a = x[i], b = x[i + kBit];
+    x[i] = __builtin_shuffle(a, b, clear);
+    x[i + kBit] = __builtin_shuffle(a, b, set);
+  }
+  if constexpr (kBit > 1) transpose_level<kBit / 2>(x);
+}
+
 }  // namespace detail
+
+// Lane i of vector j becomes lane j of vector i. x holds kLanes vectors.
+[[gnu::always_inline]] inline void transpose(F* x) { detail::transpose_level<kLanes / 2>(x); }
+
+// A matrix of kLanes columns, `rows` of which are there (zeros for the rest), to its transpose, of
+// which `columns` rows are written: to[i * to_stride + j] = from[j * from_stride + i].
+inline void transpose(float* to, int64_t to_stride, int columns, const float* from,
+                      int64_t from_stride, int rows) {
+  F x[kLanes];
+#pragma GCC unroll 16
+  for (int j = 0; j < kLanes; ++j) x[j] = j < rows ? load_f(from + j * from_stride) : F{};
+  transpose(x);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i < columns) store(to + i * to_stride, x[i]);
+  }
+}
 
 // x holds kLanes vectors, and is overwritten.
 [[gnu::always_inline]] inline F sum_each(F* x) { return detail::sum_level<kLanes>(x); }
