@@ -7,6 +7,7 @@ were found to be there: the loader would end in a crash or in words that help no
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,14 @@ from pathlib import Path
 from attnlang.jit.cache import MANIFEST, Manifest
 from attnlang.jit.cpu import this_cpu
 from attnlang.jit.errors import BuildError
+
+
+def _mark_child() -> None:
+    """Tell what is loaded from now on that OpenMP's threads stayed in the parent."""
+    os.environ["_ATTNLANG_FORKED_CHILD"] = str(os.getpid())  # read by attnlang/cpu/parallel.h
+
+
+os.register_at_fork(after_in_child=_mark_child)
 
 _loaded: dict[Path, ctypes.CDLL] = {}
 _lock = threading.Lock()

@@ -1,14 +1,20 @@
 // A loop over independent items on OpenMP's threads, and memory for them.
 //
 // A child of fork() inherits libgomp's pool without its threads and would wait for them for ever:
-// there, loops run serially. Every item's result must not depend on which thread runs it.
+// there, loops run serially, also those of a kernel that the child itself is the first to load,
+// which attnlang/jit/loader.py marks by the child's number in the environment. Every item's result
+// must not depend on which thread runs it.
 #pragma once
 
 #include <omp.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "attnlang/host/function_ref.h"
@@ -17,7 +23,32 @@ namespace attnlang::cpu {
 
 namespace detail {
 
-inline bool is_forked_child = false;
+// Whether this process was forked and has started no other program since: what the system says of
+// it, and true where it does not say.
+inline bool is_fork_without_exec() {
+  constexpr unsigned kForkNoExec = 0x40;  // PF_FORKNOEXEC of the kernel
+  std::FILE* file = std::fopen("/proc/self/stat", "r");
+  if (file == nullptr) return true;
+  char text[1024];
+  text[std::fread(text, 1, sizeof text - 1, file)] = '\0';
+  std::fclose(file);
+  const char* name_end = std::strrchr(text, ')');
+  unsigned flags = 0;
+  if (name_end == nullptr || std::sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %u", &flags) != 1) {
+    return true;
+  }
+  return (flags & kForkNoExec) != 0;
+}
+
+// Whether the loader said that this process is a child of fork(). A program that it starts inherits
+// the variable, but is another process or none that was forked.
+inline bool is_marked_child() {
+  const char* text = std::getenv("_ATTNLANG_FORKED_CHILD");
+  return text != nullptr && std::strtoll(text, nullptr, 10) == static_cast<long long>(getpid()) &&
+         is_fork_without_exec();
+}
+
+inline bool is_forked_child = is_marked_child();
 inline const bool kForkIsWatched =
     pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; }) == 0;
 
