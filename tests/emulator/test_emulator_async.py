@@ -355,6 +355,34 @@ _poll = UNIT.kernel(
 )
 
 
+# Lanes that have polled wait at a shuffle for lane 0, which polls on when nothing else can run:
+# what wakes it must not wake them.
+_poll_then_meet = UNIT.kernel(
+    """
+    auto* barrier = dynamic_shared<uint64_t>();
+    if (threadIdx.x == 0) mbarrier_init(barrier, 1), mbarrier_init(barrier + 1, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) mbarrier_arrive(barrier);
+    if (threadIdx.x < 32) return;
+    while (!mbarrier_try_wait(barrier, 0)) {
+    }
+    int tries = 0;
+    while (threadIdx.x == 32 && !mbarrier_try_wait(barrier + 1, 0)) {
+      if (++tries == 5) mbarrier_arrive(barrier + 1);
+    }
+    x0[threadIdx.x - 32] = __shfl_sync(~0u, tries, 0);
+    """,
+    "int32",
+)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_polling_leaves_no_trace(seed: int) -> None:
+    out = np.zeros(32, np.int32)
+    _poll_then_meet(out, block=64, seed=seed)
+    assert (out == 5).all()
+
+
 def test_registers_that_the_pool_has_not() -> None:
     with pytest.raises(Report, match=r"deadlock(.|\n)*registers_increase<232>"):
         _registers(block=384)

@@ -160,3 +160,19 @@ def test_the_process_lives_on_after_a_report() -> None:
 def test_launches_that_no_device_takes(options: dict[str, int], says: str) -> None:
     with pytest.raises(Report, match=says):
         _store(np.zeros(1, np.int32), **options)
+
+
+_count = UNIT.kernel(
+    "atomicAdd(x0, 1); __syncthreads(); if (blockIdx.x == 40 && x1[0] == 1) __syncwarp(1);",
+    "int32", "int32",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_ctas_run_on_several_cpu_threads(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    total = np.zeros(1, np.int32)
+    _count(total, np.zeros(1, np.int32), grid=100, block=64)
+    assert total[0] == 6400
+    with pytest.raises(Report, match=r"CTA \(40, 0, 0\), thread \d+ .* not in its own mask"):
+        _count(total, np.ones(1, np.int32), grid=100, block=64)

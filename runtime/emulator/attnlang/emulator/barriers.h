@@ -148,8 +148,7 @@ inline bool try_wait_mbarrier(const uint64_t* at, int parity) {
   if (parity != 0 && parity != 1) c.fail("mbarrier_try_wait: a parity of %d", parity);
   Mbarrier& barrier = mbarrier_at("mbarrier_try_wait", offset);
   if (static_cast<int>(barrier.phase & 1) != parity) return true;
-  barrier.waiting.add(c.thread().number);
-  c.poll("mbarrier_try_wait(shared + %lld, parity %lld)", offset, parity);
+  c.poll(barrier.waiting, "mbarrier_try_wait(shared + %lld, parity %lld)", offset, parity);
   return static_cast<int>(barrier.phase & 1) != parity;
 }
 

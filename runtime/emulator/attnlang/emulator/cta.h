@@ -44,6 +44,13 @@ struct ThreadSet {
   std::array<uint32_t, kMaxWarps> lanes = {};
   bool has(int thread) const { return (lanes[thread / 32] >> (thread % 32)) & 1; }
   void add(int thread) { lanes[thread / 32] |= 1u << (thread % 32); }
+  void remove(int thread) { lanes[thread / 32] &= ~(1u << (thread % 32)); }
+  bool empty() const {
+    for (uint32_t mask : lanes) {
+      if (mask != 0) return false;
+    }
+    return true;
+  }
 };
 
 struct Warp;
@@ -122,16 +129,22 @@ class Cta {
     warp.ready |= lanes;
     if (warp.ready != 0) ready_warps_ |= 1u << warp.number;
   }
+  // Wakes and empties a set; that something was waited for is progress.
   void wake(ThreadSet& set) {
+    idle_polls_ = 0;
     for (size_t w = 0; w < warps_.size(); ++w) {
       if (set.lanes[w] != 0) wake(warps_[w], set.lanes[w]);
     }
     set = {};
   }
-  // Waits until asynchronous work has moved, or nothing else can run: a thread that polls.
-  void poll(const char* waits_at, int64_t a, int64_t b) {
-    pollers_.add(current_->number);
+  // Waits until somebody wakes `waiting`, or nothing else can run: a thread that polls.
+  void poll(ThreadSet& waiting, const char* waits_at, int64_t a, int64_t b) {
+    const int me = current_->number;
+    waiting.add(me);
+    pollers_.add(me);
     block(waits_at, a, b);
+    waiting.remove(me);  // a wake that comes later would be for what it waits at then
+    pollers_.remove(me);
   }
 
   // Ends the CTA with a report that names the thread and what it did.

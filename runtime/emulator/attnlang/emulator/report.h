@@ -87,6 +87,7 @@ inline std::string Cta::deadlock_report() const {
     report += " " + place;
   }
   for (const auto& [offset, barrier] : mbarriers) {
+    if (barrier.waiting.empty()) continue;
     report +=
         text_of("\n  mbarrier at shared + %u: phase %llu, %d of %d arrivals and %lld bytes missing",
                 offset, static_cast<unsigned long long>(barrier.phase), barrier.pending,

@@ -189,13 +189,12 @@ inline bool Cta::complete_something(bool stuck) {
       }
     }
   }
-  if (stuck && ++idle_polls_ < 10000) {
-    bool any = false;
-    for (uint32_t lanes : pollers_.lanes) any |= lanes != 0;
-    wake(pollers_);
-    return any;
-  }
-  return false;
+  constexpr int kMostIdlePolls = 10000;
+  if (!stuck || pollers_.empty() || idle_polls_ >= kMostIdlePolls) return false;
+  const int polls = idle_polls_ + 1;
+  wake(pollers_);
+  idle_polls_ = polls;
+  return true;
 }
 
 inline void Cta::leave(std::string report) {
