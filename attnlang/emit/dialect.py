@@ -33,6 +33,7 @@ class Dialect:
     negation: str  # of an M
     rows: Rows  # of query, key, value and out
     products: Rows  # of the products that one row or column needs
+    views: str  # what holds the views of tensors where lines get their lengths
 
 
 _LANES = Rows("0", "kLanes", "iota_i() + d", "", "", scratch=False)
@@ -48,6 +49,7 @@ CPU = Dialect(
     negation="~",
     rows=_LANES,
     products=_LANES,
+    views="p",
 )
 CUDA = Dialect(
     namespace="cuda",
@@ -58,4 +60,5 @@ CUDA = Dialect(
     negation="!",
     rows=_WARP,
     products=_THREAD,
+    views="a",
 )

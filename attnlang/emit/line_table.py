@@ -34,7 +34,7 @@ class LineText:
     field: str
     type: str
     summary: str
-    length: str  # in `params`, where `p` and `call` are known
+    length: str  # where `call` and the views of its tensors are known
     requests: str
     heads: str
     place: str
@@ -129,7 +129,7 @@ class LineTable:
             field=_field(name),
             type="int64_t" if wide else type_,
             summary=summary.value,
-            length=f"line_length(p.{field}, {line.axis})",
+            length=f"line_length({printer.dialect.views}.{field}, {line.axis})",
             **_distinct(*fixed),
             place="",
             function="",

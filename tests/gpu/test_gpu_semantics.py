@@ -125,6 +125,30 @@ def test_tiles_are_counted(device: str) -> None:
     assert tiles.visited >= 2 * 4 * rows
 
 
+def test_documents_skip_tiles(device: str) -> None:
+    """Two documents of 256: of the causal half only their own tiles are visited."""
+    variant = attnlang.loads(
+        "attention a(doc: int[B, KV]): mask = doc[b, q_idx] == doc[b, kv_idx] and kv_idx <= q_idx"
+    )
+    g = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(1, 1, 768, 32, generator=g).bfloat16() for _ in range(3))
+    doc = (torch.arange(768) // 384)[None]
+    tiles = variant.tiles(*_on(device, q, k, v), doc=doc.to(device))
+    rows, columns = tiles.query_tile, tiles.key_tile
+    needed = sum(
+        any(
+            doc[0, i] == doc[0, j] and j <= i
+            for i in (q0, min(q0 + rows, 768) - 1)
+            for j in (k0, min(k0 + columns, 768) - 1)
+        )
+        for q0 in range(0, 768, rows)
+        for k0 in range(0, 768, columns)
+    )
+    assert needed <= tiles.visited < 0.8 * tiles.total
+    out = variant(*_on(device, q, k, v), doc=doc.to(device))
+    _assert_close(out, variant.reference(q, k, v, doc=doc, dtype=torch.float64))
+
+
 def test_nothing_to_attend_to(device: str) -> None:
     variant = attnlang.loads(CAUSAL)
     q, k, v = _on(device, *_inputs(3))

@@ -130,6 +130,7 @@ class CCall(ctypes.Structure):
         ("stream", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_int64),
+        ("lines", ctypes.c_void_p),
     ]
 
 

@@ -52,6 +52,12 @@ ATTNLANG_DEVICE int64_t truncate(float x) {
 
 ATTNLANG_DEVICE bool narrow(bool x) { return x; }
 
+// One int of several, for tuples that are compared: equal for equal ones.
+ATTNLANG_DEVICE int64_t mix(int64_t so_far, int64_t next) {
+  so_far = wrapping_multiply(so_far, int64_t{-7046029254386353131});
+  return (so_far ^ (so_far >> 29)) + next;
+}
+
 template <class T>
   requires std::is_arithmetic_v<T>
 ATTNLANG_DEVICE T select(bool m, T a, T b) {

@@ -77,6 +77,7 @@ struct Call {
   void* stream;     // a cudaStream_t
   void* workspace;  // `workspace_bytes` of the GPU's memory, 256-byte aligned
   int64_t workspace_bytes;
+  const void* lines;  // in the workspace: what the unit itself keeps of its lines there
 };
 
 // How many tiles a call visits, over all (b, h) and query tiles.
