@@ -34,7 +34,7 @@ bool make_map(TensorMap* map, const VectorRows<const Element>& rows, int64_t bat
 
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 class Forward {
-  using L = Layout<kD, kDV, Tiles>;
+  using L = LayoutOf<Variant, kD, kDV, Tiles>;
 
  public:
   static const char* run(const Call& call, Workspace& workspace, const Problem<Element>* problem) {

@@ -27,12 +27,13 @@ ATTNLANG_DEVICE void transpose_quad(uint32_t (&x)[4], int lane) {
   }
 }
 
-// Row `i` (0 or 1) of the lane's two: kOut entries of acc, rounded. `stored`: the row is there.
-template <class Element, int kOut, int kValues>
+// Row `i` (0 or 1) of the lane's two: acc, rounded, up to entry `end`, which is a multiple of
+// kMultiple. `stored`: the row is there.
+template <class Element, int kMultiple, int kValues>
 ATTNLANG_DEVICE void store_fragment_row(const VectorRows<Element>& rows, Element* row, bool stored,
-                                        int i, const float (&acc)[kValues], int lane) {
+                                        int end, int i, const float (&acc)[kValues], int lane) {
   constexpr int kBlock = 8;  // entries of a row that are 16 bytes
-  if (rows.vectorised && kOut % kBlock == 0) {
+  if (rows.vectorised && kMultiple % kBlock == 0) {
 #pragma unroll
     for (int n = 0; n < kValues / 4; n += 4) {
       uint32_t x[4];
@@ -43,7 +44,7 @@ ATTNLANG_DEVICE void store_fragment_row(const VectorRows<Element>& rows, Element
       }
       transpose_quad(x, lane);
       const int column = (n + lane % 4) * kBlock;
-      if (stored && column < kOut) {
+      if (stored && column < end) {
         *reinterpret_cast<uint4*>(row + column) = make_uint4(x[0], x[1], x[2], x[3]);
       }
     }
@@ -55,19 +56,19 @@ ATTNLANG_DEVICE void store_fragment_row(const VectorRows<Element>& rows, Element
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const int column = kBlock * n + 2 * (lane % 4) + c;
-      if (column < kOut) {
+      if (column < end) {
         row[column * rows.stride[3]] = from_float32<Element>(acc[fragment_index(n, i, c)]);
       }
     }
   }
 }
 
-// Writes a warp's 16 rows from q0 on, their lse, and raises the largest score. `room`: of an out
-// expression's rows, the warp's own.
+// Writes a warp's 16 rows from q0 on: acc are their entries from `first` on. With entry 0 go their
+// lse and the largest score. `room`: of an out expression's rows, the warp's own.
 template <class Variant, class Element, int kD, int kDV, int kValues>
 ATTNLANG_DEVICE void write_fragment(const Problem<Element>& problem,
                                     const typename Variant::Request& request, int b, int h, int q0,
-                                    const RowState (&states)[2], float (&acc)[kValues],
+                                    int first, const RowState (&states)[2], float (&acc)[kValues],
                                     [[maybe_unused]] float* room) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
 #pragma unroll
@@ -103,9 +104,9 @@ ATTNLANG_DEVICE void write_fragment(const Problem<Element>& problem,
         const float factor = finished.factor;
         scale_row(i, factor, acc);
       }
-      store_fragment_row<Element, kDV>(problem.out, problem.out.row(b, h, q_row), stored, i, acc,
-                                       lane);
-      if (stored && lane % 4 == 0) {
+      Element* row = problem.out.row(b, h, q_row) + first * problem.out.stride[3];
+      store_fragment_row<Element, kDV>(problem.out, row, stored, kDV - first, i, acc, lane);
+      if (stored && first == 0 && lane % 4 == 0) {
         if (problem.lse.data != nullptr) *problem.lse.at(b, h, q_row) = finished.lse;
         if (problem.max.data != nullptr) {
           raise_max(problem.max.at(b, h), largest_score<Variant>(request, q_row, states[i]));

@@ -35,6 +35,8 @@ class Consumer {
         problem_(problem),
         params_(params),
         group_(group),
+        rows_(group / L::kParts),
+        part_(group % L::kParts),
         warp_(warp_index() % 4),
         lane_(static_cast<int>(threadIdx.x % kWarp)) {}
 
@@ -52,16 +54,17 @@ class Consumer {
   using Rows = ThreadRows<Variant, false>;
   using Weights = Softmax<Variant, L::kKeyTile, L::kPolynomial>;
   using Scores = float[L::kKeyTile / 2];
-  using Sums = float[L::kDV / 2];
+  using Sums = float[L::kPartColumns / 2];
   // An out expression's rows pass through the room of the queries, of an item without keys too.
   static constexpr bool kNeedsQueries = Variant::kOut;
+  static constexpr int kPartPanels = L::kPartColumns / kPanelColumns;
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
   // One item, from its first message on.
   ATTNLANG_DEVICE void attend(Message message) {
     const Item item = message.item;
-    const int q0 = item.q0 + group_ * kConsumerRows + warp_ * 16;
+    const int q0 = item.q0 + rows_ * kConsumerRows + warp_ * 16;
     Weights weights;
     RowState plain[2];  // without a softmax
     Sums o = {};
@@ -72,6 +75,7 @@ class Consumer {
     if (message.empty()) {
       release(&layout_.control().k_empty[keys_.stage]);
       keys_.advance();
+      if constexpr (L::kShared) values_.advance();
     } else {
       Scores s;
       await_turn();
@@ -145,8 +149,8 @@ class Consumer {
   // s = Q K^T, of the warpgroup's rows and the current stage.
   ATTNLANG_DEVICE void issue_scores(Scores& s) const {
     constexpr int kStep = 32;  // bytes of 16 columns
-    const uint64_t q = matrix_descriptor(
-        layout_.queries() + group_ * kConsumerRows * kPanelRowBytes, 16, 8 * kPanelRowBytes);
+    const uint64_t q = matrix_descriptor(layout_.queries() + rows_ * kConsumerRows * kPanelRowBytes,
+                                         16, 8 * kPanelRowBytes);
     const uint64_t k = matrix_descriptor(layout_.keys(keys_.stage), 16, 8 * kPanelRowBytes);
     fence_registers(s);
     wgmma_fence();
@@ -162,12 +166,13 @@ class Consumer {
   // o += P V, of the current stage.
   ATTNLANG_DEVICE void issue_sums(const uint32_t (&p)[L::kKeyTile / 16][4], Sums& o) const {
     const uint64_t v =
-        matrix_descriptor(layout_.values(values_.stage), L::kKeyPanel, 8 * kPanelRowBytes);
+        matrix_descriptor(layout_.values(values_.stage) + part_ * kPartPanels * L::kKeyPanel,
+                          L::kKeyPanel, 8 * kPanelRowBytes);
     fence_registers(o);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < L::kKeyTile / 16; ++i) {
-      wgmma_rs<Element, L::kDV, true>(o, p[i], v + ((i * 16 * kPanelRowBytes) >> 4), true);
+      wgmma_rs<Element, L::kPartColumns, true>(o, p[i], v + ((i * 16 * kPanelRowBytes) >> 4), true);
     }
     wgmma_commit();
   }
@@ -187,6 +192,7 @@ class Consumer {
       }
     }
     float* room = nullptr;
+    static_assert(!Variant::kOut || L::kParts == 1, "an out expression needs whole rows");
     if constexpr (Variant::kOut) {
       constexpr int kRoom = 16 * L::kD * 2;  // bytes of a warp's rows of q
       static_assert((kDV + Widths<Variant, kD, kDV>::kOut + kProgramScratch<Variant>)*4 <= kRoom);
@@ -194,8 +200,8 @@ class Consumer {
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
     }
-    write_fragment<Variant, Element, kD, kDV>(problem_, request, item.b, item.h, q0, states, o,
-                                              room);
+    write_fragment<Variant, Element, kD, kDV>(problem_, request, item.b, item.h, q0,
+                                              part_ * L::kPartColumns, states, o, room);
     if constexpr (Variant::kOut) {
       fence_async_shared();
       release(&layout_.control().q_empty);
@@ -208,6 +214,7 @@ class Consumer {
     return control.message[keys_.stage];
   }
   ATTNLANG_DEVICE void await_values() const {
+    if constexpr (L::kShared) return;
     mbarrier_wait(&layout_.control().v_full[values_.stage], values_.full());
   }
 
@@ -218,14 +225,15 @@ class Consumer {
   }
   ATTNLANG_DEVICE void release_keys(bool last) {
     auto& control = layout_.control();
-    release(&control.k_empty[keys_.stage]);
+    if constexpr (!L::kShared) release(&control.k_empty[keys_.stage]);
     keys_.advance();
     if constexpr (!kNeedsQueries) {
       if (last) release(&control.q_empty);
     }
   }
   ATTNLANG_DEVICE void release_values() {
-    release(&layout_.control().v_empty[values_.stage]);
+    auto& control = layout_.control();
+    release(L::kShared ? &control.k_empty[values_.stage] : &control.v_empty[values_.stage]);
     values_.advance();
   }
 
@@ -244,10 +252,15 @@ class Consumer {
   L layout_;
   const Problem<Element>& problem_;
   const Params& params_;
-  const int group_, warp_, lane_;
+  const int group_;  // the consumer warpgroup: of which rows, and which part of the values
+  const int rows_, part_;
+  const int warp_, lane_;
   Place<L::kStages> keys_, values_;
   int q_round_ = 0;
 };
+
+template <class Variant, int kD, int kDV, class Tiles>
+using LayoutOf = Layout<kD, kDV, Tiles, kValueWithinKey<Variant, kD, kDV>>;
 
 template <class L, class Loader>
 ATTNLANG_DEVICE void start_barriers(L layout) {
@@ -274,11 +287,11 @@ ATTNLANG_DEVICE void start_barriers(L layout) {
 
 // kGather: stages are filled by copies of single rows; the maps are not looked at then.
 template <class Variant, class Element, int kD, int kDV, class Tiles, bool kGather>
-__global__ void __launch_bounds__(Layout<kD, kDV, Tiles>::kThreads, 1)
+__global__ void __launch_bounds__(LayoutOf<Variant, kD, kDV, Tiles>::kThreads, 1)
     forward(const __grid_constant__ Maps maps, const __grid_constant__ Problem<Element> problem,
             const __grid_constant__ Queue queue,
             const __grid_constant__ typename Variant::Arguments arguments) {
-  using L = Layout<kD, kDV, Tiles>;
+  using L = LayoutOf<Variant, kD, kDV, Tiles>;
   using Gather = GatherLoader<Variant, Element, L, kD, kDV>;
   using Tma = TmaLoader<Variant, Element, L>;
   using Loader = std::conditional_t<kGather, Gather, Tma>;

@@ -65,8 +65,9 @@ struct Control {
   TileRanges ranges;  // of the scout's item
 };
 
-// kD, kDV: the dimensions of the products; tiles hold them rounded up to whole panels.
-template <int kD_, int kDV_, class Tiles>
+// kD, kDV: the dimensions of the products; tiles hold them rounded up to whole panels. kWithin:
+// from which entry on the row of a key holds its value; negative: it does not.
+template <int kD_, int kDV_, class Tiles, int kWithin>
 struct Layout {
   static constexpr int kD = round_up(kD_, kPanelColumns);
   static constexpr int kDV = round_up(kDV_, kPanelColumns);
@@ -85,7 +86,12 @@ struct Layout {
     if constexpr (requires { Tiles::kPolynomial; }) return Tiles::kPolynomial;
     else return 0;
   }();
-  static constexpr int kConsumers = kQueryTile / kConsumerRows;
+  // Values too wide for one accumulator are shared out by warpgroups of the same rows, each of
+  // which makes the weights for itself; of keys that hold their values one tile is both.
+  static constexpr int kParts = kDV > 256 ? 2 : 1;
+  static constexpr int kPartColumns = kDV / kParts;
+  static constexpr bool kShared = kParts > 1 && kWithin >= 0 && kWithin % kPanelColumns == 0;
+  static constexpr int kConsumers = kQueryTile / kConsumerRows * kParts;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
   // A multiprocessor has 512 registers for each of a warpgroup's threads. Two warpgroups start with
   // enough of them; of more, the producer hands some over, in units of 8.
@@ -97,7 +103,7 @@ struct Layout {
   static constexpr int kKeyPanel = kKeyTile * kPanelRowBytes;
   static constexpr int kQueryBytes = kD / kPanelColumns * kQueryPanel;
   static constexpr int kKeyBytes = kD / kPanelColumns * kKeyPanel;
-  static constexpr int kValueBytes = kDV / kPanelColumns * kKeyPanel;
+  static constexpr int kValueBytes = kShared ? 0 : kDV / kPanelColumns * kKeyPanel;
 
   static constexpr int kKeys = kQueryBytes;
   static constexpr int kValues = kKeys + kStages * kKeyBytes;
@@ -105,9 +111,10 @@ struct Layout {
   static constexpr int kBytes = kControl + int{sizeof(sm90::Control<kStages>)};
 
   static_assert(kQueryTile % kConsumerRows == 0 && 1 <= kConsumers && kConsumers <= 3,
-                "one to three consumer warpgroups of 64 rows");
+                "one to three consumer warpgroups, of 64 rows");
   static_assert(kKeyTile % 16 == 0 && kKeyTile <= 256, "a key tile is one wgmma wide");
-  static_assert(kDV <= 256, "an accumulator is one wgmma wide");
+  static_assert(kPartColumns <= 256 && kPartColumns % kPanelColumns == 0,
+                "an accumulator is one wgmma wide");
   static_assert(kStages >= 2, "the next key tile is loaded while this one is used");
   static_assert(kBytes <= kSharedLimit, "the tiles do not fit in shared memory");
   static_assert(!kHandsOver || kConsumers * kConsumerRegisters + kProducerRegisters <= 512);
@@ -117,7 +124,10 @@ struct Layout {
 
   ATTNLANG_DEVICE char* queries() const { return base; }
   ATTNLANG_DEVICE char* keys(int stage) const { return base + kKeys + stage * kKeyBytes; }
-  ATTNLANG_DEVICE char* values(int stage) const { return base + kValues + stage * kValueBytes; }
+  ATTNLANG_DEVICE char* values(int stage) const {
+    if constexpr (kShared) return keys(stage) + kWithin / kPanelColumns * kKeyPanel;
+    else return base + kValues + stage * kValueBytes;
+  }
   ATTNLANG_DEVICE Control& control() const { return *reinterpret_cast<Control*>(base + kControl); }
 };
 

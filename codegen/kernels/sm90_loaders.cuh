@@ -72,19 +72,29 @@ class TmaLoader {
       return;
     }
     mbarrier_expect(full, L::kKeyBytes);
-#pragma unroll
-    for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-      tma_load<4>(layout_.keys(place.stage) + panel * L::kKeyPanel, &maps_.k, full,
-                  panel * kPanelColumns, message.k0, message.item.h / problem_.group(),
-                  message.item.b);
+    copy_keys(place, message, full);
+  }
+
+  // Keys whose rows hold their values, too.
+  ATTNLANG_DEVICE void shared(Place<L::kStages> place, const Message& message,
+                              const Request& request, int kv_len) {
+    auto& control = layout_.control();
+    const bool hides = may_hide(message.masked(), kv_len);
+    uint64_t* full = &control.k_full[place.stage];
+    mbarrier_wait(&control.k_empty[place.stage], place.empty());
+    if (leader_) {
+      control.message[place.stage] = message;
+      uint64_t* landed = hides ? &control.v_landed : full;
+      mbarrier_expect(landed, L::kKeyBytes);
+      copy_keys(place, message, landed);
     }
+    if (hides) clear<L::kD>(layout_.keys(place.stage), request, message.k0, kv_len, full);
   }
 
   ATTNLANG_DEVICE void values(Place<L::kStages> place, const Request& request, const Item& item,
                               const KeyTile& tile, int kv_len) {
     auto& control = layout_.control();
-    // Beyond the tensor's end TMA writes zeros; within it anything may lie.
-    const bool hides = tile.masked && (Variant::kColumnMask || kv_len < problem_.keys);
+    const bool hides = may_hide(tile.masked, kv_len);
     uint64_t* full = &control.v_full[place.stage];
     uint64_t* landed = hides ? &control.v_landed : full;
     mbarrier_wait(&control.v_empty[place.stage], place.empty());
@@ -96,30 +106,46 @@ class TmaLoader {
                     panel * kPanelColumns, tile.k0, item.h / problem_.group(), item.b);
       }
     }
-    if (!hides) return;
-    mbarrier_wait(landed, landed_round_);
-    landed_round_ ^= 1;
-    clear_hidden(layout_.values(place.stage), request, tile.k0, kv_len);
-    fence_async_shared();
-    __syncwarp();
-    if (leader_) mbarrier_arrive(full);
+    if (hides) clear<L::kDV>(layout_.values(place.stage), request, tile.k0, kv_len, full);
   }
 
  private:
-  ATTNLANG_DEVICE void clear_hidden(char* values, const Request& request, int k0,
-                                    int kv_len) const {
+  // Beyond the tensor's end TMA writes zeros; within it anything may lie.
+  ATTNLANG_DEVICE bool may_hide(bool masked, int kv_len) const {
+    return masked && (Variant::kColumnMask || kv_len < problem_.keys);
+  }
+
+  ATTNLANG_DEVICE void copy_keys(Place<L::kStages> place, const Message& message,
+                                 uint64_t* barrier) const {
+#pragma unroll
+    for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
+      tma_load<4>(layout_.keys(place.stage) + panel * L::kKeyPanel, &maps_.k, barrier,
+                  panel * kPanelColumns, message.k0, message.item.h / problem_.group(),
+                  message.item.b);
+    }
+  }
+
+  // Once the stage has landed: zeros in the rows of hidden columns, then it is full.
+  template <int kColumns>
+  ATTNLANG_DEVICE void clear(char* rows, const Request& request, int k0, int kv_len,
+                             uint64_t* full) {
+    mbarrier_wait(&layout_.control().v_landed, landed_round_);
+    landed_round_ ^= 1;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     for (int first = 0; first < L::kKeyTile; first += kWarp) {
       const int row = first + lane;
       const bool hidden = row < L::kKeyTile && is_hidden<Variant>(request, k0 + row, kv_len);
-      for (uint32_t rows = __ballot_sync(~0u, hidden); rows != 0; rows &= rows - 1) {
-        char* at = values + (first + __ffs(static_cast<int>(rows)) - 1) * kPanelRowBytes + lane * 4;
+      for (uint32_t bits = __ballot_sync(~0u, hidden); bits != 0; bits &= bits - 1) {
+        char* at = rows + (first + __ffs(static_cast<int>(bits)) - 1) * kPanelRowBytes + lane * 4;
 #pragma unroll
-        for (int panel = 0; panel < L::kDV / kPanelColumns; ++panel) {
+        for (int panel = 0; panel < kColumns / kPanelColumns; ++panel) {
           *reinterpret_cast<uint32_t*>(at + panel * L::kKeyPanel) = 0;
         }
       }
     }
+    fence_async_shared();
+    __syncwarp();
+    if (leader_) mbarrier_arrive(full);
   }
 
   L layout_;
@@ -151,6 +177,19 @@ class GatherLoader {
     copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(), problem_.q, item.b, item.h, item.q0,
                                        there);
     commit(&control.q_full);
+  }
+
+  ATTNLANG_DEVICE void shared(Place<L::kStages> place, const Message& message,
+                              const Request& request, int kv_len) {
+    auto& control = layout_.control();
+    wait(&control.k_empty[place.stage], place.empty());
+    if (threadIdx.x == 0) control.message[place.stage] = message;
+    const auto there = [&](int row) {
+      return message.masked() ? !is_hidden<Variant>(request, message.k0 + row, kv_len) : true;
+    };
+    copy<L::kD, kWidth, L::kKeyTile>(layout_.keys(place.stage), problem_.k, message.item.b,
+                                     message.item.h / problem_.group(), message.k0, there);
+    commit(&control.k_full[place.stage]);
   }
 
   ATTNLANG_DEVICE void keys(Place<L::kStages> place, const Message& message) {

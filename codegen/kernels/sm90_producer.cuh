@@ -133,15 +133,17 @@ ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
         const KeyTile tile{.k0 = entry / 2, .masked = entry % 2 != 0};
         const int flags =
             (tile.masked ? Message::kMasked : 0) | (last && i + 1 == count ? Message::kLast : 0);
-        loader.keys(keys, {.k0 = tile.k0, .flags = flags, .item = item});
+        const Message message{.k0 = tile.k0, .flags = flags, .item = item};
+        if constexpr (L::kShared) loader.shared(keys, message, request, kv_len);
+        else loader.keys(keys, message);
         keys.advance();
-        if (before.valid()) {
+        if (!L::kShared && before.valid()) {
           loader.values(values, request, item, before, kv_len);
           values.advance();
         }
         before = tile;
       }
-      if (last) {
+      if (!L::kShared && last) {
         loader.values(values, request, item, before, kv_len);
         values.advance();
         before = {-1, false};
