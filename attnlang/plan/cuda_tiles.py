@@ -17,7 +17,9 @@ _WIDEST = 576
 _ELEMENT_BYTES = 2
 _HEADER_BYTES = 1024  # barriers, ranges of tiles
 _SHARED_BYTES = {Target.SM80: 99 << 10, Target.SM90: 227 << 10}  # sm_86 and sm_89 have 99 KiB
+PANEL = 64  # entries of a row that lie together in a Hopper kernel's shared memory
 _WGMMA_WIDEST = 256  # of an accumulator
+_SPLIT_WIDEST = 512  # of two warpgroups'
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,14 @@ class CudaTiles:
         )
 
 
-def choose_tiles(target: Target, widths: Widths, plain: bool) -> CudaTiles:
+def choose_tiles(
+    target: Target, widths: Widths, *, plain: bool = False, shared: bool = False
+) -> CudaTiles:
     """Choose the skeleton and its tiles. Raises WidthError for widths that none takes.
 
     `plain`: no mask, for which smaller tiles of keys save what larger ones would waste, and a score
-    without functions, which need registers.
+    without functions, which need registers. `shared`: the row of a key holds its value, whole
+    panels from its start, and out is what the product gives.
     """
     for name, width in (("q", widths.product), ("v", widths.acc)):
         if width % _STEP or width > _WIDEST:
@@ -56,6 +61,8 @@ def choose_tiles(target: Target, widths: Widths, plain: bool) -> CudaTiles:
             )
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
         return _sm90(widths, plain)
+    if target is Target.SM90 and shared and widths.acc == _SPLIT_WIDEST:
+        return CudaTiles("sm90", 64, 64, 2, 12, 1)
     return next(t for t in _sm80(widths) if _bytes(t, widths) <= _SHARED_BYTES[target])
 
 

@@ -14,7 +14,7 @@ from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.passes import Lowered
-from attnlang.plan.cuda_tiles import CudaTiles, choose_tiles
+from attnlang.plan.cuda_tiles import PANEL, CudaTiles, choose_tiles
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.terms import Term, hoist, invariants
@@ -83,7 +83,11 @@ def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
     roots = (*roots, *(e for program in programs for e in invariants(program)))
-    tiles = None if key.target is Target.CPU else choose_tiles(key.target, widths, _plain(lowered))
+    tiles = None
+    if key.target is not Target.CPU:
+        start = transforms.value_within_key
+        shared = transforms.out is None and start is not None and start % PANEL == 0
+        tiles = choose_tiles(key.target, widths, plain=_plain(lowered), shared=shared)
     return Plan(lowered, key, hoist(roots), widths, transforms, tiles)
 
 

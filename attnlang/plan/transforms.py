@@ -40,6 +40,15 @@ class Transforms:
     value_shares_key: bool
 
     @property
+    def value_within_key(self) -> int | None:
+        """From which entry on a row of k' holds v'; None: it does not."""
+        if self.value_shares_key:
+            return self.value.start
+        if self.value_from_key and self.value.program is None and self.key.program is None:
+            return self.value.start - self.key.start
+        return None
+
+    @property
     def programs(self) -> tuple[tuple[str, Expr, int], ...]:
         """The programs by name, with the width of what they make."""
         named = (

@@ -158,8 +158,8 @@ SM90 = {
     ),
     "the loader forgets a stage": Mutant(
         "sm90_producer.cuh",
-        "keys.advance();\n        if (before.valid())",
-        "if (before.valid())",
+        "keys.advance();\n        if (!L::kShared && before.valid())",
+        "if (!L::kShared && before.valid())",
     ),
 }
 MUTANTS = {("sm80", name): m for name, m in SM80.items()} | {
