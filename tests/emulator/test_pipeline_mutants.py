@@ -23,7 +23,11 @@ KERNELS = {
     "sm90": Kernel("sm90", 64, "kQueryTile = 128, kKeyTile = 64, kStages = 2"),
 }
 SHAPES = {
-    "sm80": [Shape(1, 2, 1, 70, 453), Shape(1, 2, 1, 70, 300, missing=45)],
+    "sm80": [
+        Shape(1, 2, 1, 70, 453),
+        Shape(1, 2, 1, 70, 300, missing=45),
+        Shape(2, 8, 2, 1, 900),  # few rows: the decoding kernel
+    ],
     "sm90": [
         Shape(2, 3, 1, 300, 517),
         Shape(1, 2, 1, 200, 500, missing=45),
@@ -43,9 +47,13 @@ class Mutant:
 
     def plant(self, root: Path) -> None:
         path = root / "codegen" / "kernels" / self.file
+        path.write_text(self.text(path))
+
+    def text(self, path: Path) -> str:
+        """The file's text with the mistake."""
         text = path.read_text()
         assert text.count(self.old) == 1, f"{self.file} has {text.count(self.old)} of: {self.old}"
-        path.write_text(text.replace(self.old, self.new))
+        return text.replace(self.old, self.new)
 
 
 _WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
@@ -72,6 +80,12 @@ SM80 = {
         "sm80_forward.cuh",
         "compute<false>(rows, ahead[0].k0, stage,",
         "compute<false>(rows, ahead[0].k0, (stage + 1) % kStages,",
+    ),
+    "decoding: no barrier for the queries": Mutant(
+        "sm80_forward.cuh", "if constexpr (kAlone) __syncthreads();"
+    ),
+    "decoding: no barrier for the states": Mutant(
+        "sm80_forward.cuh", "save_states(state);\n    __syncthreads();", "save_states(state);"
     ),
     "rows over stages that are read": Mutant(
         "sm80_forward.cuh", "__syncthreads();  // what the stages held is read"
@@ -176,6 +190,12 @@ SAMPLE = (
 def _copy(root: Path) -> None:
     for folder in ("codegen/kernels", "runtime"):
         shutil.copytree(ROOT / folder, root / folder)
+
+
+def test_every_mistake_has_its_place() -> None:
+    for mutant in MUTANTS.values():
+        path = ROOT / "codegen" / "kernels" / mutant.file
+        assert mutant.text(path) != path.read_text()
 
 
 @pytest.mark.parametrize("door", KERNELS)
