@@ -56,7 +56,7 @@ class Sm80Forward {
   static constexpr bool kPacked = kShape.packed;
   // Where each warp reads only keys that it has loaded itself, it need not wait for the others.
   static constexpr bool kAlone = kWarps == kShape.key_warps;
-  static constexpr bool kQueriesStay = kRowTiles == 1 && kD <= 128;  // in registers
+  static constexpr bool kQueriesStay = kRowTiles == 1 && kD <= 64;  // in registers
   static constexpr int kSteps = kD / 16;
   static_assert(kWarpKeys % 16 == 0 && kDV % kShape.value_warps == 0 && kWarpValues % 16 == 0);
   static_assert(kD % 16 == 0, "head dimensions are multiples of 16");
