@@ -82,3 +82,18 @@ def aot_sources(planned: Plan, op_name: str) -> Sources:
     from attnlang.emit.aot_unit import aot_sources as emit
 
     return emit(planned, op_name)
+
+
+def plan_backward(lowered: Lowered, key: KernelKey) -> Plan:
+    """Decide how a backward kernel runs. Raises ValueError for what has none."""
+    from attnlang.passes.adjoint import adjoint
+    from attnlang.plan.plan import make_plan
+
+    return make_plan(lowered, key, adjoint(lowered))
+
+
+def backward_sources(planned: Plan, op_name: str) -> Sources:
+    """Emit one object that registers a backward op and holds its planned kernel."""
+    from attnlang.emit.backward_unit import backward_sources as emit
+
+    return emit(planned, op_name)

@@ -122,15 +122,15 @@ class Functor:
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
         self.programs = Programs(plan, self.ranges, dialect)
+        self.table = LineTable(self._printer)
 
     def context(self) -> FunctorContext:
         """Return the context of the template."""
         lowered, key = self.plan.lowered, self.plan.key
         plumbing = tuple(call_fields(self.plan, self.used, self.programs))
         programs = tuple(self.programs.texts())
-        table = LineTable(self._printer)
         # Printing them is what asks for lines.
-        tile, ranges = self._tile(table), self._ranges(table)
+        tile, ranges = self._tile(), self._ranges(Direction.KEYS)
         return FunctorContext(
             dialect=self.dialect,
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
@@ -152,7 +152,7 @@ class Functor:
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
             functions=tuple(self._functions()),
-            lines=table.texts(),
+            lines=self.table.texts(),
             tile=tile,
             vectors=tuple(self._vectors()),
             programs=programs,
@@ -324,17 +324,16 @@ class Functor:
             parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
         return FunctionText(comment, "F", signature, " * ".join(parts), line)
 
-    def _tile(self, table: LineTable) -> TileText:
+    def _tile(self) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals(table).text(for_tiles(mask)), spec_line(mask))
+        return TileText(self._intervals().text(for_tiles(mask)), spec_line(mask))
 
-    def _ranges(self, table: LineTable) -> TileText:
+    def _ranges(self, direction: Direction) -> TileText:
         mask = self.plan.lowered.mask
-        text = print_ranges(solve(mask, Direction.KEYS), self._intervals(table))
-        return TileText(text, spec_line(mask))
+        return TileText(print_ranges(solve(mask, direction), self._intervals()), spec_line(mask))
 
-    def _intervals(self, table: LineTable) -> IntervalPrinter:
-        return IntervalPrinter(self._printer(Level.REQUEST), table)
+    def _intervals(self) -> IntervalPrinter:
+        return IntervalPrinter(self._printer(Level.REQUEST), self.table)
 
 
 def _is_true(expr: Expr) -> bool:

@@ -19,7 +19,7 @@ RUN, COUNT_TILES, WORKSPACE = "attnlang_run", "attnlang_count_tiles", "attnlang_
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
 # Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
 # stores for local, and drop the call that makes them (docs/decisions/0010-no-ivopts.md).
-_FLAGS = (
+FLAGS = (
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -32,15 +32,15 @@ def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
     target = plan.key.target
     dialect = CPU if target is Target.CPU else CUDA
-    text = _number_lines(render(dialect.template, Functor(plan, dialect).context()), dialect.unit)
+    text = number_lines(render(dialect.template, Functor(plan, dialect).context()), dialect.unit)
     if target is Target.CPU:
-        return Sources(name, target, (Unit(dialect.unit, text, flags=_FLAGS),), (RUN, COUNT_TILES))
+        return Sources(name, target, (Unit(dialect.unit, text, flags=FLAGS),), (RUN, COUNT_TILES))
     unit = Unit(dialect.unit, text)
     entry_points = (RUN, COUNT_TILES, WORKSPACE)
     return Sources(name, target, (unit,), entry_points, emulated=plan.key.emulated)
 
 
-def _number_lines(text: str, unit: str) -> str:
+def number_lines(text: str, unit: str) -> str:
     """Point the compiler back at the unit after each expression of the spec (`#line 0`)."""
     lines = re.sub(r"\n{3,}", "\n\n", text.lstrip()).splitlines()
     for i, line in enumerate(lines):

@@ -4,13 +4,14 @@ Maps a checked variant to a frozen `OpSchema`; the C++ binding, the fake impleme
 wrapper all follow it. The order:
 
     q, k, v, parameters | * | parameters, their tensors, scale, q_offset, kv_offset, kv_lens, seed,
-                              kv_indices, kv_block, return_lse, return_max
+                              kv_indices, kv_block, return_lse, return_max, wide_out
 
 The run-time parameters keep their declared order. torch takes no required positional argument after
 one with a default, so from the first such on they are keyword-only. A default that torch's grammar
 cannot write (inf) is left out: the argument is required. The 0-d tensor that may stand for a number
 is keyword-only too, named `<parameter>_t`, with more underscores where a parameter has that name.
-Const parameters are no arguments: their values are part of the op's name.
+Const parameters are no arguments: their values are part of the op's name. `wide_out` asks for out
+in float32, as a backward wants it; it has more underscores where a parameter has that name.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Role(StrEnum):
     KV_BLOCK = "kv_block"
     RETURN_LSE = "return_lse"
     RETURN_MAX = "return_max"
+    WIDE_OUT = "wide_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,51 @@ class OpSchema:
     arguments: tuple[Argument, ...]
     keyword_from: int
     names: Mapping[str, str]  # of a parameter: its argument; another name where torch reserves it
-    companions: Mapping[str, str]  # of a number: the argument that takes it as a 0-d tensor
+    companions: Mapping[str, str]  # of a number: its 0-d tensor's argument; and `wide_out`'s name
 
     @property
     def forward(self) -> str:
         """The schema of the forward: out, lse, max; what was not asked for is empty."""
         return f"{self.name}({self._list()}) -> (Tensor, Tensor, Tensor)"
+
+    @property
+    def training(self) -> str:
+        """The arguments of the op that autograd records, all positional: out and lse."""
+        words = (f"{a.type} {a.name}" for a in self.arguments)
+        return f"({', '.join(words)}) -> (Tensor, Tensor)"
+
+    @property
+    def backward(self) -> str:
+        """The schema of a backward op: the forward's arguments, then what `op_backward.h` says.
+
+        It returns the gradients of q, k and v, of each run-time scalar and of each tensor.
+        """
+        taken = {a.name for a in self.arguments}
+        extra = [
+            f"{type_} {_free(name, taken)}"
+            for type_, name in (
+                ("Tensor", "saved_out"),
+                ("Tensor", "saved_lse"),
+                ("Tensor", "out_grad"),
+                ("Tensor?", "lse_grad"),
+                ("int", "wanted"),
+            )
+        ]
+        words = [f"{a.type} {a.name}" for a in self.arguments]
+        results = ", ".join(["Tensor"] * (3 + len(self.scalars) + len(self.tensors)))
+        return f"{self.name}({', '.join([*words, *extra])}) -> ({results})"
+
+    @property
+    def scalars(self) -> tuple[Argument, ...]:
+        """The arguments that take a run-time scalar as a number."""
+        roles = (Role.REAL, Role.INTEGER, Role.BOOLEAN)
+        return tuple(a for a in self.arguments if a.role in roles)
+
+    @property
+    def tensors(self) -> tuple[Argument, ...]:
+        """The arguments that take a tensor parameter."""
+        roles = (Role.TENSOR, Role.OPTIONAL_TENSOR)
+        return tuple(a for a in self.arguments if a.role in roles)
 
     @property
     def tiles(self) -> str:
@@ -101,6 +142,12 @@ class OpSchema:
     def _list(self) -> str:
         words = [str(argument) for argument in self.arguments]
         return ", ".join([*words[: self.keyword_from], "*", *words[self.keyword_from :]])
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def runtime_params(variant: Variant) -> tuple[Param, ...]:
@@ -229,6 +276,7 @@ def _companion_names(variant: Variant, names: Mapping[str, str]) -> dict[str, st
             name += "_"
         taken.add(name)
         companions[number] = name
+    companions["wide_out"] = _free("wide_out", taken)
     return companions
 
 
@@ -247,4 +295,5 @@ def _call_arguments(companions: Mapping[str, str]) -> tuple[Argument, ...]:
         Argument("kv_block", "SymInt", Role.KV_BLOCK, "1"),
         Argument("return_lse", "bool", Role.RETURN_LSE, "False"),
         Argument("return_max", "bool", Role.RETURN_MAX, "False"),
+        Argument(companions["wide_out"], "bool", Role.WIDE_OUT, "False"),
     )

@@ -124,6 +124,7 @@ class OpContext:
     size_count: int
     has_dropout: str
     built_in: BuiltInText | None
+    backward: str | None  # the function of the backward kernel whose op this is
     widths: tuple[WidthText, ...]
 
 
@@ -138,8 +139,17 @@ def op_unit(variant: Variant, op_name: str, built_in: BuiltInText | None = None)
     return Unit("op.cpp", text, torch=True, flags=("-O1",))
 
 
+def backward_op_unit(variant: Variant, op_name: str, run: str) -> Unit:
+    """Emit the unit that registers the op of one backward kernel, `run` of the same object."""
+    context = op_context(variant, make_schema(variant, op_name), backward=run)
+    return Unit("op.cpp", render("op.cpp.j2", context), torch=True, flags=("-O1",))
+
+
 def op_context(
-    variant: Variant, schema: OpSchema, built_in: BuiltInText | None = None
+    variant: Variant,
+    schema: OpSchema,
+    built_in: BuiltInText | None = None,
+    backward: str | None = None,
 ) -> OpContext:
     """Fill the template's context."""
     tensors = [p for p in variant.params if isinstance(p, TensorParam)]
@@ -148,7 +158,7 @@ def op_context(
     return OpContext(
         variant=variant.name,
         name=c_string(schema.name),
-        schema=c_string(schema.forward),
+        schema=c_string(schema.forward if backward is None else schema.backward),
         tiles_schema=c_string(schema.tiles),
         api_schema=c_string(schema.api),
         arguments=tuple(
@@ -170,6 +180,7 @@ def op_context(
         size_count=len(variant.sizes),
         has_dropout="true" if variant.weights.dropout is not None else "false",
         built_in=built_in,
+        backward=backward,
         widths=tuple(_widths(variant)),
     )
 

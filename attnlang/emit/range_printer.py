@@ -1,6 +1,7 @@
 """A closed form as C++: the `Coverage` of a block of rows (`attnlang/host/coverage.h`).
 
-Maps a tree solved for keys to an expression; bounds are printed over the intervals of the block.
+Maps a tree solved for keys, or for queries, to an expression; bounds are printed over the
+intervals of the block.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from attnlang.symbolic.range_tree import (
     Unsolved,
 )
 
+_OFFSETS = {CoordName.KV_IDX: "kv_offset", CoordName.Q_IDX: "q_offset"}
+
 
 def print_ranges(tree: Tree, intervals: IntervalPrinter) -> str:
-    """Print the columns that rows keep; positions of keys become columns."""
+    """Print the columns that rows keep, or the rows that see columns; positions become indices."""
     match tree:
         case HalfLine(coord, side, bound):
             code = intervals.text(bound)
-            if coord == CoordName.KV_IDX:
-                code = f"{code} - Interval::point(r.kv_offset)"
+            if coord in _OFFSETS:
+                code = f"{code} - Interval::point(r.{_OFFSETS[coord]})"
             return f"{'at_least' if side == Side.LEAST else 'at_most'}({code})"
         case Condition(expr):
             return f"condition({intervals.text(expr)})"

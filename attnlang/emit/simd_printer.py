@@ -152,6 +152,10 @@ class SimdPrinter:
         """Print what a function of the functor returns."""
         return self._at_level(self._print(expr), expr)
 
+    def index(self, expr: Expr) -> str:
+        """Print an int as an index: a scalar, or lanes of either width."""
+        return self._print(expr).code
+
     def _at_level(self, value: Value, expr: Expr) -> str:
         if self.level in (Level.CALL, Level.REQUEST):
             return value.code

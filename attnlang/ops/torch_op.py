@@ -211,10 +211,11 @@ class TorchOp:
         assert isinstance(q, Tensor)
         b, h, rows, _ = q.shape
         dv = self._widths(arguments).out
-        if guard_or_false(q.stride(1) < q.stride(2)):  # as allocate_out in op.h
-            out = q.new_empty((b, rows, h, dv)).transpose(1, 2)
+        dtype = torch.float32 if arguments.get(self.schema.companions["wide_out"]) else q.dtype
+        if guard_or_false(q.stride(1) < q.stride(2)):  # as allocate_out in op_results.h
+            out = q.new_empty((b, rows, h, dv), dtype=dtype).transpose(1, 2)
         else:
-            out = q.new_empty((b, h, rows, dv))
+            out = q.new_empty((b, h, rows, dv), dtype=dtype)
         lse = q.new_empty(
             (b, h, rows) if arguments.get("return_lse") else (0,), dtype=torch.float32
         )

@@ -24,6 +24,7 @@ from attnlang.ops.routes import Routes
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
+from attnlang.ops.training import Training, TrainingCall, wants_gradient
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
@@ -68,6 +69,7 @@ class Variant:
         self._specialised: dict[
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
         ] = {}
+        self._training = Training(ir)
         self._params = ir.params
         self._routes = Routes(ir)
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
@@ -177,6 +179,14 @@ class Variant:
         """
         v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
+        if wants_gradient({"q": q, "k": k, "v": v, **values}):
+            check.check_seed(seed)
+            check.check_lse(self.ir, return_lse)
+            if kv_indices is not None:
+                raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
+            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens, None, kv_block)
+            recorded = self._recorded(q, k, v, values, (scale, q_offset, kv_offset, kv_lens))
+            return self._record(recorded, self._seed(seed, q), return_lse, return_max)
         if torch.compiler.is_compiling():
             op = self._op_for(values)
         else:
@@ -204,10 +214,7 @@ class Variant:
             call["return_lse"] = True
         if return_max:
             call["return_max"] = True
-        if seed is not None:
-            call["seed"] = seed
-        elif self.ir.weights.dropout is not None:
-            call[self._companions["seed"]] = torch.randint(_SEED_END, (), device=q.device)
+        call |= self._seed(seed, q)
         vectors = (q, k, v) if self._takes_v else (q, k)
         out, lse, largest = op(*vectors, **call)
         results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
@@ -339,8 +346,52 @@ class Variant:
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
         )
-        _refuse_gradients({"q": q, "k": k, "v": v, **values})
-        specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
+        if not wants_gradient({"q": q, "k": k, "v": v, **values}):
+            specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
+
+    def _seed(self, seed: int | None, q: Tensor) -> dict[str, object]:
+        """Return the seed of a call as the op takes it: passed, drawn, or none."""
+        if seed is not None:
+            return {"seed": seed}
+        if self.ir.weights.dropout is None:
+            return {}
+        return {self._companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
+
+    def _recorded(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None,
+        values: dict[str, ParamValue],
+        keywords: tuple[float | Tensor | None, Offset, int | Tensor, Tensor | None],
+    ) -> TrainingCall:
+        """Return a call that autograd records, checked."""
+        consts, given = const_values(self.ir, values), given_tensors(self.ir, values)
+        dv = self._value_dim(self.specialised(consts, given), q.shape[3], v, values)
+        return TrainingCall(q, k, v, values, consts, given, dv, *keywords)
+
+    def _record(
+        self, call: TrainingCall, seed: dict[str, object], return_lse: bool, return_max: bool
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Attend so that autograd can go back; the largest score has no gradient."""
+        out, lse = self._training.attend(call, self._op_arguments, seed)
+        results = [out]
+        if return_lse:
+            assert lse is not None
+            results.append(lse)
+        if return_max:
+            results.append(self._largest(call, seed))
+        return out if len(results) == 1 else tuple(results)
+
+    @torch.no_grad()
+    def _largest(self, call: TrainingCall, seed: dict[str, object]) -> Tensor:
+        named = self._op_arguments(
+            call.values, call.scale, call.q_offset, call.kv_offset, call.kv_lens
+        )
+        vectors = (call.q, call.k, call.v) if self._takes_v else (call.q, call.k)
+        op = self.specialised(call.consts, call.given).op.overload
+        largest: Tensor = op(*vectors, **named, **seed, return_max=True)[2]
+        return largest
 
     def _passed(
         self, k: Tensor, v: Tensor | None, args: tuple[ParamValue, ...]
@@ -428,21 +479,6 @@ class Variant:
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
-
-
-def _refuse_gradients(values: dict[str, ParamValue]) -> None:
-    """Refuse a call that autograd would record: these kernels have no backward yet."""
-    if not torch.is_grad_enabled():
-        return
-    for name, value in values.items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise CallError(
-                name,
-                "a tensor that needs no gradient",
-                "requires_grad=True",
-                help="kernels have no backward yet: call under torch.no_grad(), or "
-                "`reference`, which is differentiable",
-            )
 
 
 def _signature(ir: VariantIr) -> inspect.Signature:

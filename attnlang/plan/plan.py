@@ -14,6 +14,7 @@ from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.passes import Lowered
+from attnlang.passes.adjoint import Adjoint
 from attnlang.plan.cuda_tiles import PANEL, CudaTiles, choose_tiles
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
@@ -47,17 +48,20 @@ class Plan:
     widths: Widths
     transforms: Transforms
     tiles: CudaTiles | None = None  # of a GPU's kernel
+    adjoint: Adjoint | None = None  # what a backward kernel evaluates too
 
     @property
     def roots(self) -> tuple[Expr, ...]:
         """The expressions that the kernel evaluates for an element, and its vector programs."""
         programs = (expr for _, expr, _ in self.transforms.programs)
-        return (*(expr for _, expr in self.lowered.roots), *programs)
+        slopes = () if self.adjoint is None else self.adjoint.roots
+        return (*(expr for _, expr in self.lowered.roots), *slopes, *programs)
 
     @property
     def reads(self) -> tuple[Read, ...]:
         """How the tensors are read that an element's expressions read; programs clamp theirs."""
-        roots = (expr for _, expr in self.lowered.roots)
+        slopes = () if self.adjoint is None else self.adjoint.roots
+        roots = (*(expr for _, expr in self.lowered.roots), *slopes)
         return plan_reads(roots, self.lowered.variant, Ranges(self.dtypes))
 
     @property
@@ -72,13 +76,14 @@ def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
     return tuple(p for p in variant.params if isinstance(p, TensorParam))
 
 
-def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
-    """Plan a kernel.
+def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) -> Plan:
+    """Plan a kernel, a backward one where there is an adjoint.
 
     Raises WidthError where the spec's vectors do not fit the head dims, or no kernel of the target
     takes these.
     """
-    roots = tuple(expr for _, expr in lowered.roots)
+    slopes = () if adjoint is None else adjoint.roots
+    roots = (*(expr for _, expr in lowered.roots), *slopes)
     widths = measure(lowered.variant, key.head_dim, key.value_dim)
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
@@ -88,7 +93,7 @@ def make_plan(lowered: Lowered, key: KernelKey) -> Plan:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0
         tiles = choose_tiles(key.target, widths, plain=_plain(lowered), shared=shared)
-    return Plan(lowered, key, hoist(roots), widths, transforms, tiles)
+    return Plan(lowered, key, hoist(roots), widths, transforms, tiles, adjoint)
 
 
 def _plain(lowered: Lowered) -> bool:

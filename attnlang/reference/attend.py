@@ -104,6 +104,45 @@ def _mask(inputs: Inputs, chunk: Provided, selected: Tensor | None) -> Tensor:
     return mask.expand(-1, -1, elements.shape[2], elements.shape[3])
 
 
+def all_values(inputs: Inputs) -> Tensor:
+    """Return v' of all columns, [B, HKV, KV, *]."""
+    sizes = inputs.sizes
+    whole = _whole(inputs)
+    domain = keys_of(whole.box, sizes["HKV"])
+    scope = new_scope(inputs, whole, domain, strict=False, width=inputs.widths[VectorName.ACC])
+    return _full(scope.evaluate(inputs.variant.v), domain).squeeze(2)
+
+
+def all_queries_and_keys(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return q' of all rows and k' of all columns."""
+    return _all_transformed(inputs, _whole(inputs))
+
+
+def outputs(inputs: Inputs, acc: Tensor, row_sum: Tensor | None, lse: Tensor | None) -> Tensor:
+    """Return out [B, HQ, Q, *] of what was accumulated for all rows."""
+    whole = _whole(inputs)
+    vectors = whole.vectors | {VectorName.ACC: acc.unsqueeze(3)}
+    last = None if lse is None else lse.unsqueeze(3)
+    provided = Provided(whole.box, whole.rows, vectors, row_sum=row_sum, lse=last)
+    domain = rows_of(whole.box)
+    scope = new_scope(inputs, provided, domain, width=inputs.widths[VectorName.ACC])
+    return _full(scope.evaluate(inputs.variant.out), domain).squeeze(3)
+
+
+def _whole(inputs: Inputs) -> Provided:
+    """Return the chunk of all rows."""
+    sizes = inputs.sizes
+    rows = torch.arange(sizes["Q"], device=inputs.device)
+    elements = box(
+        sizes["B"], sizes["HQ"], sizes["Q"], sizes["KV"],
+        group=sizes["HQ"] // sizes["HKV"], device=inputs.device,
+    )  # fmt: skip
+    vectors = {VectorName.Q: inputs.q.unsqueeze(3), VectorName.K: inputs.k.unsqueeze(2)}
+    if inputs.v is not None:
+        vectors[VectorName.V] = inputs.v.unsqueeze(2)
+    return Provided(elements, rows, vectors)
+
+
 def _all_transformed(inputs: Inputs, chunk: Provided) -> tuple[Tensor, Tensor]:
     """Return q' and k' of all rows and columns, as a mask that reads the score needs them.
 

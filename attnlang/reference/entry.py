@@ -96,7 +96,7 @@ def reference(
     """
     if return_lse and variant.weights.softmax is None:
         raise ValueError(f"`{variant.name}` has no softmax, hence no lse to return")
-    inputs = _inputs(
+    inputs = make_inputs(
         variant, q, k, v, params, scale, q_offset, kv_offset, kv_lens, seed, rounding, dtype
     )
     every = torch.arange(q.shape[2], device=q.device) if rows is None else rows.to(q.device).long()
@@ -112,7 +112,7 @@ def reference(
     return _results(parts, inputs, q.dtype if dtype is None else dtype, return_lse)
 
 
-def _inputs(
+def make_inputs(
     variant: Variant,
     q: Tensor,
     k: Tensor,
@@ -126,6 +126,7 @@ def _inputs(
     rounding: Rounding,
     dtype: torch.dtype | None,
 ) -> Inputs:
+    """Make the arguments of `reference` uniform."""
     sizes = check_shapes(q, k, v)
     batch, device = sizes["B"], q.device
     double = torch.float64 in (q.dtype, dtype)

@@ -64,7 +64,8 @@ template <class Element, int kD, int kDV, int kOut>
   for (int i = 0; i < (writes ? 4 : 3); ++i) {
     const Tensor& t = *tensors[i];
     if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
-    if (t.dtype != dtype_of<Element>())
+    const bool wide = &t == &call.out && t.dtype == DType::f32;
+    if (t.dtype != dtype_of<Element>() && !wide)
       return fail(error, "%s is not of the kernel's dtype", names[i]);
     if (t.size[3] != widths[i]) {
       return fail(error, "%s has a last dimension of %" PRId64 ", the kernel was built for %d",

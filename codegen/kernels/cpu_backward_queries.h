@@ -74,9 +74,9 @@ struct HeadQueries {
         lse_grad = 0;
       } else {
         row_to_float(q, problem.q_row(b, h, i), problem.call.q.stride[3], kD);
-        row_to_float(grad, gradient_row<Element>(g.out_grad, b, h, i), g.out_grad.stride[3], kDV);
+        row_to_float(grad, gradient_row<float>(g.out_grad, b, h, i), g.out_grad.stride[3], kDV);
         if constexpr (kSoftmax) {
-          row_to_float(out, gradient_row<Element>(g.out, b, h, i), g.out.stride[3], kDV);
+          row_to_float(out, gradient_row<float>(g.out, b, h, i), g.out.stride[3], kDV);
           for (int e = 0; e < kDV; ++e) dot += out[e] * grad[e];
         }
       }

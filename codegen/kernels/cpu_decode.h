@@ -195,15 +195,14 @@ class Decode {
   }
 
   void write_row(const Item& item, int r, const float* acc, float row_sum, float lse) const {
-    Element* out = problem_.out_row(item.b, head(item, r), query(item, r));
-    const int64_t inner = problem_.call.out.stride[3];
+    const int64_t h = head(item, r), i = query(item, r);
     if constexpr (Variant::kOut) {
       alignas(64) float row[row_room(kDV)];
       std::copy_n(acc, padded(kDV), row);
-      write_out<Variant, Element, kD, kDV>(request(item, r), query(item, r), row, row_sum, lse, out,
-                                           inner);
+      write_out<Variant, Element, kD, kDV>(problem_, item.b, h, request(item, r), i, row, row_sum,
+                                           lse);
     } else {
-      float_to_row(out, inner, acc, kDV);
+      problem_.write_row(item.b, h, i, acc, kDV);
     }
   }
 

@@ -322,9 +322,8 @@ class Forward {
       }
       for (int m = first; m < std::min(first + kLanes, item.rows); ++m) {
         const int64_t i = item.q0 + m;
-        write_out<Variant, Element, kD, kDV>(request, i, block + (m - first) * kRoom, row_sum[m],
-                                             lse[m], problem_.out_row(item.b, item.h, i),
-                                             problem_.call.out.stride[3]);
+        write_out<Variant, Element, kD, kDV>(problem_, item.b, item.h, request, i,
+                                             block + (m - first) * kRoom, row_sum[m], lse[m]);
         float* out = problem_.lse(item.b, item.h, i);
         if (out != nullptr) *out = lse[m];
       }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <limits>
 
+#include "attnlang/cpu/element.h"
 #include "attnlang/host/call.h"
 #include "attnlang/host/tensor_view.h"
 #include "kernels/call_check.h"
@@ -64,10 +65,15 @@ struct Problem {
     return static_cast<const Element*>(q.data) + b * q.stride[0] + h * q.stride[1] +
            i * q.stride[2];
   }
-  Element* out_row(int64_t b, int64_t h, int64_t i) const {
+  // Writes a row of out: in the element type, or in float32 where the call wants that.
+  void write_row(int64_t b, int64_t h, int64_t i, const float* values, int n) const {
     const Tensor& out = call.out;
-    return static_cast<Element*>(out.data) + b * out.stride[0] + h * out.stride[1] +
-           i * out.stride[2];
+    const int64_t at = b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
+    if (out.dtype == DType::f32) {
+      float_to_row(static_cast<float*>(out.data) + at, out.stride[3], values, n);
+    } else {
+      float_to_row(static_cast<Element*>(out.data) + at, out.stride[3], values, n);
+    }
   }
   // Null where the call wants none.
   float* lse(int64_t b, int64_t h, int64_t i) const {

@@ -204,17 +204,18 @@ class KvSource {
   mutable std::optional<Buffer<Element>> keys_, values_;
 };
 
-// Writes a row of out: the out expression of acc, or acc itself.
+// Writes row q_row of out: the out expression of acc, or acc itself.
 template <class Variant, class Element, int kD, int kDV>
-void write_out(const typename Variant::Request& request, int64_t q_row, const float* acc,
-               float row_sum, float lse, Element* row, int64_t inner) {
+void write_out(const Problem<Element>& problem, int64_t b, int64_t h,
+               const typename Variant::Request& request, int64_t q_row, const float* acc,
+               float row_sum, float lse) {
   if constexpr (Variant::kOut) {
     constexpr int kOut = Widths<Variant, kD, kDV>::kOut;
     alignas(64) float result[row_room(kOut)];
     Variant::out(request, q_row, acc, row_sum, lse, result);
-    float_to_row(row, inner, result, kOut);
+    problem.write_row(b, h, q_row, result, kOut);
   } else {
-    float_to_row(row, inner, acc, kDV);
+    problem.write_row(b, h, q_row, acc, kDV);
   }
 }
 

@@ -9,7 +9,8 @@ CALL = (
     "float? scale=None, Tensor? scale_t=None, SymInt? q_offset=None, Tensor? q_offset_t=None, "
     "SymInt kv_offset=0, Tensor? kv_offset_t=None, Tensor? kv_lens=None, SymInt? seed=None, "
     "Tensor? seed_t=None, Tensor? kv_indices=None, SymInt kv_block=1, "
-    "bool return_lse=False, bool return_max=False"
+    "bool return_lse=False, bool return_max=False, "
+    "bool wide_out=False"
 )
 
 

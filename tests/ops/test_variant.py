@@ -138,7 +138,6 @@ def _wrong(q, k, v):
         "offset": ((q, k, v), {"q_offset": 1.5}, "q_offset", "int"),
         "huge offset": ((q, k, v), {"q_offset": 2**31}, "q_offset", "2 ** 30"),
         "scale": ((q, k, v), {"scale": "big"}, "scale", "number"),
-        "gradient": ((q.clone().requires_grad_(), k, v), {}, "q", "no_grad"),
         "wide heads": ((q.repeat(1, 1, 1, 40),) * 3, {}, "q", "576"),
     }
 

@@ -121,13 +121,15 @@ class Case:
         return dict(zip(x, grads, strict=True))
 
     def actual(self, library, *, expanded=False, unwanted=()) -> dict[str, torch.Tensor]:
-        call = Call(self.q, self.k, self.v, scalars=self.scalars, tensors=self.tensors)
+        wide = torch.full((*self.q.shape[:3], self.v.shape[3]), math.nan)
+        call = Call(self.q, self.k, self.v, out=wide, scalars=self.scalars, tensors=self.tensors)
         call.run(getattr(library, f"forward_{self.functor}_{self.d}"))
         results = {n: torch.full_like(getattr(self, n), math.nan) for n in "qkv"}
         sums = {f"t{n}": torch.zeros_like(t) for n, t in enumerate(self.tensors) if t.dtype == F32}
         sums |= {f"s{n}": torch.zeros(()) for n, s in enumerate(self.scalars) if s == 2.5}
         sums = {n: t for n, t in sums.items() if n not in unwanted}
-        grad = self.grad[:1, :1, :1].expand_as(self.grad) if expanded else self.grad
+        grad = self.grad.float()
+        grad = grad[:1, :1, :1].expand_as(grad) if expanded else grad
         c = CGradients()
         c.out, c.out_grad = tensor(call.out), tensor(grad)
         c.lse, c.lse_grad = tensor(call.lse), tensor(self.lse_grad)

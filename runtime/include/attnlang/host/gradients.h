@@ -9,9 +9,9 @@ namespace attnlang {
 
 struct Gradients {
   // Saved by the forward pass, and what reached its results.
-  Tensor out;       // [B, HQ, Q, DV]
+  Tensor out;       // [B, HQ, Q, DV] f32
   Tensor lse;       // [B, HQ, Q] f32; data null without a softmax
-  Tensor out_grad;  // [B, HQ, Q, DV], any strides
+  Tensor out_grad;  // [B, HQ, Q, DV] f32, any strides
   Tensor lse_grad;  // [B, HQ, Q] f32; data null: nothing reached it
   // Written whole.
   Tensor q, k, v;  // as the call's

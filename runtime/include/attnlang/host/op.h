@@ -12,6 +12,7 @@
 #include <string>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/gradients.h"
 #include "attnlang/host/op_built_in.h"
 #include "attnlang/host/op_kernels.h"
 #include "attnlang/host/op_results.h"
@@ -20,8 +21,14 @@
 
 namespace attnlang::op {
 
+template <const Spec& kSpec, BackwardFunction kRun>
+class BackwardBinding;
+
 template <const Spec& kSpec>
 class Binding {
+  template <const Spec& kOther, BackwardFunction kRun>
+  friend class BackwardBinding;
+
  public:
   // Defines and implements the ops. Where another object did so before (a just-in-time and an
   // ahead-of-time copy in one process), that one stays in charge.
@@ -67,7 +74,7 @@ class Binding {
     Call call{};
     Device device{};     // q's
     int32_t target = 0;  // what a kernel for the call is built for
-    bool return_lse = false, return_max = false, has_seed = false;
+    bool return_lse = false, return_max = false, wide_out = false, has_seed = false;
     std::array<Number, kSpec.scalar_count + 1> scalars{};
     std::array<DeviceScalar, kSpec.scalar_count + 1> device_scalars{};
     std::array<Tensor, kSpec.tensor_count + 1> tensors{};
@@ -174,6 +181,9 @@ class Binding {
         case Role::return_max:
           return_max = as_boolean(value);
           break;
+        case Role::wide_out:
+          wide_out = as_boolean(value);
+          break;
       }
     }
 
@@ -266,10 +276,11 @@ class Binding {
       refuse_argument("seed",
                       "expected one: the op of a variant with dropout draws none by itself");
     }
+    if (bound.wide_out && bound.target != 0) refuse_argument("wide_out", "a CPU kernel's alone");
     const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
     const DeviceGuard guard(bound.device);
     OwnedTensor out, lse, max, workspace;
-    allocate_out(call, bound.out_dim, bound.device, out);
+    allocate_out(call, bound.out_dim, bound.wide_out, bound.device, out);
     allocate_rows(call, 3, bound.return_lse, call.lse, bound.device, lse);
     allocate_rows(call, 2, bound.return_max, call.max, bound.device, max);
     prepare(bound, kernel, workspace);

@@ -74,14 +74,15 @@ inline void allocate_workspace(Call& call, int64_t bytes, const Device& device,
 
 inline int64_t at_least_one(int64_t n) { return n > 1 ? n : 1; }  // torch's rule for strides
 
-// [B, HQ, Q, d], dense. Its memory is ordered as q's: [B, Q, HQ, DV] where q's heads lie inside
-// its rows. The fake implementation says the same.
-inline void allocate_out(Call& call, int64_t d, const Device& device, OwnedTensor& owner) {
+// [B, HQ, Q, d] in q's dtype, or float32 where it is `wide`, dense. Its memory is ordered as q's:
+// [B, Q, HQ, DV] where q's heads lie inside its rows. The fake implementation says the same.
+inline void allocate_out(Call& call, int64_t d, bool wide, const Device& device,
+                         OwnedTensor& owner) {
   Tensor& out = call.out;
   const int64_t b = call.q.size[0], h = call.q.size[1], q = call.q.size[2];
   const bool rows_first = call.q.stride[1] < call.q.stride[2];
   out = {.data = nullptr,
-         .dtype = call.q.dtype,
+         .dtype = wide ? DType::f32 : call.q.dtype,
          .rank = 4,
          .size = {b, h, q, d},
          .stride = {at_least_one(h) * at_least_one(q) * d, rows_first ? d : at_least_one(q) * d,

@@ -32,6 +32,7 @@ enum class Role : int32_t {
   kv_block,
   return_lse,
   return_max,
+  wide_out,
 };
 
 constexpr bool is_tensor(Role role) {
@@ -68,6 +69,7 @@ constexpr bool is_optional(Role role) {
     case Role::kv_block:
     case Role::return_lse:
     case Role::return_max:
+    case Role::wide_out:
       return false;
     default:
       return true;
