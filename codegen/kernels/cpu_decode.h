@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "attnlang/cpu/gemm.h"
-#include "attnlang/cpu/gemv.h"
+#include "attnlang/cpu/gemv_pairs.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/cpu_transforms.h"
@@ -44,9 +44,14 @@ class Decode {
   using State = DecodeState<kDV>;
   using Source = KvSource<Variant, Element, kD, kDV>;
 
+  // What the products take of queries and weights.
+  using Operand = std::conditional_t<kPairProducts<Element>, Bf16, float>;
+  static constexpr int kQueryRoom = kPairProducts<Element> ? padded_pairs(kD) : padded(kD);
+
   struct Scratch {
     State state;
-    alignas(64) float queries[kDecodeRows * padded(kD)];
+    alignas(64) Operand queries[kDecodeRows * kQueryRoom];
+    alignas(64) Bf16 weights[kPairProducts<Element> ? kDecodeRows * kDecodeKeys : 1];
     alignas(64) float scores[kDecodeRows * kDecodeKeys];
     alignas(64) float factors[Variant::kFactor ? kDecodeKeys : 1];  // of a row's weights
     alignas(64) int32_t hidden[kDecodeRows * kDecodeKeys];
@@ -215,7 +220,7 @@ class Decode {
   void load_queries(const Item& item, const Requests& requests, Scratch& scratch) const {
     const int64_t inner = problem_.call.q.stride[3];
     for (int r = 0; r < item.rows; ++r) {
-      float* to = scratch.queries + r * padded(kD);
+      float to[padded(kD)];
       const Element* row = problem_.q_row(item.b, head(item, r), query(item, r));
       if constexpr (Variant::kQuery) {
         Element rounded[kD];
@@ -225,8 +230,16 @@ class Decode {
       } else {
         row_to_float(to, row + Variant::kQueryStart * inner, inner, kD);
       }
-      std::fill(to + kD, to + padded(kD), 0.0f);
+      Operand* operand = scratch.queries + r * kQueryRoom;
+      float_to_row(operand, 1, to, kD);
+      std::fill(operand + kD, operand + kQueryRoom, Operand{});
     }
+  }
+
+  // Weights of row r from key j on, as the product takes them.
+  static const Operand* weights(const Scratch& scratch, int r, int j) {
+    if constexpr (kPairProducts<Element>) return scratch.weights + r * kDecodeKeys + j;
+    else return scratch.scores + r * kDecodeKeys + j;
   }
 
   template <int kWidth>
@@ -261,7 +274,7 @@ class Decode {
       if (kHides && hidden_from_some(scratch, item.rows, j)) {
         accumulate_visible(scratch, item.rows, j, state);
       } else {
-        accumulate_values<kDV>(scratch.scores + j, kDecodeKeys, item.rows, scratch.v_rows + j,
+        accumulate_values<kDV>(weights(scratch, 0, j), kDecodeKeys, item.rows, scratch.v_rows + j,
                                state.acc);
       }
     }
@@ -292,7 +305,7 @@ class Decode {
         const bool skip = scratch.hidden[r * kDecodeKeys + j + i] != 0;
         values[i] = skip ? scratch.zeros : scratch.v_rows[j + i];
       }
-      accumulate_values<kDV>(scratch.scores + r * kDecodeKeys + j, kDecodeKeys, 1, values,
+      accumulate_values<kDV>(weights(scratch, r, j), kDecodeKeys, 1, values,
                              state.acc + r * padded(kDV));
     }
   }
@@ -334,6 +347,9 @@ class Decode {
     for (int j = padded(n); j < kDecodeKeys; ++j) {
       scores[j] = 0.0f;
       scratch.hidden[r * kDecodeKeys + j] = 0;
+    }
+    if constexpr (kPairProducts<Element>) {
+      float_to_row(scratch.weights + r * kDecodeKeys, 1, scores, kDecodeKeys);
     }
   }
 
