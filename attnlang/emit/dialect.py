@@ -31,6 +31,7 @@ class Dialect:
     function: str  # what opens a function of the functor
     program: str  # the same of one that is not inlined
     negation: str  # of an M
+    splits_longs: bool  # whether vectors of L are compared by a function: they take two registers
     rows: Rows  # of query, key, value and out
     products: Rows  # of the products that one row or column needs
     views: str  # what holds the views of tensors where lines get their lengths
@@ -47,6 +48,7 @@ CPU = Dialect(
     function="static",
     program="[[gnu::noinline]] static",
     negation="~",
+    splits_longs=True,
     rows=_LANES,
     products=_LANES,
     views="p",
@@ -58,6 +60,7 @@ CUDA = Dialect(
     function="ATTNLANG_DEVICE static",
     program="ATTNLANG_DEVICE static",
     negation="!",
+    splits_longs=False,
     rows=_WARP,
     products=_THREAD,
     views="a",

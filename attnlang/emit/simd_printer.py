@@ -84,6 +84,14 @@ _ARITHMETIC = {
 _FLOAT32_MAX = 3.4028234663852886e38
 _MAX_MULTIPLIED = 64  # of an exponent
 _NAMED = {BinaryOp.FLOORDIV: "floordiv", BinaryOp.MOD: "floormod"}
+_COMPARE = {
+    CompareOp.EQ: "std::equal_to<>",
+    CompareOp.NE: "std::not_equal_to<>",
+    CompareOp.LT: "std::less<>",
+    CompareOp.LE: "std::less_equal<>",
+    CompareOp.GT: "std::greater<>",
+    CompareOp.GE: "std::greater_equal<>",
+}
 
 
 def float_literal(value: float) -> str:
@@ -355,6 +363,10 @@ class SimdPrinter:
                 return self._not(differ, _PRIMARY)
         elif kind == Kind.INT and vector:
             a, b, lane = self._comparable(expr, a, b)
+            if lane == Lane.L and self.dialect.splits_longs:
+                parts = [self._vector(x, lane).code for x in (a, b)]
+                code = f"compare<{_COMPARE[expr.op]}>({', '.join(parts)})"
+                return Value(code, Lane.M, True)
             if lane == Lane.L:
                 return Value(f"narrow({a.at(_ANY)} {expr.op.value} {b.at(_ADD)})", Lane.M, True)
         precedence = _EQUALITY if expr.op in (CompareOp.EQ, CompareOp.NE) else _RELATION

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "attnlang/cpu/gemv_pairs.h"
 #include "kernels/cpu_tile.h"
 
 namespace attnlang::cpu {
@@ -79,14 +80,11 @@ struct Bf16Tile {
       const int64_t low_inner = low == zeros ? 1 : kv.v_inner;
       const int64_t high_inner = high == zeros ? 1 : kv.v_inner;
       uint32_t* out = v + j / 2 * kDV;
-      int e = 0;
       if (low_inner == 1 && high_inner == 1) {
-        for (; e + kLanes <= kDV; e += kLanes) {
-          const I a = widen(low + e), b = widen(high + e);
-          store(reinterpret_cast<int32_t*>(out + e), a | b << 16);
-        }
+        interleave_rows(out, low, high);
+      } else {
+        for (int e = 0; e < kDV; ++e) out[e] = pair(low[e * low_inner], high[e * high_inner]);
       }
-      for (; e < kDV; ++e) out[e] = pair(low[e * low_inner], high[e * high_inner]);
       v_rows[j / 2] = reinterpret_cast<const float*>(out);
     }
   }
@@ -111,8 +109,19 @@ struct Bf16Tile {
   }
 
  private:
-  static I widen(const Bf16* p) {
-    return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  static void interleave_rows(uint32_t* out, const Bf16* low, const Bf16* high) {
+    constexpr std::make_integer_sequence<int, kPairLanes> kEachLane;
+    const auto put = [&](int e, __m512i pairs) {
+      if (e + kLanes <= kDV) _mm512_storeu_si512(out + e, pairs);
+      else if (e < kDV) _mm512_mask_storeu_epi32(out + e, (1 << (kDV - e)) - 1, pairs);
+    };
+#pragma GCC unroll 4
+    for (int c = 0; c < padded_pairs(kDV) / kPairLanes; ++c) {
+      const __m512i a = detail::load_pairs<kDV>(low, c);
+      const __m512i b = detail::load_pairs<kDV>(high, c);
+      put(c * kPairLanes, detail::interleave(a, b, 0, kEachLane));
+      put(c * kPairLanes + kLanes, detail::interleave(a, b, kLanes, kEachLane));
+    }
   }
 
   static void pack_row(uint32_t* out, const Bf16* row, int64_t inner) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <type_traits>
 #include <utility>
 
@@ -113,6 +114,30 @@ template <Vector V, class T>
 // A comparison of L as a mask.
 [[gnu::always_inline]] inline M narrow(L x) { return __builtin_convertvector(x, M); }
 [[gnu::always_inline]] inline bool narrow(bool x) { return x; }
+
+// narrow(a OP b), OP as std::less<>: two registers at a time, where GCC would take L apart into
+// its elements.
+template <class Compare>
+[[gnu::always_inline]] inline M compare(L a, L b) {
+  using HalfL = int64_t __attribute__((vector_size(kLanes * 4)));
+  using HalfI = int32_t __attribute__((vector_size(kLanes * 2)));
+  HalfL x[2], y[2];
+  HalfI kept[2];
+  std::memcpy(x, &a, sizeof x);
+  std::memcpy(y, &b, sizeof y);
+  for (int i = 0; i < 2; ++i) kept[i] = __builtin_convertvector(Compare{}(x[i], y[i]), HalfI);
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_castsi256_si512((__m256i)kept[0]);
+  return (M)_mm512_inserti64x4(low, (__m256i)kept[1], 1);
+#elif defined(__AVX2__)
+  const __m256i low = _mm256_castsi128_si256((__m128i)kept[0]);
+  return (M)_mm256_inserti128_si256(low, (__m128i)kept[1], 1);
+#else
+  M m;
+  std::memcpy(&m, kept, sizeof m);
+  return m;
+#endif
+}
 
 [[gnu::always_inline]] inline F select(M m, F a, F b) { return m ? a : b; }
 [[gnu::always_inline]] inline I select(M m, I a, I b) { return m ? a : b; }
