@@ -35,9 +35,11 @@ constexpr Interval fitting(Wide lo, Wide hi) {
   return {static_cast<int64_t>(lo), static_cast<int64_t>(hi)};
 }
 
+// Of int64 values: kernels have no wide division but by a call, which one for Hopper cannot have.
 constexpr Wide floor_divide(Wide a, Wide b) {
-  const Wide quotient = a / b;
-  return quotient - (a % b != 0 && (a < 0) != (b < 0));
+  if (b == -1) return -a;
+  const auto x = static_cast<int64_t>(a), y = static_cast<int64_t>(b);
+  return x / y - (x % y != 0 && (x < 0) != (y < 0));
 }
 
 // The hull of f at the corners of a box; right where f is monotone in each operand.

@@ -10,7 +10,12 @@ namespace attnlang {
 
 namespace detail {
 
-constexpr int64_t kMaxScan = 4096;  // a larger box counts as holding anything
+// A larger box counts as holding anything. On a GPU a lane reads it alone, beside its warp's tiles.
+#if defined(__CUDA_ARCH__)
+constexpr int64_t kMaxScan = 64;
+#else
+constexpr int64_t kMaxScan = 4096;
+#endif
 
 template <class T>
 struct RangeOf {  // ints
@@ -66,24 +71,26 @@ ATTNLANG_HD bool is_settled(const RangeOf<T>& range) {
   else return false;
 }
 
-template <class T, int kRank>
-ATTNLANG_HD void scan(const T* data, const int64_t* stride, const Interval* box, int axis,
-                      RangeOf<T>& range) {
-  if (axis == kRank - 1) {
+// The axes from kAxis on. They are nested when it is compiled: a kernel for Hopper that calls a
+// function at run time keeps neither its registers nor its products in flight.
+template <int kAxis, class T, int kRank>
+ATTNLANG_HD ATTNLANG_INLINE void scan(const T* data, const int64_t (&stride)[kRank],
+                                      const Interval (&box)[kRank], RangeOf<T>& range) {
+  if constexpr (kAxis == kRank - 1) {
     // A local copy, and a loop of its own for adjacent elements, so that it is vectorised.
     RangeOf<T> line = range;
-    const T* first = data + box[axis].lo * stride[axis];
-    const int64_t n = box[axis].hi - box[axis].lo + 1;
-    if (stride[axis] == 1) {
+    const T* first = data + box[kAxis].lo * stride[kAxis];
+    const int64_t n = box[kAxis].hi - box[kAxis].lo + 1;
+    if (stride[kAxis] == 1) {
       for (int64_t i = 0; i < n; ++i) line.add(read_element(first + i));
     } else {
-      for (int64_t i = 0; i < n; ++i) line.add(read_element(first + i * stride[axis]));
+      for (int64_t i = 0; i < n; ++i) line.add(read_element(first + i * stride[kAxis]));
     }
     range = line;
-    return;
-  }
-  for (int64_t i = box[axis].lo; i <= box[axis].hi && !is_settled<T>(range); ++i) {
-    scan<T, kRank>(data + i * stride[axis], stride, box, axis + 1, range);
+  } else {
+    for (int64_t i = box[kAxis].lo; i <= box[kAxis].hi && !is_settled<T>(range); ++i) {
+      scan<kAxis + 1>(data + i * stride[kAxis], stride, box, range);
+    }
   }
 }
 
@@ -93,7 +100,7 @@ template <class T, int kRank, class... Index>
   requires(sizeof...(Index) == kRank && (std::is_same_v<Index, Interval> || ...))
 ATTNLANG_HD typename detail::RangeOf<T>::Result load(const View<T, kRank>& view, Index... index) {
   if (view.empty()) return detail::RangeOf<T>::zero();
-  Interval box[] = {detail::index_range(index)...};
+  Interval box[kRank] = {detail::index_range(index)...};
   int64_t elements = 1;
   for (int i = 0; i < kRank; ++i) {
     box[i] = {clamp_index(box[i].lo, view.size[i]), clamp_index(box[i].hi, view.size[i])};
@@ -104,7 +111,7 @@ ATTNLANG_HD typename detail::RangeOf<T>::Result load(const View<T, kRank>& view,
     if (elements > detail::kMaxScan) return detail::RangeOf<T>::any();
   }
   detail::RangeOf<T> range;
-  detail::scan<T, kRank>(view.data, view.stride, box, 0, range);
+  detail::scan<0>(view.data, view.stride, box, range);
   return range.result();
 }
 

@@ -1,12 +1,15 @@
 // Where a function may be called: on the host, and in CUDA units on the device too.
 //
-// constexpr functions need no mark: CUDA units are compiled with --expt-relaxed-constexpr.
+// ATTNLANG_INLINE: a kernel for Hopper must not call it as a function. constexpr functions need no
+// mark: CUDA units are compiled with --expt-relaxed-constexpr.
 #pragma once
 
 #if defined(__CUDACC__)
 #define ATTNLANG_HD __host__ __device__
 #define ATTNLANG_DEVICE __device__ __forceinline__
+#define ATTNLANG_INLINE __forceinline__
 #else
 #define ATTNLANG_HD
+#define ATTNLANG_INLINE inline
 #define ATTNLANG_DEVICE inline
 #endif
