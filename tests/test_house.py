@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -180,3 +181,13 @@ def test_the_version_is_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert attnlang.__version__ == project["version"]
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_loading_a_spec_imports_no_tracer_of_torch() -> None:
+    code = (
+        "import sys, torch, attnlang; attnlang.load; "
+        "print([m for m in ('torch._dynamo', 'torch.fx.experimental.symbolic_shapes', 'sympy') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"  # each costs as much as a second

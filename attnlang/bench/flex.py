@@ -7,8 +7,10 @@ looked through for a product or a softmax of its own.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,8 +72,21 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch's profiler, which is C++, from announcing itself on stderr."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 def _check_fused(attend: Callable[[], Tensor]) -> None:
-    with profile(use_kineto=False) as profiled:  # the newer one announces itself on stderr
+    with _silent(), profile(use_kineto=False) as profiled:
         attend()
     found = sorted({e.name for e in profiled.function_events or ()} & _UNFUSED)
     if found:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from attnlang.emit.kernel_unit import COUNT_TILES, RUN, WORKSPACE
 from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
@@ -206,6 +205,9 @@ class TorchOp:
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
 
     def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+        # Costs a second to import, and whoever traces has it.
+        from torch.fx.experimental.symbolic_shapes import guard_or_false
+
         arguments = self._trace(args, kwargs)
         q = arguments["q"]
         assert isinstance(q, Tensor)

@@ -43,12 +43,15 @@ _variants: WeakValueDictionary[str, Variant] = WeakValueDictionary()
 _count = itertools.count()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _resolve(
     handle: str, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
 ) -> str:
     """Register a variant's op and return its name; this runs as Python while a graph is traced."""
     return _variants[handle].specialised(consts, frozenset(given)).op.schema.name
+
+
+# As torch.compiler.assume_constant_result, which imports torch's whole tracer: 1.5 s for everybody.
+_resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Variant:
