@@ -82,6 +82,13 @@ def _copy(library: Path, temporary: Path) -> None:
     shutil.copyfile(library, temporary)
 
 
+def _machine(target: Target, cpu: str) -> tuple[str, str]:
+    if target is Target.CPU:
+        return "CPU", cpu
+    later = " and later, by its PTX" if target is Target.SM80 else " alone"
+    return "GPU", f"compute capability {target.code // 10}.{target.code % 10}{later}"
+
+
 def _report(path: Path, schema: OpSchema, key: KernelKey, manifest: Manifest) -> str:
     needs = ", ".join(manifest.cpu_features) or "nothing beyond the baseline"
     rows = (
@@ -89,6 +96,6 @@ def _report(path: Path, schema: OpSchema, key: KernelKey, manifest: Manifest) ->
         ("op", f"torch.ops.attnlang.{schema.name}"),
         ("schema", schema.forward),
         ("kernel", f"{key.dtype}, D = {key.head_dim}, DV = {key.value_dim}"),
-        ("CPU", f"{manifest.machine}: {needs}"),
+        _machine(key.target, f"{manifest.machine}: {needs}"),
     )
     return console.table(rows)

@@ -11,10 +11,12 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from support import EXAMPLES
 
 import attnlang
@@ -131,3 +133,20 @@ def _check_instructions(unit: Path, wanted: tuple[str, ...]) -> None:
         if products:
             loop = lines[products[0] : products[-1]]
             assert not [x for x in loop if re.search(r"\b(LDL|STL)\b", x)], lines[0]
+
+
+@pytest.mark.slow
+def test_an_object_ahead_of_time_loads_where_no_gpu_is(tmp_path: Path) -> None:
+    """The op is there, its kernel is the GPU's alone, and a call on the CPU says so."""
+    spec = tmp_path / "near.attn"
+    spec.write_text("attention near: mask = kv_idx <= q_idx\n")
+    attnlang_cli = [sys.executable, "-m", "attnlang.cli", "build", str(spec)]
+    options = ["--target", "sm80", "--head-dim", "64", "-o", str(tmp_path)]
+    done = subprocess.run([*attnlang_cli, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "compute capability 8.0 and later" in done.stdout
+    name = done.stdout.split("torch.ops.attnlang.")[1].split()[0]
+    torch.ops.load_library(str(tmp_path / "near.so"))
+    q = torch.zeros(1, 1, 4, 64, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="no kernel for these dtypes and head dims"):
+        getattr(torch.ops.attnlang, name)(q, q, q)
