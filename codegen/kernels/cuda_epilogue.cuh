@@ -95,6 +95,7 @@ ATTNLANG_DEVICE void raise_max(float* max, float score) {
 template <class Variant, int kDV, class StateOf>
 ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float* acc, int lane) {
   constexpr int kEach = (kDV + kWarp - 1) / kWarp;
+  constexpr int kBatch = kEach <= 4 ? 8 : kEach <= 8 ? 4 : 2;  // loads on their way
   RowState merged;
   for (int i = lane; i < count; i += kWarp) merged.max = max_or_nan(merged.max, state_of(i)[kDV]);
 #pragma unroll
@@ -118,14 +119,24 @@ ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float*
     }
     merged.sum += sum;
     merged.weighted += weighted;
-#pragma unroll 4
-    for (int i = 0; i < here; ++i) {
-      const float* state = state_of(first + i);
-      const float times = __shfl_sync(~0u, scale, i);
+    for (int i = 0; i < here; i += kBatch) {
+      float values[kBatch][kEach];
 #pragma unroll
-      for (int n = 0; n < kEach; ++n) {
-        const int e = n * kWarp + lane;
-        if (e < kDV) sums[n] += state[e] * times;
+      for (int j = 0; j < kBatch; ++j) {
+        const float* state = state_of(first + (i + j < here ? i + j : i));
+#pragma unroll
+        for (int n = 0; n < kEach; ++n) {
+          const int e = n * kWarp + lane;
+          values[j][n] = i + j < here && e < kDV ? state[e] : 0.0f;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const float times = __shfl_sync(~0u, scale, (i + j) % kWarp);
+#pragma unroll
+        for (int n = 0; n < kEach; ++n) {
+          if (i + j < here) sums[n] += values[j][n] * times;
+        }
       }
     }
   }
