@@ -97,6 +97,7 @@ def test_a_number_may_lie_on_the_cpu() -> None:
     assert torch.equal(variant(*vectors, gain=gain, cap=torch.tensor(12.0)), want)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_compiled_graph_calls_it() -> None:
     variant = attnlang.loads(SPEC)
     vectors, gain = _inputs(), _gain()
