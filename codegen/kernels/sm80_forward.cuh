@@ -20,6 +20,7 @@
 #include "kernels/cuda_scores.cuh"
 #include "kernels/cuda_tiles.cuh"
 #include "kernels/sm80_load.cuh"
+#include "kernels/sm80_results.cuh"
 
 namespace attnlang::cuda {
 
@@ -61,7 +62,6 @@ class Sm80Forward {
   static_assert(kWarpKeys % 16 == 0 && kDV % kShape.value_warps == 0 && kWarpValues % 16 == 0);
   static_assert(kD % 16 == 0, "head dimensions are multiples of 16");
   static_assert(kStages >= 2);
-
   using Queries = SharedTile<Element, kD>;
   using Keys = SharedTile<Element, kD>;
   using Values = SharedTile<Element, kDV>;
@@ -135,12 +135,8 @@ class Sm80Forward {
     const int row = r < item_.rows ? r : item_.rows - 1;
     return Variant::row(request, query_of(row));
   }
-  // The thread's first row of tile i; the second is 8 further.
-  ATTNLANG_DEVICE int first_row(int i) const {
-    return (row_warp_ * kRowTiles + i) * 16 + lane_ / 4;
-  }
   ATTNLANG_DEVICE Rows rows_of(int i) const {
-    const int r = first_row(i);
+    const int r = warp_part().first_row(i);
     if constexpr (kPacked) {
       const Request a = request_of(r), b = request_of(r + 8);
       return {.requests = {a, b}, .rows = {row_of(a, r), row_of(b, r + 8)}};
@@ -403,94 +399,26 @@ class Sm80Forward {
     }
     if constexpr (!kPacked && kShape.key_warps == 1 && !Variant::kOut) {
       if (work_.parts.count == 1) {
-        write_tile(rows, state);
+        const Values tile = {reinterpret_cast<Element*>(area())};
+        write_tile<Variant>(work_.problem, item_, warp_part(), rows, state.rows, state.acc, tile);
         return;
       }
     }
-    save_states(state);
+    auto* states = reinterpret_cast<float*>(area());
+    save_states<kDV>(warp_part(), state.rows, state.acc,
+                     states + key_warp_ * kRows * kStateFloats<kDV>);
     __syncthreads();
     const auto anchor = [&](int r) { return anchor_of(r); };
-    auto* states = reinterpret_cast<float*>(area());
     combine_rows<kShape.key_warps, kRows, kWarps, Variant, Element, kD, kDV>(
         work_, params_, item_, states, states + kStateBytes / sizeof(float), anchor, last_part());
   }
 
-  ATTNLANG_DEVICE void save_states(const State& state) const {
-    auto* states = reinterpret_cast<float*>(area()) + key_warp_ * kRows * kStateFloats<kDV>;
-    const int column = value_warp_ * kWarpValues + 2 * (lane_ % 4);
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float* row = states + (first_row(i) + 8 * j) * kStateFloats<kDV>;
-#pragma unroll
-        for (int n = 0; n < kWarpValues / 8; ++n) {
-          row[column + 8 * n] = state.acc[i][fragment_index(n, j, 0)];
-          row[column + 8 * n + 1] = state.acc[i][fragment_index(n, j, 1)];
-        }
-        if (value_warp_ == 0 && lane_ % 4 == 0) store_header<kDV>(row, state.rows[i][j]);
-      }
-    }
+  ATTNLANG_DEVICE WarpPart warp_part() const {
+    return {.lane = lane_,
+            .row0 = row_warp_ * kRowTiles * 16,
+            .column = value_warp_ * kWarpValues,
+            .leads = value_warp_ == 0};
   }
-
-  // Rows of one head, whole: through shared memory, each warp its own, to 16-byte stores.
-  ATTNLANG_DEVICE void write_tile(const Rows (&rows)[kRowTiles], State& state) const {
-    const Problem<Element>& problem = work_.problem;
-    const Values tile = {reinterpret_cast<Element*>(area())};
-    const int column = value_warp_ * kWarpValues;
-    float largest = -kInfinity;
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int r = first_row(i) + 8 * j, query = item_.row0 + r;
-        const Request& request = rows[i].request(j);
-        const FinishedRow finished = finish_row<Variant>(request, query, state.rows[i][j]);
-        if constexpr (Variant::kSoftmax) scale_row(j, finished.factor, state.acc[i]);
-#pragma unroll
-        for (int n = 0; n < kWarpValues / 8; ++n) {
-          auto* pair = reinterpret_cast<uint32_t*>(tile.chunk(r, column / 8 + n));
-          pair[lane_ % 4] = pack<Element>(state.acc[i][fragment_index(n, j, 0)],
-                                          state.acc[i][fragment_index(n, j, 1)]);
-        }
-        if (r >= item_.rows || value_warp_ != 0) continue;
-        if (problem.lse.data != nullptr && lane_ % 4 == 0) {
-          *problem.lse.at(item_.b, item_.head, query) = finished.lse;
-        }
-        if (problem.max.data != nullptr) {
-          largest = max_or_nan(largest, largest_score<Variant>(request, query, state.rows[i][j]));
-        }
-      }
-    }
-    if (problem.max.data != nullptr && value_warp_ == 0) {
-      for (int step = 1; step < kWarp; step *= 2) {
-        largest = max_or_nan(largest, __shfl_xor_sync(~0u, largest, step));
-      }
-      if (lane_ == 0) raise_max(problem.max.at(item_.b, item_.head), largest);
-    }
-    __syncwarp();
-    constexpr int kChunks = kWarpValues / 8;
-    const int row0 = row_warp_ * kRowTiles * 16;
-    for (int at = lane_; at < kRowTiles * 16 * kChunks; at += kWarp) {
-      const int r = row0 + at / kChunks, chunk = column / 8 + at % kChunks;
-      if (r < item_.rows) store_chunk(problem.out, item_.row0 + r, chunk, tile.chunk(r, chunk));
-    }
-  }
-
-  ATTNLANG_DEVICE void store_chunk(const VectorRows<Element>& out, int query, int chunk,
-                                   const Element* source) const {
-    Element* row = out.row(item_.b, item_.head, query);
-    if (out.vectorised) {
-      *reinterpret_cast<Vector16*>(row + chunk * 8) = *reinterpret_cast<const Vector16*>(source);
-      return;
-    }
-#pragma unroll 1
-    for (int e = 0; e < 8; ++e) row[(chunk * 8 + e) * out.stride[3]] = source[e];
-  }
-
-  struct alignas(16) Vector16 {
-    uint32_t word[4];
-  };
 
   const Launch& work_;
   const Params& params_;

@@ -85,7 +85,7 @@ SM80 = {
         "sm80_forward.cuh", "if constexpr (kAlone) __syncthreads();"
     ),
     "decoding: no barrier for the states": Mutant(
-        "sm80_forward.cuh", "save_states(state);\n    __syncthreads();", "save_states(state);"
+        "sm80_forward.cuh", "__syncthreads();\n    const auto anchor =", "const auto anchor ="
     ),
     "rows over stages that are read": Mutant(
         "sm80_forward.cuh", "__syncthreads();  // what the stages held is read"
