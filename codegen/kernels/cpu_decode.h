@@ -256,8 +256,11 @@ class Decode {
       scratch.k_rows[j] = contiguous<kD>(kv.k_row(j), kv.rows.k_inner, scratch.k + j * kD);
     }
     const int whole = padded(n);
+    const bool goes_on = !Variant::kKey && kv.at[n - 1] - kv.at[0] == kDecodeKeys - 1;
+    const int64_t ahead = kDecodeKeys * kv.rows.k_stride;
     for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
     for (int j = 0; j < whole; j += kLanes) {
+      for (int i = j; i < std::min(j + kLanes, n); ++i) prefetch_row<kDV>(kv.v_row(i));
       dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j, kDecodeKeys);
     }
     for (int r = 0; r < item.rows; ++r) {
@@ -269,8 +272,9 @@ class Decode {
       scratch.v_rows[j] =
           skip ? scratch.zeros : contiguous<kDV>(kv.v_row(j), kv.rows.v_inner, scratch.v + j * kDV);
     }
-    for (int j = n; j < kDecodeKeys; ++j) scratch.v_rows[j] = scratch.zeros;
+    std::fill(scratch.v_rows + n, scratch.v_rows + kDecodeKeys, scratch.zeros);
     for (int j = 0; j < n; j += kValueKeys) {
+      for (int i = j; goes_on && i < j + kValueKeys; ++i) prefetch_row<kD>(kv.k_row(i) + ahead);
       if (kHides && hidden_from_some(scratch, item.rows, j)) {
         accumulate_visible(scratch, item.rows, j, state);
       } else {
@@ -348,9 +352,8 @@ class Decode {
       scores[j] = 0.0f;
       scratch.hidden[r * kDecodeKeys + j] = 0;
     }
-    if constexpr (kPairProducts<Element>) {
+    if constexpr (kPairProducts<Element>)
       float_to_row(scratch.weights + r * kDecodeKeys, 1, scores, kDecodeKeys);
-    }
   }
 
   // Scores to weights relative to the new maximum, to which the row's sums are brought; factors
