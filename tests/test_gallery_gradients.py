@@ -22,11 +22,14 @@ SHAPES = {
     "longer_q": Sizes(1, 4, 2, 90, 33, 16, 16),
 }
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# Every variant in float32, every third in bfloat16 too: a run builds two kernels of its own.
 PLANS = (
     (("odd", "f32"), ("grouped", "bf16")),
-    (("cross", "f32"), ("odd", "bf16")),
-    (("grouped", "f32"), ("cross", "bf16")),
-    (("longer_q", "f32"), ("odd", "bf16")),
+    (("cross", "f32"),),
+    (("grouped", "f32"),),
+    (("odd", "f32"), ("cross", "bf16")),
+    (("longer_q", "f32"),),
+    (("cross", "f32"),),
 )
 # What the default run differentiates: a mask, a bias with gradients, a cap, a sink, a factor,
 # weights without softmax, transforms with an out expression.
