@@ -115,7 +115,6 @@ struct Bf16Tile {
       if (e + kLanes <= kDV) _mm512_storeu_si512(out + e, pairs);
       else if (e < kDV) _mm512_mask_storeu_epi32(out + e, (1 << (kDV - e)) - 1, pairs);
     };
-#pragma GCC unroll 4
     for (int c = 0; c < padded_pairs(kDV) / kPairLanes; ++c) {
       const __m512i a = detail::load_pairs<kDV>(low, c);
       const __m512i b = detail::load_pairs<kDV>(high, c);

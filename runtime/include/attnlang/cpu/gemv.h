@@ -17,7 +17,6 @@ constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 template <int kWidth, class Element>
 [[gnu::always_inline]] inline void prefetch_row(const Element* row) {
   const auto* bytes = reinterpret_cast<const char*>(row);
-#pragma GCC unroll 4
   for (size_t at = 0; at < kWidth * sizeof(Element); at += 64) __builtin_prefetch(bytes + at, 0, 2);
 }
 
