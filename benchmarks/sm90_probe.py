@@ -47,7 +47,7 @@ UNIT = """
 #include "variants.cuh"
 namespace attnlang::cuda {{
 struct Tiles {{
-  static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = {stages}{more};
+  static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = {stages};
 }};
 }}
 using namespace attnlang::cuda;
@@ -70,10 +70,9 @@ class Kernel:
     keys: int
     stages: int = 2
     element: str = "Bf16"
-    more: str = ""  # further constants of Tiles
 
     def __str__(self) -> str:
-        tile = f"{self.rows}x{self.keys}/{self.stages}{self.more}"
+        tile = f"{self.rows}x{self.keys}/{self.stages}"
         return f"{self.variant} D {self.dim} {self.element} {tile}"
 
     def build(self, folder: Path) -> tuple[Kernel, ctypes.CDLL, str]:
@@ -114,18 +113,6 @@ def kernels(dims: list[int]) -> list[Kernel]:
     for dim in dims:
         found += [Kernel("Scaled<Plain>", dim, *tile) for tile in FULL[dim]]
         found += [Kernel("Scaled<Causal>", dim, *tile) for tile in CAUSAL[dim]]
-    # Steps of docs/performance.md.
-    best = {64: (192, 128), 128: (128, 176), 256: (128, 80)}
-    for dim in dims:
-        found += [
-            Kernel("Scaled<Plain>", dim, *best[dim], more=more)
-            for more in (", kTurns = 0", ", kLazy = 1")
-        ]
-    if 64 in dims:
-        found += [
-            Kernel("Scaled<Plain>", 64, 192, 128, more=", kPolynomial = 4"),
-            Kernel("Scaled<Plain>", 64, 192, 128, more=", kPolynomial = 3"),
-        ]
     if 128 in dims:
         found += [Kernel("SoftCap", 128, 128, 128), Kernel("Slopes", 128, 128, 128)]
     return found
@@ -335,9 +322,7 @@ def main() -> int:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = list(pool.map(lambda kernel: kernel.build(Path(folder)), wanted))
         for kernel, _, log in built:
-            print(
-                f"{kernel.variant} D {kernel.dim} {kernel.rows}x{kernel.keys}{kernel.more}: {log}"
-            )
+            print(f"{kernel.variant} D {kernel.dim} {kernel.rows}x{kernel.keys}: {log}")
         print(torch.cuda.get_device_name(), flush=True)
         good = []
         for kernel, library, _ in built:

@@ -52,7 +52,7 @@ class Consumer {
 
  private:
   using Rows = ThreadRows<Variant, false>;
-  using Weights = Softmax<Variant, L::kKeyTile, L::kPolynomial>;
+  using Weights = Softmax<Variant, L::kKeyTile>;
   using Scores = float[L::kKeyTile / 2];
   using Sums = float[L::kPartColumns / 2];
   // An out expression's rows pass through the room of the queries, of an item without keys too.
@@ -100,10 +100,8 @@ class Consumer {
         if (multiplying) release_values();
         multiplying = true;
         if constexpr (Variant::kSoftmax) {
-          if (!L::kLazy || __any_sync(~0u, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
-            scale_row(0, rescale[0], o);
-            scale_row(1, rescale[1], o);
-          }
+          scale_row(0, rescale[0], o);
+          scale_row(1, rescale[1], o);
         }
         pack_weights<Element, L::kKeyTile>(s, p);
         if (message.last()) break;
@@ -239,11 +237,10 @@ class Consumer {
 
   // The turn to hand products to the tensor cores goes round the warpgroups.
   ATTNLANG_DEVICE void await_turn() const {
-    if constexpr (L::kConsumers > 1 && L::kTurns)
-      named_barrier_sync(kTurn + group_, 2 * kWarpgroup);
+    if constexpr (L::kConsumers > 1) named_barrier_sync(kTurn + group_, 2 * kWarpgroup);
   }
   ATTNLANG_DEVICE void pass_turn() const {
-    if constexpr (L::kConsumers > 1 && L::kTurns) {
+    if constexpr (L::kConsumers > 1) {
       const int next = group_ + 1 == L::kConsumers ? 0 : group_ + 1;
       named_barrier_arrive(kTurn + next, 2 * kWarpgroup);
     }

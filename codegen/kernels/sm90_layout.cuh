@@ -74,18 +74,6 @@ struct Layout {
   static constexpr int kQueryTile = Tiles::kQueryTile;
   static constexpr int kKeyTile = Tiles::kKeyTile;
   static constexpr int kStages = Tiles::kStages;
-  static constexpr bool kTurns = [] {
-    if constexpr (requires { Tiles::kTurns; }) return Tiles::kTurns;
-    else return true;
-  }();
-  static constexpr bool kLazy = [] {
-    if constexpr (requires { Tiles::kLazy; }) return Tiles::kLazy;
-    else return false;
-  }();
-  static constexpr int kPolynomial = [] {
-    if constexpr (requires { Tiles::kPolynomial; }) return Tiles::kPolynomial;
-    else return 0;
-  }();
   // Values too wide for one accumulator are shared out by warpgroups of the same rows, each of
   // which makes the weights for itself; of keys that hold their values one tile is both.
   static constexpr int kParts = kDV > 256 ? 2 : 1;

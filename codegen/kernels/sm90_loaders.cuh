@@ -132,6 +132,8 @@ class TmaLoader {
     mbarrier_wait(&layout_.control().v_landed, landed_round_);
     landed_round_ ^= 1;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
+    // Rare; unrolled, its copies had ptxas spill in the consumers of D 64.
+#pragma unroll 1
     for (int first = 0; first < L::kKeyTile; first += kWarp) {
       const int row = first + lane;
       const bool hidden = row < L::kKeyTile && is_hidden<Variant>(request, k0 + row, kv_len);

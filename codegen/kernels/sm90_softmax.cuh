@@ -6,8 +6,6 @@
 // the score is made twice rather than kept beside it: registers are what a tile is limited by.
 #pragma once
 
-#include <algorithm>
-
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/softmax.cuh"
 #include "attnlang/host/target.h"
@@ -22,25 +20,14 @@ constexpr bool kScaledScore = [] {
   else return false;
 }();
 
-// 2^x for x at most 0 on the units of multiplication: within 1e-4, 0 becomes at least 2^-126.
-ATTNLANG_DEVICE float exp2_polynomial(float x) {
-  constexpr float kRound =
-      12582912.0f;  // 1.5 * 2^23: an addition leaves the integer in the low bits
-  const float shifted = fmaxf(x, -126.0f) + kRound;
-  const float f = fmaxf(x, -126.0f) - (shifted - kRound);
-  const float p = fmaf(fmaf(fmaf(0.05517153f, f, 0.24261101f), f, 0.69326099f), f, 0.99992808f);
-  return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
-}
-
-// kPolynomial: of that many groups of 8 columns, the exponentials of one are polynomials; 0: of
-// none.
+// The score of a small dot is cheaper.
 template <class V>
 constexpr bool kCappedScore = [] {
   if constexpr (requires { V::kCapped; }) return V::kCapped;
   else return false;
 }();
 
-template <class Variant, int kKeyTile, int kPolynomial>
+template <class Variant, int kKeyTile>
 class Softmax {
  public:
   using Request = typename Variant::Request;
@@ -110,11 +97,7 @@ class Softmax {
         rows, k0,
         [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
           if constexpr (!Variant::kFactor) {
-            if (kScaled && !kMasked && kPolynomial > 0 && at / 4 % std::max(kPolynomial, 1) == 1) {
-              s[at] = exp2_polynomial(fmaf(s[at], scale_, -base[i]));
-            } else {
-              s[at] = relative(s[at], base[i]);
-            }
+            s[at] = relative(s[at], base[i]);
             sum_[i] += s[at];
           } else {
             const float dot = s[at];
