@@ -337,7 +337,8 @@ def main() -> int:
             torch.cuda.synchronize()
         rows = time(good, lengths) if options.time else []
         if options.json:
-            options.json.write_text(json.dumps(rows, indent=1))
+            machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+            options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         return 0 if len(good) == len(built) else 1
 
 
