@@ -77,6 +77,7 @@ class Decode {
   int64_t group_rows() const { return problem_.group() * problem_.queries; }
   int64_t chunks() const { return (group_rows() + kDecodeRows - 1) / kDecodeRows; }
   int64_t items() const { return problem_.batch * problem_.kv_heads * chunks(); }
+  int64_t items_of_a_head() const { return chunks(); }
 
   Item item(int64_t index) const {
     const int64_t head = index / chunks(), row0 = index % chunks() * kDecodeRows;

@@ -88,6 +88,7 @@ class Forward {
 
   int64_t query_tiles() const { return (problem_.queries + kQueryTile - 1) / kQueryTile; }
   int64_t items() const { return problem_.batch * problem_.heads * query_tiles(); }
+  int64_t items_of_a_head() const { return query_tiles(); }
 
   Item item(int64_t index) const {
     const int64_t tiles = query_tiles();

@@ -34,23 +34,25 @@ struct KeyParts {
   int64_t begin(int64_t part) const { return part * keys_per_part; }
 };
 
-// The order in which items are handed out: costly ones first, so that none is left for the end.
-[[gnu::cold]] inline std::vector<int64_t> longest_first(int64_t items, int threads,
+// The order in which items are handed out: costly ones first, so that none is left for the end. But
+// `together` neighbours at a time, costly groups first: they go through the same keys, which are
+// then still in the cache.
+[[gnu::cold]] inline std::vector<int64_t> longest_first(int64_t items, int64_t together,
+                                                        int threads,
                                                         FunctionRef<int64_t(int64_t)> cost_of) {
   constexpr int64_t kChunk = 16;
-  struct Cost {
-    int64_t cost, item;
-    bool operator<(const Cost& b) const { return cost != b.cost ? cost > b.cost : item < b.item; }
-  };
-  std::vector<Cost> costs(items);
+  std::vector<int64_t> costs(items), groups((items + together - 1) / together), order(items);
   parallel_for((items + kChunk - 1) / kChunk, threads, [&](int64_t chunk, int) {
     for (int64_t i = chunk * kChunk; i < std::min(items, (chunk + 1) * kChunk); ++i) {
-      costs[i] = {.cost = cost_of(i), .item = i};
+      costs[i] = cost_of(i);
     }
   });
-  std::sort(costs.begin(), costs.end());
-  std::vector<int64_t> order(items);
-  for (int64_t i = 0; i < items; ++i) order[i] = costs[i].item;
+  for (int64_t i = 0; i < items; ++i) groups[i / together] += costs[i], order[i] = i;
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    const int64_t x = a / together, y = b / together;
+    if (x != y) return groups[x] != groups[y] ? groups[x] > groups[y] : x < y;
+    return costs[a] != costs[b] ? costs[a] > costs[b] : a < b;
+  });
   return order;
 }
 
@@ -68,7 +70,7 @@ template <class Algorithm>
   if (cut.parts == 1) {
     std::vector<int64_t> order;
     if (uneven && threads > 1) {
-      order = longest_first(items, threads,
+      order = longest_first(items, algorithm.items_of_a_head(), threads,
                             [&](int64_t i) { return algorithm.cost(algorithm.item(i)); });
     }
     parallel_for(items, threads, [&](int64_t i, int thread) {

@@ -93,6 +93,7 @@ class Selected : public Decode<Variant, Element, kD, kDV> {
   int64_t items() const {
     return problem().batch * problem().kv_heads * problem().queries * chunks();
   }
+  int64_t items_of_a_head() const { return chunks(); }
 
   Item item(int64_t index) const {
     const int64_t row = index / chunks(), first_head = index % chunks() * kDecodeRows;
