@@ -6,7 +6,6 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from typing import TYPE_CHECKING, Literal, overload
 from weakref import WeakValueDictionary
@@ -21,6 +20,7 @@ from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
 from attnlang.ops.errors import CallError
 from attnlang.ops.routes import Routes
+from attnlang.ops.signature import signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
@@ -67,7 +67,7 @@ class Variant:
         _variants[self._handle] = self
         self.__doc__ = ir.doc
         self.__name__ = ir.name
-        self.signature = _signature(ir)
+        self.signature = signature(ir)
         self.__signature__ = self.signature
         self._specialised: dict[
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
@@ -482,37 +482,3 @@ class Variant:
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
-
-
-def _signature(ir: VariantIr) -> inspect.Signature:
-    """Return the Python signature that the header declares, with the call's own keywords."""
-    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    empty = inspect.Parameter.empty
-    parameters = [inspect.Parameter(n, positional) for n in ("q", "k")]
-    if takes_v(ir):
-        parameters.append(inspect.Parameter("v", positional))
-    defaulted = False
-    for param in ir.params:
-        optional = isinstance(param, TensorParam) and param.optional
-        default = param.default if isinstance(param, ScalarParam) else None
-        has_default = optional or default is not None
-        # After one default Python allows no positional parameter without: those are by name.
-        kind = keyword if defaulted and not has_default else positional
-        defaulted = defaulted or has_default
-        parameters.append(
-            inspect.Parameter(param.name, kind, default=default if has_default else empty)
-        )
-    own = {
-        "scale": None,
-        "q_offset": None,
-        "kv_offset": 0,
-        "kv_lens": None,
-        "seed": None,
-        "kv_indices": None,
-        "kv_block": 1,
-        "return_lse": False,
-        "return_max": False,
-    }
-    parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in own.items())
-    parameters.sort(key=lambda p: p.kind)
-    return inspect.Signature(parameters)
