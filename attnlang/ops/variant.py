@@ -183,13 +183,13 @@ class Variant:
         v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
         if wants_gradient({"q": q, "k": k, "v": v, **values}):
-            check.check_seed(seed)
-            check.check_lse(self.ir, return_lse)
             if kv_indices is not None:
                 raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
-            self._check(q, k, v, values, scale, q_offset, kv_offset, kv_lens, None, kv_block)
-            recorded = self._recorded(q, k, v, values, (scale, q_offset, kv_offset, kv_lens))
-            return self._record(recorded, self._seed(seed, q), return_lse, return_max)
+            keywords = (scale, q_offset, kv_offset, kv_lens)
+            recorded: Tensor | tuple[Tensor, ...] = self._record(
+                q, k, v, values, keywords, seed, return_lse, return_max
+            )
+            return recorded
         if torch.compiler.is_compiling():
             op = self._op_for(values)
         else:
@@ -360,30 +360,35 @@ class Variant:
             return {}
         return {self._companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
 
-    def _recorded(
+    @torch.compiler.disable(  # type: ignore[no-untyped-call, untyped-decorator]
+        reason="a call with gradients runs outside of a compiled graph"
+    )
+    def _record(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor | None,
         values: dict[str, ParamValue],
         keywords: tuple[float | Tensor | None, Offset, int | Tensor, Tensor | None],
-    ) -> TrainingCall:
-        """Return a call that autograd records, checked."""
-        consts, given = const_values(self.ir, values), given_tensors(self.ir, values)
-        dv = self._value_dim(self.specialised(consts, given), q.shape[3], v, values)
-        return TrainingCall(q, k, v, values, consts, given, dv, *keywords)
-
-    def _record(
-        self, call: TrainingCall, seed: dict[str, object], return_lse: bool, return_max: bool
+        seed: int | None,
+        return_lse: bool,
+        return_max: bool,
     ) -> Tensor | tuple[Tensor, ...]:
         """Attend so that autograd can go back; the largest score has no gradient."""
-        out, lse = self._training.attend(call, self._op_arguments, seed)
+        check.check_seed(seed)
+        check.check_lse(self.ir, return_lse)
+        self._check(q, k, v, values, *keywords)
+        consts, given = const_values(self.ir, values), given_tensors(self.ir, values)
+        dv = self._value_dim(self.specialised(consts, given), q.shape[3], v, values)
+        call = TrainingCall(q, k, v, values, consts, given, dv, *keywords)
+        drawn = self._seed(seed, q)
+        out, lse = self._training.attend(call, self._op_arguments, drawn)
         results = [out]
         if return_lse:
             assert lse is not None
             results.append(lse)
         if return_max:
-            results.append(self._largest(call, seed))
+            results.append(self._largest(call, drawn))
         return out if len(results) == 1 else tuple(results)
 
     @torch.no_grad()

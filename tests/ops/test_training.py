@@ -168,6 +168,19 @@ def test_kv_lens_and_offsets(biased):
         torch.testing.assert_close(got.grad.double(), want.grad, atol=5e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's, where a graph ends
+def test_a_compiled_function_leaves_its_graph_for_a_call_with_gradients(biased):
+    leaves, plain = inputs(), inputs()
+    compiled = torch.compile(lambda q, k, v, t: biased(q * 2, k, v, table=t).sum(), backend="eager")
+    compiled(*leaves).backward()
+    biased(plain[0] * 2, *plain[1:3], table=plain[3]).sum().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(leaves, plain, strict=True))
+    whole = torch.compile(lambda q: biased(q, *leaves[1:3], table=leaves[3]), fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="outside of a compiled graph"):
+        whole(leaves[0])
+
+
 def test_checkpointing(biased):
     leaves = inputs()
     got = torch.utils.checkpoint.checkpoint(
