@@ -186,10 +186,13 @@ class Variant:
             if kv_indices is not None:
                 raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
             keywords = (scale, q_offset, kv_offset, kv_lens)
-            recorded: Tensor | tuple[Tensor, ...] = self._record(
-                q, k, v, values, keywords, seed, return_lse, return_max
-            )
-            return recorded
+            call_facts = (q, k, v, values, keywords, seed, return_lse, return_max)
+            if torch.compiler.is_compiling():
+                from attnlang.ops.untraced import untraced
+
+                recorded: Tensor | tuple[Tensor, ...] = untraced(self._record, *call_facts)
+                return recorded
+            return self._record(*call_facts)
         if torch.compiler.is_compiling():
             op = self._op_for(values)
         else:
@@ -360,9 +363,6 @@ class Variant:
             return {}
         return {self._companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
 
-    @torch.compiler.disable(  # type: ignore[no-untyped-call, untyped-decorator]
-        reason="a call with gradients runs outside of a compiled graph"
-    )
     def _record(
         self,
         q: Tensor,
