@@ -10,22 +10,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attnlang.diagnostics import SpecError
     from attnlang.jit.errors import BuildError
+    from attnlang.ops.block_sparse import BlockSparse
     from attnlang.ops.errors import CallError
     from attnlang.ops.load import load, load_all, loads
+    from attnlang.ops.merge import merge_states
+    from attnlang.ops.paged_kv import PagedKV
+    from attnlang.ops.parts import Paged, Part
     from attnlang.ops.variant import Variant
 
 __version__ = "0.1.0"
 
-__all__ = ["BuildError", "CallError", "SpecError", "Variant", "load", "load_all", "loads"]
+__all__ = [
+    "BlockSparse",
+    "BuildError",
+    "CallError",
+    "Paged",
+    "PagedKV",
+    "Part",
+    "SpecError",
+    "Variant",
+    "load",
+    "load_all",
+    "loads",
+    "merge_states",
+]
 
 _HOME = {
+    "BlockSparse": "attnlang.ops.block_sparse",
     "BuildError": "attnlang.jit.errors",
     "CallError": "attnlang.ops.errors",
+    "Paged": "attnlang.ops.parts",
+    "PagedKV": "attnlang.ops.paged_kv",
+    "Part": "attnlang.ops.parts",
     "SpecError": "attnlang.diagnostics",
     "Variant": "attnlang.ops.variant",
     "load": "attnlang.ops.load",
     "load_all": "attnlang.ops.load",
     "loads": "attnlang.ops.load",
+    "merge_states": "attnlang.ops.merge",
 }
 
 
