@@ -138,7 +138,8 @@ def draw_scalar(param: ScalarParam, use: Use, shape: Shape, rng: Generator) -> b
         case Kind.BOOL, _:
             return bool(between(0, 1))
         case Kind.INT, Role.KEY_LENGTH | Role.QUERY_LENGTH | Role.POSITIVE:
-            return between(1, shape.kv)
+            # Mostly a small part of the sequence: a window counted in blocks is their product.
+            return between(1, between(1, shape.kv))
         case Kind.INT, _:
             return between(0, _SMALL_INTS)
     if param.default is not None and param.default != 0:
