@@ -34,28 +34,30 @@ def spec_files(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 def read_source(path: Path) -> Source:
     """Read a spec; the path stays as it was typed, for that is what diagnostics show."""
-    text = decode(str(path), read_bytes(path))
-    return Source(str(path), text.replace("\r\n", "\n").replace("\r", "\n"))
+    from attnlang.syntax.reading import with_line_feeds
+
+    return Source(str(path), with_line_feeds(read_text(path)))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file as it is."""
+def read_text(path: Path) -> str:
+    """Read a file with the line breaks that it has."""
+    from attnlang.syntax import reading
+
     try:
         if path.exists() and not path.is_dir() and not path.is_file():
-            raise InputError(f"cannot read {path}: it is not a file")  # a device never ends
-        return path.read_bytes()
+            raise InputError(f"cannot read {path}: it is not a file")  # a pipe may never say a word
+        return reading.read_text(path)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}{_similar(path)}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-
-
-def decode(shown: str, data: bytes) -> str:
-    """Return the text of a file that messages call `shown`."""
-    try:
-        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown} is not UTF-8 text (byte {error.start})") from None
+        raise not_text(str(path), error) from None
+
+
+def not_text(shown: str, error: UnicodeDecodeError) -> InputError:
+    """Return what is said of a file, called `shown`, whose bytes are no text."""
+    return InputError(f"{shown} is not UTF-8 text (byte {error.start})")
 
 
 def _similar(path: Path) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from attnlang.cli import console
 from attnlang.cli.errors import InputError
-from attnlang.cli.files import decode, read_bytes, spec_files
+from attnlang.cli.files import not_text, read_text, spec_files
+from attnlang.cli.options import a_path
 from attnlang.sources import Source
 
 _STDIN = Path("-")
@@ -26,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "files",
         nargs="+",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         help="a spec, a folder of them, or - for stdin to stdout",
     )
@@ -59,7 +60,12 @@ def fmt(args: Namespace) -> int:
 
 
 def _fmt_stdin(check: bool) -> int:
-    source = Source("<stdin>", decode("<stdin>", sys.stdin.buffer.read()))
+    from attnlang.syntax.reading import text_of
+
+    try:
+        source = Source("<stdin>", text_of(sys.stdin.buffer))
+    except UnicodeDecodeError as error:
+        raise not_text("<stdin>", error) from None
     text = _formatted(source)
     if check:
         if text != source.text:
@@ -72,7 +78,7 @@ def _fmt_stdin(check: bool) -> int:
 
 def _fmt_file(path: Path, check: bool) -> bool:
     """Format one file; return whether its layout was another."""
-    source = Source(str(path), decode(str(path), read_bytes(path)))
+    source = Source(str(path), read_text(path))
     text = _formatted(source)
     if text == source.text:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,14 +33,14 @@ def torch_dtype(dtype: DType) -> torch.dtype:
 def add_files(parser: ArgumentParser) -> None:
     """Declare `FILE...`, and what imports may read."""
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a spec, or a folder of them"
+        "files", nargs="+", type=a_path, metavar="FILE", help="a spec, or a folder of them"
     )
     add_include(parser)
 
 
 def add_file_and_name(parser: ArgumentParser) -> None:
     """Declare `FILE [NAME]`, and what imports may read."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a spec")
+    parser.add_argument("file", type=a_path, metavar="FILE", help="a spec")
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="the variant, where the file has several"
     )
@@ -80,6 +80,13 @@ def add_choice(
         default=default.value,
         help=f"{help} (default: {default.value})",
     )
+
+
+def a_path(text: str) -> Path:
+    """Read a path; the empty text, to `Path` the current folder, is a variable without a value."""
+    if not text:
+        raise ArgumentTypeError("expected a path, found nothing")
+    return Path(text)
 
 
 def positive(text: str) -> int:

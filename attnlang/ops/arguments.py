@@ -80,15 +80,21 @@ def name_params(
     for param in params:
         if param.name in values:
             continue
-        if isinstance(param, TensorParam):
-            if not param.optional:
-                raise CallError(param.name, describe_param(param), "nothing")
-            values[param.name] = None
-        else:
-            if param.default is None:
-                raise CallError(param.name, describe_param(param), "nothing")
-            values[param.name] = param.default
+        optional = isinstance(param, TensorParam) and param.optional
+        default = param.default if isinstance(param, ScalarParam) else None
+        if default is None and not optional:
+            raise CallError(
+                param.name, describe_param(param), "nothing", help=_by_position(param.name)
+            )
+        values[param.name] = default
     return values
+
+
+def _by_position(name: str) -> str | None:
+    """Say how the reference is given a parameter that has the name of a keyword of its own."""
+    if name not in ("rounding", "rows", "dtype"):
+        return None
+    return f"`{name}=` is a keyword of `reference` itself: pass the parameter by position"
 
 
 def describe_param(param: Param) -> str:

@@ -10,6 +10,7 @@ from attnlang.diagnostics.suggest import nearest
 from attnlang.ops.errors import CallError
 from attnlang.ops.variant import Variant
 from attnlang.sources import Source
+from attnlang.syntax.reading import read_text, with_line_feeds
 
 PathLike = str | Path
 
@@ -27,7 +28,7 @@ def load_all(path: PathLike, include: Sequence[PathLike] = ()) -> dict[str, Vari
     """Load every variant of a file, by name, in the file's order."""
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = with_line_feeds(read_text(file))
     except UnicodeDecodeError as error:
         raise CallError("path", "a UTF-8 text file", f"{file}: {error}") from error
     return _check(Source(str(path), text), file.parent, include)

@@ -77,13 +77,18 @@ class Variant:
         self._routes = Routes(ir)
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
         self._takes_v = takes_v(ir)
+        schema = make_schema(ir, ir.name)
+        self._companions, self._names = schema.companions, schema.names
+        optional = {a.name for a in schema.arguments if a.default is not None}
         self._runtime = tuple(
-            (p.name, isinstance(p, ScalarParam), getattr(p, "default", None))
+            (
+                p.name,
+                isinstance(p, ScalarParam),
+                getattr(p, "default", None) if self._names[p.name] in optional else None,
+            )
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
         )
-        schema = make_schema(ir, ir.name)
-        self._companions, self._names = schema.companions, schema.names
 
     def __reduce__(self) -> tuple[type[Variant], tuple[VariantIr]]:
         """Pickle what it means: the kernels are found again, or built, where it is unpickled."""
@@ -129,7 +134,7 @@ class Variant:
 
     @overload
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        self, /, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
         kv_indices: Tensor | None = None, kv_block: int = 1,
@@ -138,7 +143,7 @@ class Variant:
     ) -> Tensor: ...  # fmt: skip
     @overload
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
+        self, /, q: Tensor, k: Tensor, v: Tensor | None = None, *args: ParamValue,
         scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
         kv_lens: Tensor | None = None, seed: int | None = None,
         kv_indices: Tensor | None = None, kv_block: int = 1,
@@ -146,6 +151,7 @@ class Variant:
     ) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
     def __call__(
         self,
+        /,
         q: Tensor,
         k: Tensor,
         v: Tensor | None = None,
@@ -237,6 +243,7 @@ class Variant:
 
     def tiles(
         self,
+        /,
         q: Tensor,
         k: Tensor,
         v: Tensor | None = None,
@@ -264,7 +271,7 @@ class Variant:
         return Tiles(*counts.tolist())
 
     def explain(
-        self, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue
+        self, /, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue
     ) -> Explanation:
         """Explain what the variant means, which tiles such a call visits and what that costs.
 
@@ -279,6 +286,7 @@ class Variant:
 
     def reference(
         self,
+        /,
         q: Tensor,
         k: Tensor,
         v: Tensor | None = None,

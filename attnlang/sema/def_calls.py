@@ -37,6 +37,8 @@ class WrongDefUse(SemaDiagnostic):
     def headline(self) -> str:
         if self.args is None:
             return f"the def `{self.name}` is used without parentheses"
+        if not self.args and self.found is None:
+            return f"the def `{self.name}` is used with its parentheses"
         count = f"{len(self.args)} argument{'' if len(self.args) == 1 else 's'}"
         found = "none" if not self.found else str(self.found)
         return f"the def `{self.name}` takes {count}, found {found}"

@@ -25,9 +25,9 @@ from attnlang.sema.report import Reporter
 from attnlang.sources import Source
 from attnlang.syntax import ast
 from attnlang.syntax.parser import ParseResult, parse
+from attnlang.syntax.reading import read_text, with_line_feeds
 
 MAX_FILES: Final = 64
-MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +180,8 @@ class Loader:
         result: ParseResult = parse(Source(place.shown, text))
         for diagnostic in result.diagnostics:
             self.reporter.report(diagnostic)
+        if result.diagnostics and not result.file.items and not result.broken:
+            return None  # too large to be read: which names it has is not known
         self.stack.append(place.real)
         module = self.module(result.file, resolver.below(place.real.parent), result.broken)
         self.stack.pop()
@@ -189,11 +191,7 @@ class Loader:
 
 def _text(path: Path) -> str | Refused:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            return Refused(f"it is larger than {MAX_BYTES:,} bytes")
-        return data.decode("utf-8").replace("\r\n", "\n")
+        return with_line_feeds(read_text(path))
     except OSError as error:
         return Refused(error.strerror.lower() if error.strerror else "it cannot be opened")
     except UnicodeDecodeError:

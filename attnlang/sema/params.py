@@ -68,7 +68,7 @@ class ConstTensor(SemaDiagnostic):
 
 @dataclass(frozen=True, slots=True)
 class RankTooLarge(SemaDiagnostic):
-    """A tensor with too many dimensions, or with none."""
+    """A tensor with too many dimensions."""
 
     code = "A404"
     name: str
@@ -77,13 +77,11 @@ class RankTooLarge(SemaDiagnostic):
 
     @property
     def headline(self) -> str:
-        if not self.rank:
-            return f"the tensor `{self.name}` has no dimension"
         return f"the tensor `{self.name}` has {self.rank} dimensions, at most {self.limit} can be"
 
     @property
     def help(self) -> str | None:
-        return "fold two dimensions into one, as in `t[i * N + j]`" if self.rank else None
+        return "fold two dimensions into one, as in `t[i * N + j]`"
 
 
 def enter_name(
@@ -178,7 +176,7 @@ def check_tensor(low: Lowering, param: ast.Param) -> bool:
         found = "another value"
         error = BadDefault(param.name, "`none`", found, span=param.default.span)
         low.session.report(error)
-    if not 0 < rank <= MAX_RANK:
+    if rank > MAX_RANK:
         low.session.report(RankTooLarge(param.name, rank, MAX_RANK, span=param.type.span))
         return False
     return True

@@ -292,12 +292,11 @@ class FileTooLarge(Diagnostic):
 
     code: ClassVar[str] = "A130"
 
-    size: int
     limit: int
 
     @property
     def headline(self) -> str:
-        return f"the file has {self.size} bytes; the limit is {self.limit}"
+        return f"the file has more than {self.limit:,} bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ CHARACTERS: Final[dict[str, tuple[str | None, str | None]]] = {
     "\u00a0": (None, "an ordinary space"),
     "\u200b": (None, "nothing in its place; the character is invisible"),
     "\u3000": (None, "an ordinary space"),
+    "?": (None, "a choice as `x if c else y`"),
 }
 
 _EXPRESSION: Final = "a statement is `name = expression` or `require condition`"

@@ -44,7 +44,7 @@ def format_source(source: Source) -> FormatResult:
         text = text.replace("\n", "\r\n")
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_FILE_BYTES:
-        error = d.FileTooLarge(size, MAX_FILE_BYTES, span=Span(source, 0, 0))
+        error = d.FileTooLarge(MAX_FILE_BYTES, span=Span(source, 0, 0))
         return FormatResult(None, (error,))
     result = Source(source.path, text)
     _check(before, words(result, parse(result).tokens))

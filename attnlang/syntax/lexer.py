@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnlang.diagnostics.base import Diagnostic
 from attnlang.sources import Source, Span
@@ -88,11 +89,11 @@ class _Lexer:
             self._emit(raw, type_, ours)
         elif odd is None:
             self._emit(raw, "NAME", raw.text)
-        elif len(raw.text) == 1:
+        elif raw.text in CHARACTERS:
             self._odd(raw)
         else:
-            span = self._span(raw, odd, odd + 1)
-            self._report(d.OddCharacter(raw.text[odd], "a name", span=span))
+            c, span = raw.text[odd], self._span(raw, odd, odd + 1)
+            self._report(d.OddCharacter(c, "a name", _meant(c), span=span))
             self._emit(raw, "NAME", raw.text)
 
     def _number(self, raw: RawToken) -> None:
@@ -149,8 +150,13 @@ class _Lexer:
     def _odd(self, raw: RawToken) -> None:
         if raw.start == 0 and raw.text == _BYTE_ORDER_MARK:
             return
-        type_, meant = CHARACTERS.get(raw.text, (None, None))
-        self._report(d.OddCharacter(raw.text, meant=meant, span=self._span(raw)))
+        type_, _ = CHARACTERS.get(raw.text, (None, None))
+        odd = d.OddCharacter(raw.text, meant=_meant(raw.text), span=self._span(raw))
+        before = self.diagnostics[-1] if self.diagnostics else None
+        if isinstance(before, d.OddCharacter) and _continues(before, odd):
+            self.diagnostics[-1] = replace(before, span=before.span.to(odd.span))
+        else:
+            self._report(odd)
         if type_ is not None:
             self._emit(raw, type_, SPELLING.get(type_, "inf"))
 
@@ -163,6 +169,19 @@ class _Lexer:
 
     def _report(self, diagnostic: Diagnostic) -> None:
         self.diagnostics.append(diagnostic)
+
+
+def _meant(c: str) -> str | None:
+    """Return what was probably meant by a character: one like it, or the same one in ASCII."""
+    if c in CHARACTERS:
+        return CHARACTERS[c][1]
+    plain = unicodedata.normalize("NFKC", c)
+    return f"`{plain}`" if plain.isascii() and plain.isalnum() else None
+
+
+def _continues(before: d.OddCharacter, odd: d.OddCharacter) -> bool:
+    """Whether a character is one more of those reported just before it."""
+    return before.character == odd.character and before.span.end == odd.span.start
 
 
 def _is_control(c: str) -> bool:
@@ -182,7 +201,7 @@ def _number_advice(text: str) -> str | None:
         return "an exponent has digits: `1e6`"
     if parts := re.fullmatch(r"([0-9.]+)(if|else|and|or|not)", text):
         return f"put a space before `{parts[2]}`"
-    if parts := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z_]\w*)", text):
+    if parts := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]\w*)", text):
         return f"write `{parts[1]} * {parts[2]}` if a product is meant"
     return None
 

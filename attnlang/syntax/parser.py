@@ -50,7 +50,7 @@ def parse(source: Source) -> ParseResult:
     """Return a source's AST, and every independent syntax error in the order of the text."""
     size = len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_FILE_BYTES:
-        error = d.FileTooLarge(size, MAX_FILE_BYTES, span=Span(source, 0, 0))
+        error = d.FileTooLarge(MAX_FILE_BYTES, span=Span(source, 0, 0))
         return ParseResult(_file(source, ()), (error,))
     matches = tuple(islice(_matches(source.text), MAX_TOKENS + 1))
     if len(matches) > MAX_TOKENS:
@@ -137,7 +137,7 @@ def _rejection(
     chunk: _Chunk, read: Sequence[Token], token: Token, following: Token | None
 ) -> Sequence[Diagnostic]:
     """Explain why the parser stopped, unless a lexical error before it is the likely reason."""
-    if chunk.first_error is not None and chunk.first_error < token.span.end:
+    if chunk.first_error is not None and (chunk.first_error < token.span.end or token.type == END):
         return ()
     # The table reduces before it finds out that a token cannot follow; what could follow is
     # asked of a parser that has not seen the token.

@@ -31,6 +31,13 @@ def test_a_missing_file_is_likened_to_names_not_suffixes(cli, spec, tmp_path):
     assert "there is" in cli("check", tmp_path / "foxx.attn").err
 
 
+@pytest.mark.parametrize("command", ["check", "fmt", "verify", "show"])
+def test_a_variable_without_a_value_is_not_the_current_folder(cli, command):
+    done = cli(command, "", *(("--stage", "ir") if command == "show" else ()))
+    assert done.code == 1
+    assert "expected a path, found nothing" in done.err
+
+
 def test_a_device_is_not_read(cli):
     done = cli("check", "/dev/zero")
     assert (done.code, "not a file" in done.err) == (1, True)

@@ -134,3 +134,28 @@ def test_texts_that_hold_no_variant(tmp_path) -> None:
     empty.write_text("")
     with pytest.raises(attnlang.CallError, match=r"expected a spec with an attention.*empty\.attn"):
         attnlang.load(empty)
+
+
+def test_a_parameter_may_have_any_name_that_the_language_leaves_free(qkv) -> None:
+    """Also those of Python's `self` and of the reference's own keywords."""
+    variant = attnlang.loads(
+        "attention a(self: float, rows: float, dtype: float = 1.0):\n"
+        "    score = score * self * rows * dtype"
+    )
+    expected = attnlang.loads("attention b: score = score * 6")(*qkv)
+    torch.testing.assert_close(variant(*qkv, self=2.0, rows=3.0), expected)
+    torch.testing.assert_close(variant.reference(*qkv, 2.0, 3.0), expected)
+    assert variant.tiles(*qkv, self=2.0, rows=3.0).visited == 4  # a tile a head
+    with pytest.raises(attnlang.CallError, match="pass the parameter by position"):
+        variant.reference(*qkv, self=2.0, rows=3.0)
+
+
+def test_a_default_that_a_schema_cannot_write(qkv) -> None:
+    variant = attnlang.loads(
+        "attention a(low: float = -inf, high: float = inf, far: int = 3):\n"
+        "    score = clamp(score, low, high)\n    mask = q_idx - kv_idx < far"
+    )
+    for given in ({}, {"high": 0.5}, {"low": -0.5, "far": 2}, {"high": torch.tensor(0.25)}):
+        torch.testing.assert_close(variant(*qkv, **given), variant.reference(*qkv, **given))
+    (grad,) = torch.autograd.grad(variant(qkv[0].requires_grad_(), *qkv[1:]).sum(), qkv[0])
+    assert grad.isfinite().all()
