@@ -30,7 +30,14 @@ from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attnlang.explain.explanation import Explanation
+    from attnlang.ops.block_sparse import BlockSparse
+    from attnlang.ops.block_sparse_plan import BlockSparsePlan
+    from attnlang.ops.paged_kv import PagedKV
+    from attnlang.ops.parts import Paged, Part
+    from attnlang.ops.serving_plan import Plan
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
@@ -269,6 +276,38 @@ class Variant:
         vectors = (q, k, v) if self._takes_v else (q, k)
         counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
+
+    def plan(
+        self,
+        q_indptr: Tensor,
+        kv: PagedKV | Tensor | BlockSparse | Sequence[PagedKV | Tensor | Part],
+        *,
+        num_q_heads: int,
+        q_offset: Offset = None,
+        kv_offset: int | Tensor = 0,
+        batch_invariant: bool | int = False,
+        share_prefixes: bool = False,
+        max_requests: int | None = None,
+        max_q_tokens: int | None = None,
+        max_pages: int | None = None,
+        **params: ParamValue | Paged,
+    ) -> Plan | BlockSparsePlan:
+        """Plan a serving step once for all layers; `attnlang.ops.serving_plan` has the details.
+
+        q_indptr [B + 1] tells the requests' query rows apart. `kv` is where their keys lie: a
+        `PagedKV`, the kv_indptr of ragged tensors, a `BlockSparse`, or a list of parts in the order
+        of their positions. `params` are the parameters that the mask reads; they are frozen here.
+        `batch_invariant` cuts a request alike in any company (an int: every so many keys);
+        `share_prefixes` reads pages that neighbours begin with once; the maxima fix the buffers
+        that `update` refills. Raises CallError for a malformed table.
+        """
+        from attnlang.ops.serving_plan import make_plan
+
+        return make_plan(
+            self, q_indptr, kv, params, num_q_heads=num_q_heads, q_offset=q_offset,
+            kv_offset=kv_offset, batch_invariant=batch_invariant, share_prefixes=share_prefixes,
+            max_requests=max_requests, max_q_tokens=max_q_tokens, max_pages=max_pages,
+        )  # fmt: skip
 
     def explain(
         self, /, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue

@@ -1,0 +1,161 @@
+"""The packed calls that a plan makes, one for each part of the keys.
+
+Maps `PlanParts` to `Level`s: tables as kernels take them, positions that go on from part to part.
+Where no row's request or position can matter to what a part gives it, the rows that share the part
+are one request, and its keys are read once for all of them; else every request reads them itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnlang.ir.nodes import Scalar, Variant
+from attnlang.ir.traverse import walk
+from attnlang.ops.part_core import ignores_rows, mask_is_positional
+from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
+from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """One packed call. Offsets are None where they are those of a call with these lengths."""
+
+    part: int
+    shared: bool  # whether rows of several requests go together, past the mask
+    keys: PartKeys
+    q_offset: Ints | None
+    kv_offset: Ints | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """Where each request stands: the position of its first row and of its first key."""
+
+    q_offset: Ints
+    kv_offset: Ints
+
+
+def make_levels(
+    core: Variant,
+    parts: PlanParts,
+    positions: Positions,
+    numbers: Mapping[str, bool | int | float],
+) -> tuple[Level, ...]:
+    """Return the calls of a plan of several parts; `numbers` are the mask's, as far as known."""
+    kv_offset = positions.kv_offset
+    groups = ignores_rows(core) and mask_is_positional(core)
+    read = {e.name for e in walk(core.mask) if isinstance(e, Scalar)}
+    groups = groups and read <= numbers.keys()
+    levels = []
+    for i, (part, of) in enumerate(zip(parts.parts, parts.of, strict=True)):
+        shared = groups and _sees_all(core, part, parts, of, positions.q_offset, kv_offset, numbers)
+        if shared:
+            first = np.searchsorted(of, np.arange(part.requests))
+            own = kv_offset[np.minimum(first, max(parts.requests - 1, 0))]
+            levels.append(Level(i, True, part, own + part.lens, own))
+        else:
+            keys = part.for_requests(of, parts.q_starts)
+            levels.append(Level(i, False, keys, positions.q_offset, kv_offset))
+        kv_offset = kv_offset + part.lens[of]
+    return tuple(levels)
+
+
+def _sees_all(
+    core: Variant,
+    part: PartKeys,
+    parts: PlanParts,
+    of: Ints,
+    q_offset: Ints,
+    kv_offset: Ints,
+    numbers: Mapping[str, bool | int | float],
+) -> bool:
+    """Whether every row sees all keys that a part has for it, and some rows share such keys."""
+    rows = parts.q_lens
+    live = (rows > 0) & (part.lens[of] > 0)
+    if not live.any() or np.unique(of[live]).size == live.sum():
+        return False
+    known: dict[tuple[int, ...], bool] = {}
+    for g in np.unique(of[live]):
+        own = live & (of == g)
+        offsets = np.unique(kv_offset[own])
+        if offsets.size > 1:
+            return False
+        first, last = q_offset[own].min(), (q_offset + rows)[own].max()
+        box = (int(first), int(last), int(offsets[0]), int(part.lens[g]))
+        if box not in known:
+            known[box] = _all_true(core, box, numbers)
+        if not known[box]:
+            return False
+    return True
+
+
+def _all_true(
+    core: Variant, box: tuple[int, ...], numbers: Mapping[str, bool | int | float]
+) -> bool:
+    """Whether the mask is proved true for the rows at [first, last) and keys from an offset."""
+    first, last, offset, length = box
+    env = MaskEnv(0, 0, 0, last - first, length, first, offset, {}, numbers, {})
+    start = np.zeros(1, dtype=np.int64)
+    verdicts = verdicts_at(core.mask, env, (start, last - first), (start, length))
+    return bool((verdicts == FULL).all())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LevelTables:
+    """The tensors of one packed call, int32."""
+
+    q_indptr: Tensor
+    kv_indptr: Tensor | None
+    page_indptr: Tensor | None
+    page_indices: Tensor | None
+    kv_lens: Tensor | None  # of a paged level
+    q_offset: Tensor | None
+    kv_offset: Tensor | None
+
+
+class TableBuffers:
+    """Where a plan's tables lie: new memory each time, or the same if a plan has maxima."""
+
+    def __init__(
+        self, device: torch.device, max_requests: int | None, max_pages: int | None
+    ) -> None:
+        self._device = device
+        self._requests, self._pages = max_requests, max_pages
+        self._buffers: dict[tuple[int, str], Tensor] = {}
+
+    def fill(self, at: int, level: Level) -> LevelTables:
+        """Write the tables of the plan's level `at`."""
+        keys, n = level.keys, self._requests
+        starts = None if n is None else n + 1
+        paged = keys.pages is not None
+        kv_starts = self._put(at, "kv_starts", keys.kv_starts, starts, int(keys.kv_starts[-1]))
+
+        def offsets(name: str, values: Ints | None) -> Tensor | None:
+            return None if values is None else self._put(at, name, values, n, 0)
+
+        return LevelTables(
+            self._put(at, "q_indptr", keys.q_starts, starts, int(keys.q_starts[-1])),
+            None if paged else kv_starts,
+            kv_starts if paged else None,
+            None if keys.pages is None else self._put(at, "pages", keys.pages, self._pages, 0),
+            self._put(at, "kv_lens", keys.lens, n, 0) if paged else None,
+            offsets("q_offset", level.q_offset),
+            offsets("kv_offset", level.kv_offset),
+        )
+
+    def _put(self, at: int, name: str, values: Ints, size: int | None, rest: int) -> Tensor:
+        """Return values as int32, on the plan's device; up to `size` it is filled with `rest`."""
+        if size is not None:
+            values = np.concatenate([values, np.full(size - values.size, rest)])
+        new = torch.from_numpy(values.astype(np.int32))
+        if size is None:
+            return new.to(self._device)
+        held = self._buffers.get((at, name))
+        if held is None:
+            held = self._buffers[at, name] = torch.empty_like(new, device=self._device)
+        return held.copy_(new, non_blocking=True)

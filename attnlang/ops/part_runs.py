@@ -1,0 +1,144 @@
+"""Running a plan of several parts: part by part, then their states together.
+
+Maps the tables of a step and a layer's pools to a call's results. Invariant: states are merged in
+the order of the parts, and the sink and the out expression come once, after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from attnlang.ir.nodes import Variant as VariantIr
+from attnlang.ops.errors import CallError
+from attnlang.ops.finish import Rows, finish, finishes, packed_reads, reads_row_sum
+from attnlang.ops.frozen import Value
+from attnlang.ops.level_call import CallFacts, Pools, call_level
+from attnlang.ops.levels import Level, LevelTables
+from attnlang.ops.merge import merge_states
+from attnlang.ops.part_core import kv_total_name, part_core, row_sum_core, unmasked
+from attnlang.ops.parts import Paged
+
+if TYPE_CHECKING:
+    from attnlang.ops.variant import Variant
+
+
+class Cores:
+    """What the parts of a variant's plans run; made once for each variant."""
+
+    def __init__(self, ir: VariantIr) -> None:
+        self.ir = ir
+
+    @cached_property
+    def masked(self) -> Variant:
+        """The core of one part."""
+        return _variant(part_core(self.ir))
+
+    @cached_property
+    def shared(self) -> Variant:
+        """The core of a part whose keys every row sees."""
+        return _variant(unmasked(self.masked.ir))
+
+    @cached_property
+    def sums(self) -> tuple[Variant, Variant]:
+        """What adds up the weights, in the place of `masked` and of `shared`."""
+        return _variant(row_sum_core(self.masked.ir)), _variant(row_sum_core(self.shared.ir))
+
+    @cached_property
+    def finished(self) -> VariantIr:
+        """The sink and the out expression over packed rows."""
+        return packed_reads(self.ir)
+
+
+_SEED_END = 2**63 - 1
+
+_cores: WeakKeyDictionary[Variant, Cores] = WeakKeyDictionary()
+
+
+def _variant(ir: VariantIr) -> Variant:
+    from attnlang.ops.variant import Variant
+
+    return Variant(ir)
+
+
+def cores_of(variant: Variant) -> Cores:
+    """Return the cores of a variant, the same ones each time."""
+    return _cores.setdefault(variant, Cores(variant.ir))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What some of the keys give every row. Without a softmax, lse is None and states add up."""
+
+    out: Tensor
+    lse: Tensor | None
+    row_sum: Tensor | None  # [sum Q, HQ, 1]; None where nothing reads it
+    largest: Tensor | None
+
+    def merged(self, other: _State) -> _State:
+        """Return the state of both sets of keys."""
+        out, lse = self._join(self.out, other.out, other.lse)
+        row_sum, largest = None, None
+        if self.row_sum is not None and other.row_sum is not None:
+            row_sum, _ = self._join(self.row_sum, other.row_sum, other.lse)
+        if self.largest is not None and other.largest is not None:
+            largest = torch.maximum(self.largest, other.largest)
+        return _State(out, lse, row_sum, largest)
+
+    def _join(
+        self, own: Tensor, other: Tensor, other_lse: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.lse is None or other_lse is None:
+            return own + other, None
+        return merge_states(own, self.lse, other, other_lse)
+
+
+def run_parts(
+    variant: Variant,
+    calls: Sequence[tuple[Level, LevelTables, Pools]],
+    rows: Rows,
+    q: Tensor,
+    values: Mapping[str, Value],
+    facts: CallFacts,
+    kv_heads: int,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return out, lse and max of a run; None where there is none."""
+    ir, cores = variant.ir, cores_of(variant)
+    weights = ir.weights
+    if facts.return_max and any(level.shared for level, _, _ in calls):
+        raise CallError("return_max", "False where requests share a part's rows", "True")
+    if weights.dropout is not None and facts.seed is None:
+        facts = replace(facts, seed=int(torch.randint(_SEED_END, ()).item()))
+    softmax = weights.softmax is not None
+    wide = replace(facts, wide_out=True, return_lse=softmax)
+    plain = softmax and weights.factor is None and weights.dropout is None
+    sums = reads_row_sum(ir) and not plain
+    values = {**values, kv_total_name(ir): rows.kv_lens}
+    state: _State | None = None
+    for level, tables, pools in calls:
+        core = cores.shared if level.shared else cores.masked
+        out, lse, largest = call_level(core, tables, level.part, pools, q, values, wide)
+        row_sum = None
+        if sums:
+            bare = replace(wide, return_max=False)
+            adder = cores.sums[int(level.shared)]
+            row_sum, _, _ = call_level(adder, tables, level.part, pools, q, values, bare)
+        found = _State(out, lse, row_sum, largest)
+        state = found if state is None else state.merged(found)
+    assert state is not None
+    row_sum = state.row_sum
+    if not finishes(ir):
+        return state.out.to(q.dtype), state.lse, state.largest
+    if plain and state.lse is not None:
+        row_sum = (~state.lse.isneginf()).to(state.out.dtype).unsqueeze(2)
+    named = {n: x for n, x in values.items() if not isinstance(x, Paged)}
+    out = finish(
+        cores.finished, rows, q, state.out, row_sum, state.lse, named, facts.scale, kv_heads
+    )
+    return out, state.lse, state.largest

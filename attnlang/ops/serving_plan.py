@@ -1,0 +1,319 @@
+"""`Plan`: the inspector of a serving step, and the executor of its layers.
+
+Maps a variant, the step's tables and what its mask reads to packed calls that every layer runs.
+Invariant: what the mask reads is frozen here; a run with another value is refused, for a plan made
+for one window is wrong for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnlang.ops import arguments as check
+from attnlang.ops.block_sparse import BlockSparse
+from attnlang.ops.block_sparse_plan import BlockSparsePlan
+from attnlang.ops.errors import CallError
+from attnlang.ops.finish import Rows
+from attnlang.ops.frozen import Value, all_values, freeze
+from attnlang.ops.level_call import CallFacts, Pools, call_level
+from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels
+from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
+from attnlang.ops.part_runs import cores_of, run_parts
+from attnlang.ops.plan_parts import Ints, PlanParts, plan_parts
+from attnlang.ops.prefixes import share_prefixes
+from attnlang.ops.tables import check_table
+
+if TYPE_CHECKING:
+    from attnlang.ops.variant import Variant
+
+_SPLIT_TOKENS = 2048
+Pool = Tensor | tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a plan was asked for, beside its tables."""
+
+    num_q_heads: int
+    q_offset: int | Tensor | None
+    kv_offset: int | Tensor
+    split_tokens: int  # of batch-invariant cuts; 0: cuts follow the load
+    share_prefixes: bool
+    max_requests: int | None
+    max_q_tokens: int | None
+    max_pages: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """The tables of one step."""
+
+    parts: PlanParts
+    levels: tuple[Level, ...]
+    tables: tuple[LevelTables, ...]
+    rows: Rows | None  # None where nothing is merged
+
+
+class Plan:
+    """A serving step, planned. `run` attends for one layer, `update` plans the next step."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        q_indptr: Tensor,
+        kv: object,
+        options: Options,
+        params: Mapping[str, Value],
+    ) -> None:
+        self._variant, self._options = variant, options
+        self._frozen = freeze(variant.ir, params)
+        parts = plan_parts(q_indptr, kv)
+        self._device = _device(parts)
+        self._buffers = TableBuffers(self._device, options.max_requests, options.max_pages)
+        self._step = self._make(parts)
+
+    def __repr__(self) -> str:
+        parts = self._step.parts
+        rows, keys = int(parts.q_starts[-1]), int(parts.kv_lens.sum())
+        levels = ", ".join("shared" if x.shared else "own" for x in self._step.levels)
+        return (
+            f"<plan of {self._variant.ir.name}: {parts.requests} requests, {rows} rows, {keys} "
+            f"keys, parts: {levels}>"
+        )
+
+    def update(self, q_indptr: Tensor, kv: object) -> None:
+        """Plan another step with the same parameters, into the same buffers if there are maxima."""
+        self._step = self._make(plan_parts(q_indptr, kv))
+
+    def run(
+        self,
+        q: Tensor,
+        kv: Pool | list[Pool] | None = None,
+        *,
+        scale: float | Tensor | None = None,
+        seed: int | None = None,
+        return_lse: bool = False,
+        return_max: bool = False,
+        **params: Value,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Attend for one layer.
+
+        Args:
+            q: The query rows of all requests, [sum Q, HQ, D].
+            kv: This layer's pools (k_pages, v_pages) in the planned layout, by default the planned
+                ones; (k, v) [sum KV, HKV, D] for a ragged plan. One pair serves all parts, a list
+                has a pair for each.
+            scale: As in a call.
+            seed: As in a call.
+            return_lse: Return lse [sum Q, HQ] too.
+            return_max: Return the largest score [B, HQ] too.
+            params: The parameters that the mask does not read. A tensor with `B` and one of `Q`,
+                `KV` comes with the rows of all requests first and no `B`; one over `KV` may be
+                `Paged`.
+
+        Returns:
+            out [sum Q, HQ, DV] in q's dtype, or a tuple of it and what else was asked for.
+
+        Raises:
+            CallError: An argument does not fit the plan.
+
+        """
+        step = self._step
+        values = all_values(self._variant.ir, self._frozen, params)
+        check.check_lse(self._variant.ir, return_lse)
+        check.check_seed(seed)
+        self._check_q(q, step)
+        pools = _pools(kv, step)
+        facts = CallFacts(scale, seed, return_lse, return_max, wide_out=False)
+        if step.rows is not None:
+            calls = tuple(zip(step.levels, step.tables, pools, strict=True))
+            heads = pools[0].k.shape[-2]
+            out, lse, largest = run_parts(self._variant, calls, step.rows, q, values, facts, heads)
+        else:
+            out, lse, largest = call_level(
+                self._variant, step.tables[0], 0, pools[0], q, values, facts
+            )
+        results = [out]
+        if return_lse:
+            assert lse is not None
+            results.append(lse)
+        if return_max:
+            assert largest is not None
+            results.append(largest)
+        return out if len(results) == 1 else tuple(results)
+
+    def _make(self, parts: PlanParts) -> Step:
+        """Inspect a step."""
+        options = self._options
+        positions = _positions(options, parts)
+        merged = len(parts.parts) > 1
+        if options.share_prefixes:
+            parts, merged = self._shared(parts, positions)
+        if merged:
+            levels = make_levels(cores_of(self._variant).masked.ir, parts, positions, self._numbers)
+        else:
+            keys = parts.parts[0].for_requests(parts.of[0], parts.q_starts)
+            default = options.q_offset is None
+            based = isinstance(options.kv_offset, Tensor) or options.kv_offset != 0
+            q_offset = None if default else positions.q_offset
+            levels = (Level(0, False, keys, q_offset, positions.kv_offset if based else None),)
+        self._check_maxima(parts, levels)
+        tables = tuple(self._buffers.fill(i, level) for i, level in enumerate(levels))
+        if not merged:
+            return Step(parts, levels, tables, None)
+        return Step(parts, levels, tables, _rows(parts, positions, self._device))
+
+    def _shared(self, parts: PlanParts, positions: Positions) -> tuple[PlanParts, bool]:
+        """Split a cache where neighbours begin alike, if that lets rows go together."""
+        (keys,) = parts.parts
+        found = share_prefixes(keys)
+        if len(found) == 1:
+            return parts, False
+        of = []
+        for part in found:
+            seen = np.searchsorted(part.q_starts, parts.q_starts[:-1], side="right") - 1
+            of.append(np.minimum(seen, part.requests - 1))
+        split = PlanParts(parts.q_starts, found, tuple(of))
+        levels = make_levels(cores_of(self._variant).masked.ir, split, positions, self._numbers)
+        if not all(level.shared for level in levels[:-1]):
+            return parts, False
+        return split, True
+
+    @property
+    def _numbers(self) -> dict[str, bool | int | float]:
+        return {n: v for n, v in self._frozen.items() if isinstance(v, bool | int | float)}
+
+    def _check_maxima(self, parts: PlanParts, levels: tuple[Level, ...]) -> None:
+        options = self._options
+        pages = max((x.keys.pages.size for x in levels if x.keys.pages is not None), default=0)
+        for name, most, needed in (
+            ("max_requests", options.max_requests, parts.requests),
+            ("max_q_tokens", options.max_q_tokens, int(parts.q_starts[-1])),
+            ("max_pages", options.max_pages, pages),
+        ):
+            if most is not None and needed > most:
+                raise CallError(name, f"{needed} or more, for this step", str(most))
+
+    def _check_q(self, q: Tensor, step: Step) -> None:
+        rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads
+        if not isinstance(q, Tensor):
+            raise CallError("q", "a tensor [sum Q, HQ, D]", type(q).__name__)
+        if q.dim() != 3 or q.shape[0] != rows or q.shape[1] != heads:
+            expected = f"[sum Q = {rows}, HQ = {heads}, D], as planned"
+            raise CallError("q", expected, f"shape {list(q.shape)}")
+        if q.device != self._device and self._device.type != "meta":
+            raise CallError("q", f"a tensor on {self._device}, as planned", f"one on {q.device}")
+
+
+def _pools(kv: Pool | list[Pool] | None, step: Step) -> tuple[Pools, ...]:
+    """Return the pools of every part; what shares a prefix lies in one pool."""
+    count = len(step.levels)
+    given = kv if isinstance(kv, list) else [kv]
+    if len(given) == 1:
+        given = given * count
+    if len(given) != count:
+        raise CallError("kv", f"one pair, or one for each of {count} parts", f"{len(given)}")
+    return tuple(_level_pools(pair, level) for pair, level in zip(given, step.levels, strict=True))
+
+
+def _level_pools(pair: Pool | None, level: Level) -> Pools:
+    cache = level.keys.cache
+    if pair is None:
+        if cache is None:
+            raise CallError("kv", "(k, v) [sum KV, HKV, D]: a ragged plan has no pools", "nothing")
+        k, v = cache.k_pages, cache.v_pages
+    else:
+        k, v = pair if isinstance(pair, tuple) else (pair, None)
+    if cache is None:
+        if level.keys.pages is None:
+            return Pools(k, v)
+        return Pools(k.unsqueeze(1), None if v is None else v.unsqueeze(1))  # pages of one slot
+    if pair is not None:
+        check_pools(k, v, cache.layout)
+        if k.shape[1:3] != cache.k_pages.shape[1:3] or k.shape[0] < cache.k_pages.shape[0]:
+            expected = f"pools of {list(cache.k_pages.shape[:3])} as planned"
+            raise CallError("kv", expected, f"shape {list(k.shape)}")
+    return Pools(
+        nhd(k, cache.layout), None if v is None else nhd(v, cache.layout), cache.k_scale,
+        cache.v_scale,
+    )  # fmt: skip
+
+
+def _check_options(options: Options) -> None:
+    heads = options.num_q_heads
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise CallError("num_q_heads", "an int of 1 or more", repr(heads))
+    for name in ("max_requests", "max_q_tokens", "max_pages"):
+        most = getattr(options, name)
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
+            raise CallError(name, "an int of 0 or more", repr(most))
+
+
+def _device(parts: PlanParts) -> torch.device:
+    for part in parts.parts:
+        if part.cache is not None:
+            return part.cache.k_pages.device
+    return torch.device("cpu")
+
+
+def _positions(options: Options, parts: PlanParts) -> Positions:
+    kv_offset = _per_request("kv_offset", options.kv_offset, parts.requests)
+    if options.q_offset is None:
+        return Positions(kv_offset + parts.kv_lens - parts.q_lens, kv_offset)
+    return Positions(_per_request("q_offset", options.q_offset, parts.requests), kv_offset)
+
+
+def _per_request(name: str, value: int | Tensor, requests: int) -> Ints:
+    check.check_per_request(name, value, requests)
+    if isinstance(value, Tensor):
+        return check_table(name, value, requests).astype(np.int64)
+    return np.full(requests, value, dtype=np.int64)
+
+
+def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:
+    lens = parts.q_lens
+    request = np.repeat(np.arange(parts.requests), lens)
+    row = np.arange(request.size) - parts.q_starts[request]
+    arrays = (
+        request, row, parts.q_starts[:-1], lens, positions.q_offset, positions.kv_offset,
+        parts.kv_lens,
+    )  # fmt: skip
+    return Rows(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in arrays))
+
+
+def make_plan(
+    variant: Variant,
+    q_indptr: Tensor,
+    kv: object,
+    params: Mapping[str, Value],
+    *,
+    num_q_heads: int,
+    q_offset: int | Tensor | None,
+    kv_offset: int | Tensor,
+    batch_invariant: bool | int,
+    share_prefixes: bool,
+    max_requests: int | None,
+    max_q_tokens: int | None,
+    max_pages: int | None,
+) -> Plan | BlockSparsePlan:
+    """Plan a step; the arguments are those of `Variant.plan`."""
+    if share_prefixes and not isinstance(kv, PagedKV):
+        raise CallError("share_prefixes", "False: only a PagedKV has page prefixes", "True")
+    split = _SPLIT_TOKENS if batch_invariant is True else batch_invariant
+    if not isinstance(split, int) or split < 0:
+        raise CallError("batch_invariant", "a bool, or a number of keys", repr(batch_invariant))
+    options = Options(
+        num_q_heads, q_offset, kv_offset, int(split), share_prefixes, max_requests, max_q_tokens,
+        max_pages,
+    )  # fmt: skip
+    _check_options(options)
+    if isinstance(kv, BlockSparse):
+        offsets = (q_offset, kv_offset)
+        return BlockSparsePlan(variant, q_indptr, kv, num_q_heads, offsets, params)
+    return Plan(variant, q_indptr, kv, options, params)
