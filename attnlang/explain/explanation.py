@@ -64,6 +64,9 @@ class Count:
     elements: int
 
 
+SHADES = 8  # of blue in a picture of the mask
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
     """The tiles of the first request and head, and a picture of them.
@@ -81,6 +84,11 @@ class Tiles:
     span: int
     density: npt.NDArray[np.float64]
     unknown: tuple[str, ...]  # tensors too large to invent
+
+    @property
+    def shades(self) -> npt.NDArray[np.int64]:
+        """The density in steps from 0 to SHADES; a single element that counts is one step."""
+        return np.ceil(self.density * SHADES).astype(np.int64)
 
     @property
     def all(self) -> int:

@@ -7,11 +7,13 @@ whoever serialises the tree escapes it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Final, assert_never
 from xml.etree.ElementTree import Element
 
 from attnlang.explain import boxes
 from attnlang.explain.boxes import Box
+
+_HIGH: Final = frozenset({"mfrac", "mtable", "munder"})
 
 
 def to_mathml(box: Box) -> Element:
@@ -53,16 +55,14 @@ def _parts(box: Box) -> list[Element]:
         case boxes.Fenced(inner, text_only=True):
             return _parts(inner)
         case boxes.Fenced(inner, left, right):
-            return [_element("mrow", [*_open(left), *_parts(inner), *_close(right)])]
+            return [_fenced(left, _parts(inner), right)]
         case boxes.Apply(function, args):
             applied = _leaf("mo", "\u2061")
-            return [
-                _one(function),
-                applied,
-                _element("mrow", [*_open("("), *_list(args), *_close(")")]),
-            ]
+            return [_one(function), applied, _fenced("(", _list(args), ")")]
         case boxes.Sub(base, indices, read):
             listed = _list(indices) if read else [e for i in indices for e in _parts(i)]
+            if read and _is_high(listed):  # below the line nobody could read them
+                return [_one(base), _fenced("[", listed, "]")]
             return [_element("msub", [_one(base), _element("mrow", listed)])]
         case boxes.Power(base, exponent):
             return [_element("msup", [_one(base), _one(exponent)])]
@@ -86,15 +86,24 @@ def _cases(condition: Box, then: Box, otherwise: Box) -> Element:
 
     first = line(then, [_leaf("mtext", "if\u00a0"), *_parts(condition)])
     table = _element("mtable", [first, line(otherwise, [_leaf("mtext", "otherwise")])])
-    return _element("mrow", [*_open("{"), table])
+    return _element("mrow", [_leaf("mo", "{", form="prefix"), table])
 
 
-def _open(sign: str) -> list[Element]:
-    return [_leaf("mo", sign, form="prefix")]
+def _fenced(left: str, inside: list[Element], right: str) -> Element:
+    """Put brackets around a formula, as high as it is where it is higher than a line.
+
+    Of a line of text a browser may find one bracket too low and the other not, for want of a font.
+    """
+    stretchy = "true" if _is_high(inside) else "false"
+    opening = _leaf("mo", left, form="prefix", stretchy=stretchy)
+    return _element(
+        "mrow", [opening, *inside, _leaf("mo", right, form="postfix", stretchy=stretchy)]
+    )
 
 
-def _close(sign: str) -> list[Element]:
-    return [_leaf("mo", sign, form="postfix")]
+def _is_high(elements: Iterable[Element]) -> bool:
+    """Whether a formula is higher than a line of text."""
+    return any(e.tag in _HIGH for part in elements for e in part.iter())
 
 
 def _list(items: tuple[Box, ...]) -> list[Element]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from attnlang.explain.boxes import (
     Apply,
     Box,
+    Fenced,
     Fraction,
     Name,
     Operator,
@@ -138,8 +139,8 @@ def _keys(variant: Variant, formulas: Formulas) -> Equation:
     key = formulas.coordinate(CoordName.KV_IDX)
     if isinstance(variant.mask, Const):
         return Equation(_set(formulas), Word("every key" if variant.mask.value else "no key"))
-    parts = (Operator("{", prefix=True), key, Operator(":"), formulas.box(variant.mask))
-    return Equation(_set(formulas), Row((*parts, Operator("}", prefix=True))), "the keys it sees")
+    seen = Fenced(Row((key, Operator(":"), formulas.box(variant.mask))), "{", "}")
+    return Equation(_set(formulas), seen, "the keys it sees")
 
 
 def _set(formulas: Formulas) -> Box:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnlang.explain.boxes import to_text
-from attnlang.explain.explanation import Explanation, Roofline, Tiles
+from attnlang.explain.explanation import SHADES, Explanation, Roofline, Tiles
 from attnlang.explain.units import count, duration
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def draw(e: Explanation, path: Path, format: str | None = None) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError(MISSING) from None
-    figure = Figure(figsize=(11.0, 5.6))
+    figure = Figure(figsize=(11.0, 5.2))
     FigureCanvasAgg(figure)
     mask = textwrap.shorten(to_text(e.mask), 120, placeholder=" …")
     figure.suptitle(_plain(e.title), x=0.06, y=0.97, ha="left", fontsize=13, fontweight="bold")
@@ -64,10 +64,10 @@ def _masks(figure: Figure, e: Explanation, tiles: Tiles) -> None:
     shades = LinearSegmentedColormap.from_list("mask", [_EMPTY, _FULL])
     verdicts = ListedColormap([_EMPTY, _FULL, _PARTIAL])
     for left, title, values, colours, top in (
-        (0.06, "elements that count", tiles.density, shades, 1.0),
+        (0.06, "elements that count", tiles.shades, shades, SHADES),
         (_SECOND, "tiles, as the compiler knows them", tiles.cells, verdicts, 2.0),
     ):
-        axes = figure.add_axes((left, 0.1, 0.32, 0.68))
+        axes = figure.add_axes((left, 0.1, 0.32, 0.71))
         axes.imshow(
             np.asarray(values, np.float64),
             cmap=colours,

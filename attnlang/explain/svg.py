@@ -12,13 +12,12 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 import numpy.typing as npt
 
-from attnlang.explain.explanation import Tiles
+from attnlang.explain.explanation import SHADES, Tiles
 from attnlang.explain.units import count
 from attnlang.symbolic.masks import EMPTY, FULL, UNKNOWN
 
 _SIDE, _LEFT, _TOP, _REST = 320, 64, 34, 28
 _LEAST = 28  # of a short side, so that a decode step is seen
-_STEPS = 8  # of grey in a mask picture
 _CLASSES = {int(EMPTY): "empty", int(FULL): "full", int(UNKNOWN): "partial"}
 
 Array = npt.NDArray[np.int64]
@@ -36,9 +35,8 @@ def tile_picture(tiles: Tiles, q_len: int, kv_len: int) -> Element:
 def mask_picture(tiles: Tiles, q_len: int, kv_len: int) -> Element:
     """Draw how many of each cell's elements count."""
     svg, body = _frame("mask picture", q_len, kv_len)
-    steps = np.ceil(tiles.density * _STEPS).astype(np.int64)
-    for step in range(_STEPS + 1):
-        _paths(body, steps == step, f"d{step}", tiles, q_len, kv_len)
+    for step in range(SHADES + 1):
+        _paths(body, tiles.shades == step, f"d{step}", tiles, q_len, kv_len)
     return svg
 
 

@@ -19,7 +19,7 @@ from attnlang.symbolic.masks import EMPTY, FULL, UNKNOWN, MaskEnv, elements, ver
 TILE = 64
 _MAX_CELLS = 128  # of a side of the picture
 _BATCH = 1 << 18  # tiles judged at once
-_SAMPLES = 5  # of a cell, along each axis
+_SAMPLES = 64  # of a cell
 
 Indices = npt.NDArray[np.int64]
 Verdicts = npt.NDArray[np.int8]
@@ -84,17 +84,26 @@ def _tiles(
 def _density(
     mask: Expr, env: MaskEnv, side: int, cells: Verdicts, unknown: tuple[str, ...]
 ) -> npt.NDArray[np.float64]:
-    """Estimate the part of each cell's elements that count, from points spread over the cell."""
+    """Estimate the part of each cell's elements that count, from points spread over the cell.
+
+    One point lies in each of _SAMPLES bands of rows and in each of as many of columns: a single row
+    or column that counts is seen in every cell of 64, not in some.
+    """
+    density: npt.NDArray[np.float64] = (cells == FULL).astype(np.float64)
     if unknown:  # the elements are not there to be looked at
-        return np.where(cells == UNKNOWN, 0.5, cells).astype(np.float64)
+        density[cells == UNKNOWN] = 0.5
+        return density
+    i, j = np.nonzero(cells == UNKNOWN)
     rng = np.random.default_rng(0)
-    total = np.zeros(cells.shape, np.int64)
-    first_rows = np.arange(cells.shape[0]).reshape(-1, 1) * side
-    first_columns = np.arange(cells.shape[1]).reshape(1, -1) * side
-    heights = np.minimum(side, env.q_len - first_rows)
-    widths = np.minimum(side, env.kv_len - first_columns)
-    for _ in range(_SAMPLES**2):
-        rows = first_rows + (rng.random(cells.shape) * heights).astype(np.int64)
-        columns = first_columns + (rng.random(cells.shape) * widths).astype(np.int64)
+    bands = rng.permuted(np.tile(np.arange(_SAMPLES), (i.size, 1)), axis=1)
+    heights = np.minimum(side, env.q_len - i * side)
+    widths = np.minimum(side, env.kv_len - j * side)
+    total = np.zeros(i.size, np.int64)
+    for band in range(_SAMPLES):
+        down = (band + rng.random(i.size)) / _SAMPLES
+        across = (bands[:, band] + rng.random(i.size)) / _SAMPLES
+        rows = i * side + (down * heights).astype(np.int64)
+        columns = j * side + (across * widths).astype(np.int64)
         total += elements(mask, env, rows, columns)
-    return total / _SAMPLES**2
+    density[i, j] = total / _SAMPLES
+    return density

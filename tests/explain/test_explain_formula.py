@@ -5,7 +5,7 @@ from xml.etree.ElementTree import tostring
 
 import pytest
 
-from attnlang.explain.boxes import to_text
+from attnlang.explain.boxes import Fenced, Fraction, Name, Sub, to_text
 from attnlang.explain.formula import Formulas
 from attnlang.explain.mathml import to_mathml
 from attnlang.ir import nodes as ir
@@ -56,3 +56,19 @@ def test_a_node(expr, shown):
 def test_every_node_is_tested():
     """A node that joins the IR fails here, and mypy's exhaustive match in `formula` beside it."""
     assert {type(expr) for expr, _ in FORMULAS} == set(get_args(ir.Expr))
+
+
+def test_brackets_are_as_high_as_what_they_hold():
+    """Both of a pair: a browser without a mathematical font may stretch one and not the other."""
+    fraction = Fraction(Name("a"), Name("b"), (False, False))
+    for inside, stretchy in ((Name("a"), "false"), (fraction, "true")):
+        signs = to_mathml(Fenced(inside, "{", "}")).iter("mo")
+        assert [(e.text, e.get("stretchy")) for e in signs] == [("{", stretchy), ("}", stretchy)]
+
+
+def test_an_index_that_is_no_line_stands_on_the_line():
+    low, high = Name("h"), Fraction(Name("a"), Name("b"), (False, False))
+    assert to_mathml(Sub(Name("t"), (low,), read=True)).find(".//msub") is not None
+    found = to_mathml(Sub(Name("t"), (high, low), read=True))
+    assert found.find(".//msub") is None
+    assert [e.text for e in found.iter("mo")] == ["[", ",", "]"]

@@ -66,6 +66,17 @@ def test_the_picture_has_the_verdicts():
     assert 0 < found.density[2, 2] < 1
 
 
+def test_a_single_row_or_column_shows_in_every_cell():
+    """And in all of them alike: of 64 x 64 elements one 64th counts, of less a larger part."""
+    found = explained(check("attention a:\n mask = q_row == 70 or kv_idx == 3\n"), 200, 256).tiles
+    assert (found.density[1, 1:] == 1 / 64).all()
+    assert (found.density[0::2, 0] == 1 / 64).all()
+    assert found.density[3, 0] == 1 / 64
+    assert found.density[1, 0] == pytest.approx(127 / 4096, abs=1 / 64)
+    assert not found.density[0, 1:].any()
+    assert found.shades.max() == 1
+
+
 def test_a_long_call_is_quick_and_small():
     """2 ** 28 tiles: only those near the window are looked at one by one."""
     variant = check("attention a:\n mask = sliding_window(4096)\n")
