@@ -46,6 +46,7 @@ class Decode {
 
   // What the products take of queries and weights.
   using Operand = std::conditional_t<kPairProducts<Element>, Bf16, float>;
+  static constexpr const Element* const* kNothing = nullptr;  // no rows to ask for
   static constexpr int kQueryRoom = kPairProducts<Element> ? padded_pairs(kD) : padded(kD);
 
   struct Scratch {
@@ -61,6 +62,7 @@ class Decode {
     Element zeros[kDV];
     const Element* k_rows[kDecodeKeys];
     const Element* v_rows[kDecodeKeys];
+    const Element* next_k_rows[kDecodeKeys];
     typename Source::Stage stage;
   };
 
@@ -243,44 +245,51 @@ class Decode {
     else return scratch.scores + r * kDecodeKeys + j;
   }
 
+  // Copies n rows whose entries lie apart to where they are contiguous.
   template <int kWidth>
-  static const Element* contiguous(const Element* source, int64_t inner, Element* scratch) {
-    if (inner == 1) return source;
-    for (int d = 0; d < kWidth; ++d) scratch[d] = source[d * inner];
-    return scratch;
+  static void gather_rows(const Element** rows, int n, int64_t inner, Element* room) {
+    for (int j = 0; j < n; ++j, room += kWidth) {
+      for (int d = 0; d < kWidth; ++d) room[d] = rows[j][d * inner];
+      rows[j] = room;
+    }
   }
 
   template <bool kMasked>
   void run_block(const Item& item, const Requests& requests, const typename Source::Columns& kv,
                  int n, Scratch& scratch, State& state) const {
-    for (int j = 0; j < n; ++j) {
-      scratch.k_rows[j] = contiguous<kD>(kv.k_row(j), kv.rows.k_inner, scratch.k + j * kD);
-    }
-    const int whole = padded(n);
     const bool goes_on = !Variant::kKey && kv.at[n - 1] - kv.at[0] == kDecodeKeys - 1;
-    const int64_t ahead = kDecodeKeys * kv.rows.k_stride;
-    for (int j = n; j < whole; ++j) scratch.k_rows[j] = scratch.k_rows[n - 1];
+    const int64_t ahead = goes_on ? kDecodeKeys * kv.rows.k_stride : 0;
+    for (int j = 0; j < n; ++j) {
+      scratch.k_rows[j] = kv.k_row(j);
+      scratch.next_k_rows[j] = kv.k_row(j) + ahead;
+      scratch.v_rows[j] = kv.v_row(j);
+    }
+    if (kv.rows.k_inner != 1) gather_rows<kD>(scratch.k_rows, n, kv.rows.k_inner, scratch.k);
+    const int whole = padded(n);
+    for (int j = n; j < whole; ++j) {
+      scratch.k_rows[j] = scratch.k_rows[n - 1];
+      scratch.v_rows[j] = scratch.v_rows[n - 1];
+    }
     for (int j = 0; j < whole; j += kLanes) {
-      for (int i = j; i < std::min(j + kLanes, n); ++i) prefetch_row<kDV>(kv.v_row(i));
-      dot_keys<kD>(scratch.queries, item.rows, scratch.k_rows + j, scratch.scores + j, kDecodeKeys);
+      dot_keys<kD, kDV>(scratch.queries, item.rows, scratch.k_rows + j, scratch.v_rows + j,
+                        scratch.scores + j, kDecodeKeys);
     }
     for (int r = 0; r < item.rows; ++r) {
       weigh_row<kMasked>(item, *requests[r], r, n, scratch, state);
     }
     constexpr bool kHides = kMasked && Variant::kColumnMask;
-    for (int j = 0; j < n; ++j) {
-      const bool skip = kHides && hidden_from_all(scratch, item.rows, j);
-      scratch.v_rows[j] =
-          skip ? scratch.zeros : contiguous<kDV>(kv.v_row(j), kv.rows.v_inner, scratch.v + j * kDV);
+    if (kv.rows.v_inner != 1) gather_rows<kDV>(scratch.v_rows, n, kv.rows.v_inner, scratch.v);
+    for (int j = 0; kHides && j < n; ++j) {
+      if (hidden_from_all(scratch, item.rows, j)) scratch.v_rows[j] = scratch.zeros;
     }
     std::fill(scratch.v_rows + n, scratch.v_rows + kDecodeKeys, scratch.zeros);
     for (int j = 0; j < n; j += kValueKeys) {
-      for (int i = j; goes_on && i < j + kValueKeys; ++i) prefetch_row<kD>(kv.k_row(i) + ahead);
       if (kHides && hidden_from_some(scratch, item.rows, j)) {
         accumulate_visible(scratch, item.rows, j, state);
       } else {
-        accumulate_values<kDV>(weights(scratch, 0, j), kDecodeKeys, item.rows, scratch.v_rows + j,
-                               state.acc);
+        const Element* const* next = goes_on ? scratch.next_k_rows + j : kNothing;
+        accumulate_values<kDV, kD>(weights(scratch, 0, j), kDecodeKeys, item.rows,
+                                   scratch.v_rows + j, next, state.acc);
       }
     }
   }
@@ -310,8 +319,8 @@ class Decode {
         const bool skip = scratch.hidden[r * kDecodeKeys + j + i] != 0;
         values[i] = skip ? scratch.zeros : scratch.v_rows[j + i];
       }
-      accumulate_values<kDV>(weights(scratch, r, j), kDecodeKeys, 1, values,
-                             state.acc + r * padded(kDV));
+      accumulate_values<kDV, kD>(weights(scratch, r, j), kDecodeKeys, 1, values, kNothing,
+                                 state.acc + r * padded(kDV));
     }
   }
 

@@ -23,7 +23,7 @@ template <int kWidth, class Element>
 namespace detail {
 
 template <int kWidth, class Element>
-[[gnu::always_inline]] inline F load_chunk(const Element* row, int chunk) {
+[[gnu::always_inline]] inline F load_chunk(const Element* row, int64_t chunk) {
   constexpr int kRest = kWidth % kLanes;
   if (kRest != 0 && chunk == kWidth / kLanes) {
     return load_first_elements(row + kWidth - kRest, kRest);
@@ -31,17 +31,19 @@ template <int kWidth, class Element>
   return load_elements(row + chunk * kLanes);
 }
 
-// dots[r * stride + j] = queries[r] . keys[j] for kRows rows and kLanes keys.
-template <int kRows, int kWidth, class Element>
-inline void dot_rows(const float* queries, const Element* const* keys, float* dots,
-                     int64_t stride) {
+// dots[r * stride + j] = queries[r] . keys[j] for kRows rows and kLanes keys, while kLanes rows of
+// kAhead entries are asked for, where there are such.
+template <int kRows, int kWidth, int kAhead, class Element>
+inline void dot_rows(const float* queries, const Element* const* keys, const Element* const* ahead,
+                     float* dots, int64_t stride) {
   constexpr int kPadded = padded(kWidth);
   F partial[kRows][kLanes];
-  for (int j = 0; j < kLanes; ++j) {
+  for (int64_t j = 0; j < kLanes; ++j) {
     const Element* key = keys[j];
+    if (ahead != nullptr) prefetch_row<kAhead>(ahead[j]);
     F sum[kRows] = {};
-#pragma GCC unroll 4
-    for (int c = 0; c < kPadded / kLanes; ++c) {
+#pragma GCC unroll 8
+    for (int64_t c = 0; c < kPadded / kLanes; ++c) {
       const F x = load_chunk<kWidth>(key, c);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sum[r] += x * load_f(queries + r * kPadded + c * kLanes);
@@ -56,34 +58,46 @@ inline void dot_rows(const float* queries, const Element* const* keys, float* do
 }  // namespace detail
 
 // dots[r * stride + j] = queries[r] . keys[j] for j < kLanes; queries: [rows][padded(kWidth)].
-template <int kWidth, class Element>
-void dot_keys(const float* queries, int rows, const Element* const* keys, float* dots,
-              int64_t stride) {
+// `ahead`: kLanes rows of kAhead entries that are read soon, or null.
+template <int kWidth, int kAhead, class Element>
+void dot_keys(const float* queries, int rows, const Element* const* keys,
+              const Element* const* ahead, float* dots, int64_t stride) {
   constexpr int kPadded = padded(kWidth);
   int r = 0;
-  for (; r + 8 <= rows; r += 8) {
-    detail::dot_rows<8, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
-  for (; r + 4 <= rows; r += 4) {
-    detail::dot_rows<4, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
-  for (; r < rows; ++r) {
-    detail::dot_rows<1, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
+  const auto each = [&]<int kRows>(std::integral_constant<int, kRows>) {
+    detail::dot_rows<kRows, kWidth, kAhead>(queries + r * kPadded, keys, r == 0 ? ahead : nullptr,
+                                            dots + r * stride, stride);
+    r += kRows;
+  };
+  while (r + 8 <= rows) each(std::integral_constant<int, 8>{});
+  while (r + 4 <= rows) each(std::integral_constant<int, 4>{});
+  while (r < rows) each(std::integral_constant<int, 1>{});
 }
 
 constexpr int kValueKeys = 8;  // values of 8 keys in registers, an accumulator or two, a weight
 
+// Of step c of `steps`, the rows that it asks for: evenly, kValueKeys in all.
+template <int kAhead, class Element>
+[[gnu::always_inline]] inline void prefetch_share(const Element* const* rows, int c, int steps) {
+  if (rows == nullptr) return;
+  for (int j = c * kValueKeys / steps; j < (c + 1) * kValueKeys / steps; ++j) {
+    prefetch_row<kAhead>(rows[j]);
+  }
+}
+
 // acc[r] += sum over j < kValueKeys of weights[r * stride + j] * values[j]; acc: [rows][padded].
-template <int kWidth, class Element>
+// `ahead`: kValueKeys rows of kAhead entries that are read soon, or null.
+template <int kWidth, int kAhead, class Element>
 void accumulate_values(const float* weights, int64_t stride, int rows, const Element* const* values,
-                       float* acc) {
-  constexpr int kPadded = padded(kWidth);
-  for (int c = 0; c < kPadded / kLanes; ++c) {
+                       const Element* const* ahead, float* acc) {
+  constexpr int kPadded = padded(kWidth), kSteps = kPadded / kLanes;
+#pragma GCC unroll 8
+  for (int c = 0; c < kSteps; ++c) {
+    prefetch_share<kAhead>(ahead, c, kSteps);
     F x[kValueKeys];
 #pragma GCC unroll 8
     for (int j = 0; j < kValueKeys; ++j) x[j] = detail::load_chunk<kWidth>(values[j], c);
-    for (int r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       const float* weight = weights + r * stride;
       float* at = acc + r * kPadded + c * kLanes;
       F even = load_f(at), odd{};

@@ -26,7 +26,7 @@ namespace detail {
 
 // Entries [chunk * kPairLanes, ...) of a row, zeros past its end, where nothing is read.
 template <int kWidth>
-[[gnu::always_inline]] inline __m512i load_pairs(const Bf16* row, int chunk) {
+[[gnu::always_inline]] inline __m512i load_pairs(const Bf16* row, int64_t chunk) {
   constexpr int kRest = kWidth % kPairLanes;
   const Bf16* at = row + chunk * kPairLanes;
   if (kRest != 0 && chunk == kWidth / kPairLanes) {
@@ -35,15 +35,18 @@ template <int kWidth>
   return _mm512_loadu_si512(at);
 }
 
-template <int kRows, int kWidth>
-inline void dot_rows(const Bf16* queries, const Bf16* const* keys, float* dots, int64_t stride) {
+template <int kRows, int kWidth, int kAhead>
+inline void dot_rows(const Bf16* queries, const Bf16* const* keys, const Bf16* const* ahead,
+                     float* dots, int64_t stride) {
   constexpr int kPadded = padded_pairs(kWidth);
   F partial[kRows][kLanes];
-  for (int j = 0; j < kLanes; ++j) {
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const Bf16* key = keys[j];
+    if (ahead != nullptr) prefetch_row<kAhead>(ahead[j]);
     F sum[kRows] = {};
-#pragma GCC unroll 4
-    for (int c = 0; c < kPadded / kPairLanes; ++c) {
-      const __m512i x = load_pairs<kWidth>(keys[j], c);
+#pragma GCC unroll 8
+    for (int64_t c = 0; c < kPadded / kPairLanes; ++c) {
+      const __m512i x = load_pairs<kWidth>(key, c);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         sum[r] = add_pairs(sum[r], x, _mm512_loadu_si512(queries + r * kPadded + c * kPairLanes));
@@ -67,30 +70,32 @@ template <int... lane>
 
 }  // namespace detail
 
-// dots[r * stride + j] = queries[r] . keys[j] for j < kLanes; queries:
-// [rows][padded_pairs(kWidth)].
-template <int kWidth>
-void dot_keys(const Bf16* queries, int rows, const Bf16* const* keys, float* dots, int64_t stride) {
+// As the product of gemv.h; queries: [rows][padded_pairs(kWidth)].
+template <int kWidth, int kAhead>
+void dot_keys(const Bf16* queries, int rows, const Bf16* const* keys, const Bf16* const* ahead,
+              float* dots, int64_t stride) {
   constexpr int kPadded = padded_pairs(kWidth);
   int r = 0;
-  for (; r + 8 <= rows; r += 8) {
-    detail::dot_rows<8, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
-  for (; r + 4 <= rows; r += 4) {
-    detail::dot_rows<4, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
-  for (; r < rows; ++r) {
-    detail::dot_rows<1, kWidth>(queries + r * kPadded, keys, dots + r * stride, stride);
-  }
+  const auto each = [&]<int kRows>(std::integral_constant<int, kRows>) {
+    detail::dot_rows<kRows, kWidth, kAhead>(queries + r * kPadded, keys, r == 0 ? ahead : nullptr,
+                                            dots + r * stride, stride);
+    r += kRows;
+  };
+  while (r + 8 <= rows) each(std::integral_constant<int, 8>{});
+  while (r + 4 <= rows) each(std::integral_constant<int, 4>{});
+  while (r < rows) each(std::integral_constant<int, 1>{});
 }
 
-// acc[r] += sum over j < kValueKeys of weights[r * stride + j] * values[j]; acc: [rows][padded].
-template <int kWidth>
+// As the sums of gemv.h.
+template <int kWidth, int kAhead>
 void accumulate_values(const Bf16* weights, int64_t stride, int rows, const Bf16* const* values,
-                       float* acc) {
+                       const Bf16* const* ahead, float* acc) {
   constexpr std::make_integer_sequence<int, kPairLanes> kEachLane;
   constexpr int kPairs = kValueKeys / 2;
-  for (int c = 0; c < padded_pairs(kWidth) / kPairLanes; ++c) {
+  constexpr int kSteps = padded_pairs(kWidth) / kPairLanes;
+#pragma GCC unroll 8
+  for (int c = 0; c < kSteps; ++c) {
+    prefetch_share<kAhead>(ahead, c, kSteps);
     __m512i low[kPairs], high[kPairs];
 #pragma GCC unroll 8
     for (int t = 0; t < kPairs; ++t) {
@@ -100,7 +105,7 @@ void accumulate_values(const Bf16* weights, int64_t stride, int rows, const Bf16
       high[t] = detail::interleave(a, b, kLanes, kEachLane);
     }
     const bool two = padded(kWidth) > c * kPairLanes + kLanes;
-    for (int r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       float* at = acc + r * padded(kWidth) + c * kPairLanes;
       F first = load_f(at), second = two ? load_f(at + kLanes) : F{};
 #pragma GCC unroll 8

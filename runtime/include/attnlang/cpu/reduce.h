@@ -87,10 +87,14 @@ inline void transpose(float* to, int64_t to_stride, int columns, const float* fr
 // x holds kLanes vectors, and is overwritten.
 [[gnu::always_inline]] inline F sum_each(F* x) { return detail::sum_level<kLanes>(x); }
 
+// Of lanes without a NaN.
 [[gnu::always_inline]] inline float largest(F x) {
-  float r = x[0];
-  for (int i = 1; i < kLanes; ++i) r = x[i] > r ? x[i] : r;
-  return r;
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    const F other = __builtin_shuffle(x, iota_i() ^ half);
+    x = x > other ? x : other;
+  }
+  return x[0];
 }
 
 }  // namespace attnlang::cpu

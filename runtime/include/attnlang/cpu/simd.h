@@ -217,10 +217,11 @@ template <class T>
 #endif
 }
 
+// By halves, as a tree: a chain of kLanes additions would be waited for.
 [[gnu::always_inline]] inline float sum(F x) {
-  float r = 0;
-  for (int i = 0; i < kLanes; ++i) r += x[i];
-  return r;
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) x += __builtin_shuffle(x, iota_i() ^ half);
+  return x[0];
 }
 
 }  // namespace attnlang::cpu
