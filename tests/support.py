@@ -11,7 +11,7 @@ from torch import Tensor
 
 import attnlang
 
-__all__ = ["EXAMPLES", "PARAMS", "Sizes", "assert_accurate", "fit", "make_qkv"]
+__all__ = ["EXAMPLES", "PARAMS", "Sizes", "assert_accurate", "assert_agrees", "fit", "make_qkv"]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -77,6 +77,21 @@ def assert_accurate(
     vectors = moved({"q": q, "k": k, "v": v}, device).values()
     got = variant(*vectors, return_lse=softmax, **moved(call, device))
     out, lse = (x.cpu() for x in got) if softmax else (got.cpu(), None)
+    assert_agrees(variant, q, k, v, out, lse, **call)
+    return out, lse if lse is not None else out
+
+
+def assert_agrees(
+    variant: attnlang.Variant,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    out: Tensor,
+    lse: Tensor | None,
+    **call: object,
+) -> None:
+    """Compare what a call returned; lse is None without a softmax. See `assert_accurate`."""
+    softmax = variant.ir.weights.softmax is not None
     exact = variant.reference(q, k, v, return_lse=softmax, dtype=torch.float64, **call)
     want, want_lse = exact if softmax else (exact, None)
     assert out.dtype == q.dtype
@@ -103,7 +118,6 @@ def assert_accurate(
         assert torch.equal(torch.isneginf(lse), empty), "lse: empty rows differ"
         error = _worst(lse, want_lse)
         assert error <= lse_bound, f"lse: error {error:.3g} > {lse_bound:.3g}"
-    return out, lse if lse is not None else out
 
 
 def _worst(got: Tensor, want: Tensor) -> float:

@@ -57,7 +57,7 @@ def call_fields(plan: Plan, used: Iterable[Expr], programs: Programs) -> Iterato
 def _sizes(plan: Plan, used: tuple[Expr, ...]) -> Iterator[CallField]:
     names = {e.name for e in used if isinstance(e, Size)}
     known = {
-        "B": "call.q.size[0]",
+        "B": "requests_of(call)",
         "HQ": "call.q.size[1]",
         "HKV": "call.k.size[1]",
         "D": str(plan.key.head_dim),

@@ -12,6 +12,8 @@ cannot write (inf) is left out: the argument is required. The 0-d tensor that ma
 is keyword-only too, named `<parameter>_t`, with more underscores where a parameter has that name.
 Const parameters are no arguments: their values are part of the op's name. `wide_out` asks for out
 in float32, as a backward wants it; it has more underscores where a parameter has that name.
+
+A packed call has another op: without `kv_indices` and `kv_block`, then q_indptr, kv_indptr.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 2, 4  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 2, 5  # kApiVersion, kCallVersion
 
+_OWN = ("wide_out", "q_indptr", "kv_indptr")  # of the ops alone: a parameter may have the name
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
 
@@ -58,6 +61,8 @@ class Role(StrEnum):
     RETURN_LSE = "return_lse"
     RETURN_MAX = "return_max"
     WIDE_OUT = "wide_out"
+    Q_INDPTR = "q_indptr"
+    KV_INDPTR = "kv_indptr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,28 @@ class OpSchema:
     arguments: tuple[Argument, ...]
     keyword_from: int
     names: Mapping[str, str]  # of a parameter: its argument; another name where torch reserves it
-    companions: Mapping[str, str]  # of a number: its 0-d tensor's argument; and `wide_out`'s name
+    companions: Mapping[str, str]  # of a number: its 0-d tensor's argument; names of `_OWN`
 
     @property
     def forward(self) -> str:
         """The schema of the forward: out, lse, max; what was not asked for is empty."""
-        return f"{self.name}({self._list()}) -> (Tensor, Tensor, Tensor)"
+        return f"{self.name}({self._list(self.arguments)}) -> (Tensor, Tensor, Tensor)"
+
+    @property
+    def packed_arguments(self) -> tuple[Argument, ...]:
+        """The arguments of the op of packed calls."""
+        own = (Role.KV_INDICES, Role.KV_BLOCK)
+        return (
+            *(a for a in self.arguments if a.role not in own),
+            Argument(self.companions["q_indptr"], "Tensor", Role.Q_INDPTR),
+            Argument(self.companions["kv_indptr"], "Tensor", Role.KV_INDPTR),
+        )
+
+    @property
+    def packed(self) -> str:
+        """The schema of the forward of packed calls, with the same results."""
+        words = self._list(self.packed_arguments)
+        return f"{self.name}_packed({words}) -> (Tensor, Tensor, Tensor)"
 
     @property
     def training(self) -> str:
@@ -132,15 +153,15 @@ class OpSchema:
     @property
     def tiles(self) -> str:
         """The schema of the op that counts tiles."""
-        return f"{self.name}_tiles({self._list()}) -> Tensor"
+        return f"{self.name}_tiles({self._list(self.arguments)}) -> Tensor"
 
     @property
     def api(self) -> str:
         """The schema of the op that lends the binding's C interface."""
         return f"{self.name}_api() -> int"
 
-    def _list(self) -> str:
-        words = [str(argument) for argument in self.arguments]
+    def _list(self, arguments: tuple[Argument, ...]) -> str:
+        words = [str(argument) for argument in arguments]
         return ", ".join([*words[: self.keyword_from], "*", *words[self.keyword_from :]])
 
 
@@ -148,6 +169,13 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def named(
+    arguments: tuple[Argument, ...], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> dict[str, object]:
+    """Give each argument of a call that torch has normalised its name."""
+    return {**dict(zip((a.name for a in arguments), args, strict=False)), **kwargs}
 
 
 def runtime_params(variant: Variant) -> tuple[Param, ...]:
@@ -276,7 +304,7 @@ def _companion_names(variant: Variant, names: Mapping[str, str]) -> dict[str, st
             name += "_"
         taken.add(name)
         companions[number] = name
-    companions["wide_out"] = _free("wide_out", taken)
+    companions.update((name, _free(name, taken)) for name in _OWN)
     return companions
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attnlang.emit.op_schema import OpSchema, make_schema, takes_v
+from attnlang.emit.op_schema import Argument, OpSchema, make_schema, takes_v
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import (
     Binary,
@@ -27,6 +27,7 @@ from attnlang.ir.nodes import (
     Vector,
 )
 from attnlang.jit.units import Sources, Target, Unit
+from attnlang.plan.packing import packed_rows
 from attnlang.plan.widths import width_expr
 
 _CALL_SIZES = ("B", "HQ", "HKV", "Q", "KV", "D", "DV")
@@ -51,6 +52,10 @@ class TensorText:
     name: str
     kind: str
     rank: int
+    rows: str
+    batch_axis: int
+    row_axis: int
+    packs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +117,16 @@ class OpContext:
     name: str
     schema: str
     tiles_schema: str
+    packed_schema: str
     api_schema: str
     arguments: tuple[ArgumentText, ...]
+    packed_arguments: tuple[ArgumentText, ...]
     tensors: tuple[TensorText, ...]
     sizes: tuple[SizeText, ...]
     copies: tuple[CopyText, ...]
     extents: tuple[ExtentText, ...]
     argument_count: int
+    packed_argument_count: int
     scalar_count: int
     tensor_count: int
     size_count: int
@@ -160,13 +168,11 @@ def op_context(
         name=c_string(schema.name),
         schema=c_string(schema.forward if backward is None else schema.backward),
         tiles_schema=c_string(schema.tiles),
+        packed_schema=c_string(schema.packed),
         api_schema=c_string(schema.api),
-        arguments=tuple(
-            ArgumentText(c_string(a.name), f"{a.role}", a.index) for a in schema.arguments
-        ),
-        tensors=tuple(
-            TensorText(c_string(t.name), _TENSOR_KINDS[t.kind], len(t.dims)) for t in tensors
-        ),
+        arguments=_arguments(schema.arguments),
+        packed_arguments=_arguments(schema.packed_arguments),
+        tensors=tuple(map(_tensor, tensors)),
         sizes=tuple(_size(bound, tensors, slots) for bound in variant.sizes),
         copies=tuple(
             CopyText(i, slots[bound.name])
@@ -175,6 +181,7 @@ def op_context(
         ),
         extents=tuple(_extents(tensors, slots)),
         argument_count=len(schema.arguments),
+        packed_argument_count=len(schema.packed_arguments),
         scalar_count=len(scalars),
         tensor_count=len(tensors),
         size_count=len(variant.sizes),
@@ -182,6 +189,23 @@ def op_context(
         built_in=built_in,
         backward=backward,
         widths=tuple(_widths(variant)),
+    )
+
+
+def _arguments(arguments: tuple[Argument, ...]) -> tuple[ArgumentText, ...]:
+    return tuple(ArgumentText(c_string(a.name), f"{a.role}", a.index) for a in arguments)
+
+
+def _tensor(param: TensorParam) -> TensorText:
+    rows = packed_rows(param)
+    return TensorText(
+        name=c_string(param.name),
+        kind=_TENSOR_KINDS[param.kind],
+        rank=len(param.dims),
+        rows={"Q": "queries", "KV": "keys"}.get(rows.size, "shared"),
+        batch_axis=rows.batch_axis,
+        row_axis=rows.row_axis,
+        packs="true" if rows.packs else "false",
     )
 
 

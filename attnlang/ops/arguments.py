@@ -15,6 +15,7 @@ from torch import Tensor
 from attnlang.diagnostics.suggest import nearest
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import (
+    BoundSize,
     CallScale,
     Expr,
     Given,
@@ -113,20 +114,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
     Without v, `dv` is D: what v is made of is the caller's to know.
     """
     v = k if v is None else v
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise CallError(name, "a tensor", type(x).__name__)
-        if x.dim() != 4:
-            raise CallError(name, "4 dimensions [B, H, length, D]", _shape(x))
-        if x.dtype not in KERNEL_DTYPES:
-            raise CallError(
-                name,
-                "float32, bfloat16 or float16",
-                _dtype(x),
-                help="`reference` takes any dtype up to float64",
-            )
-        if x.dtype != q.dtype:
-            raise CallError(name, f"the dtype of q, {_dtype(q)}", _dtype(x))
+    check_vectors({"q": q, "k": k, "v": v}, "[B, H, length, D]", 4)
     b, hq, q_len, d = q.shape
     if k.shape[0] != b or v.shape[0] != b:
         name = "k" if k.shape[0] != b else "v"
@@ -136,15 +124,41 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
         raise CallError("k", f"q's head dim D = {d}", _shape(k))
     if v.shape[1] != hkv or v.shape[2] != kv_len:
         raise CallError("v", f"k's heads and length [{b}, {hkv}, {kv_len}, DV]", _shape(v))
+    shape = Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
+    check_sizes(shape)
+    return shape
+
+
+def check_vectors(vectors: Mapping[str, Tensor], layout: str, dims: int) -> None:
+    """Check that q, k, v are tensors of one dtype that kernels take, laid out as `layout` says."""
+    q = vectors["q"]
+    for name, x in vectors.items():
+        if not isinstance(x, Tensor):
+            raise CallError(name, "a tensor", type(x).__name__)
+        if x.dim() != dims:
+            raise CallError(name, f"{dims} dimensions {layout}", _shape(x))
+        if x.dtype not in KERNEL_DTYPES:
+            raise CallError(
+                name,
+                "float32, bfloat16 or float16",
+                _dtype(x),
+                help="`reference` takes any dtype up to float64",
+            )
+        if x.dtype != q.dtype:
+            raise CallError(name, f"the dtype of q, {_dtype(q)}", _dtype(x))
+
+
+def check_sizes(shape: Shape) -> None:
+    """Check that heads fit together, and that head dims and lengths are within their bounds."""
+    hq, hkv = shape.hq, shape.hkv
     if (hkv == 0 and hq != 0) or (hkv != 0 and hq % hkv):
         raise CallError("q", f"a multiple of k's {hkv} heads", f"{hq} heads")
-    for name, size in (("q", d), ("v", v.shape[3])):
+    for name, size in (("q", shape.d), ("v", shape.dv)):
         if not 1 <= size <= MAX_HEAD_DIM:
             raise CallError(name, f"a head dim of 1 to {MAX_HEAD_DIM}", str(size))
-    for name, size in (("q", q_len), ("k", kv_len)):
+    for name, size in (("q", shape.q), ("k", shape.kv)):
         if size >= POSITION_LIMIT:
             raise CallError(name, "a length below 2 ** 30", str(size))
-    return Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
 
 
 def check_places(q: Tensor, others: Mapping[str, object]) -> None:
@@ -252,36 +266,47 @@ def check_tensors(
     for param in params.values():
         check_tensor(param, values[param.name])
     for bound in variant.sizes:
-        tensor = values[bound.tensor]
-        if not isinstance(tensor, Tensor):
-            sizes.setdefault(bound.name, 0)
-            continue
-        rest = tensor.shape[bound.axis] - size_value(bound.offset, sizes, values)
-        if rest < 0 or rest % bound.factor:
-            dim = print_expr(params[bound.tensor].dims[bound.axis])
-            raise CallError(
-                bound.tensor,
-                f"a size of {dim} in dimension {bound.axis} for some {bound.name} >= 0",
-                _shape(tensor),
-            )
-        sizes[bound.name] = rest // bound.factor
-        if sizes[bound.name] >= POSITION_LIMIT:
-            raise CallError(bound.tensor, f"a size {bound.name} below 2 ** 30", _shape(tensor))
+        solve_size(bound, bound.axis, params[bound.tensor], values, sizes)
     for param in params.values():
         tensor = values[param.name]
         if isinstance(tensor, Tensor):
             check_dims(param, tensor, sizes, values)
 
 
-def check_tensor(param: TensorParam, value: ParamValue) -> None:
-    """Check the kind and the number of dimensions of a tensor parameter."""
+def solve_size(
+    bound: BoundSize,
+    axis: int,
+    param: TensorParam,
+    values: Mapping[str, ParamValue],
+    sizes: dict[str, int],
+) -> None:
+    """Add a size that a tensor binds, in its dimension `axis`, to `sizes`."""
+    tensor = values[bound.tensor]
+    if not isinstance(tensor, Tensor):
+        sizes.setdefault(bound.name, 0)
+        return
+    rest = tensor.shape[axis] - size_value(bound.offset, sizes, values)
+    if rest < 0 or rest % bound.factor:
+        dim = print_expr(param.dims[bound.axis])
+        raise CallError(
+            bound.tensor,
+            f"a size of {dim} in dimension {axis} for some {bound.name} >= 0",
+            _shape(tensor),
+        )
+    sizes[bound.name] = rest // bound.factor
+    if sizes[bound.name] >= POSITION_LIMIT:
+        raise CallError(bound.tensor, f"a size {bound.name} below 2 ** 30", _shape(tensor))
+
+
+def check_tensor(param: TensorParam, value: ParamValue, *, dropped: int = 0) -> None:
+    """Check the kind and the number of dimensions, without `dropped` ones, of a parameter."""
     if value is None and param.optional:
         return
     if not isinstance(value, Tensor):
         raise CallError(param.name, describe_param(param), f"{type(value).__name__} {value!r}")
     if value.dtype not in _KIND_DTYPES[param.kind]:
         raise CallError(param.name, describe_param(param), f"dtype {_dtype(value)}")
-    if value.dim() != len(param.dims):
+    if value.dim() != len(param.dims) - dropped:
         raise CallError(param.name, describe_param(param), _shape(value))
 
 

@@ -16,10 +16,18 @@ import torch
 from torch import Tensor
 
 from attnlang.emit.kernel_unit import COUNT_TILES, RUN, WORKSPACE
-from attnlang.emit.op_schema import API_VERSION, CALL_VERSION, OpSchema, Role, make_schema
+from attnlang.emit.op_schema import (
+    API_VERSION,
+    CALL_VERSION,
+    OpSchema,
+    Role,
+    make_schema,
+    named,
+)
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.jit.units import Target
+from attnlang.ops.packed_op import PackedOp
 from attnlang.ops.targets import Runs, binding_device, runs_on
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import Widths, measure, value_dim
@@ -86,6 +94,7 @@ class TorchOp:
     schema: OpSchema
     overload: torch._ops.OpOverload
     tiles: torch._ops.OpOverload
+    packed: PackedOp
 
     def __init__(
         self,
@@ -104,6 +113,7 @@ class TorchOp:
         ops = getattr(torch.ops, NAMESPACE)
         self.overload = getattr(ops, schema.name).default
         self.tiles = getattr(ops, f"{schema.name}_tiles").default
+        self.packed = PackedOp(schema, self._prepare)
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
         if (self._api.version, self._api.call_version) != (API_VERSION, CALL_VERSION):
@@ -171,13 +181,6 @@ class TorchOp:
         )
         self._api.add(ctypes.byref(struct), run, count_tiles, workspace)
 
-    def arguments(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> dict[str, object]:
-        """Give each argument of a call that torch has normalised its name."""
-        names = (a.name for a in self.schema.arguments)
-        return {**dict(zip(names, args, strict=False)), **kwargs}
-
     def key(self, arguments: Mapping[str, object]) -> KernelKey:
         """Return the key of the kernel that a call runs."""
         q = arguments["q"]
@@ -190,19 +193,21 @@ class TorchOp:
         # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
         runs = runs_on(q.device)
         width = self._widths(arguments).value
-        return KernelKey(_dtype_name(q), int(q.shape[3]), width, dtypes, runs.target, runs.emulated)
+        head = int(q.shape[-1])
+        return KernelKey(_dtype_name(q), head, width, dtypes, runs.target, runs.emulated)
 
     def _widths(self, arguments: Mapping[str, object]) -> Widths:
         """Return the widths of a call's vectors."""
         q, v = arguments["q"], arguments.get("v")
         assert isinstance(q, Tensor)
-        head = int(q.shape[3])
-        value = int(v.shape[3]) if isinstance(v, Tensor) else value_dim(self._variant, head)
+        head = int(q.shape[-1])
+        value = int(v.shape[-1]) if isinstance(v, Tensor) else value_dim(self._variant, head)
         return measure(self._variant, head, value)
 
     def _register_fakes(self) -> None:
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
+        self.packed.register_fake()
 
     def _fake_forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
         # Costs a second to import, and whoever traces has it.
@@ -231,13 +236,18 @@ class TorchOp:
 
     def _trace(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Check a traced call and build its kernel: in a compiled graph it would be too late."""
-        arguments = self.arguments(args, kwargs)
+        arguments = named(self.schema.arguments, args, kwargs)
         if self._check is not None:
             self._check(arguments)
+        self._prepare(arguments)
+        return arguments
+
+    def _prepare(self, arguments: Mapping[str, object]) -> Widths:
+        """Build the kernel of a call; return the widths of its vectors."""
         q = arguments["q"]
         assert isinstance(q, Tensor)
         self.ensure(self.key(arguments), q.device)
-        return arguments
+        return self._widths(arguments)
 
     def _build_for_binding(self, key: ctypes._Pointer[_KeyStruct], device: int, error: int) -> int:
         """Build for a bare call of the op; no exception may pass through C++."""

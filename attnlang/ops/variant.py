@@ -18,6 +18,7 @@ from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
+from attnlang.ops import packed
 from attnlang.ops.errors import CallError
 from attnlang.ops.routes import Routes
 from attnlang.ops.signature import signature
@@ -53,7 +54,7 @@ _count = itertools.count()
 def _resolve(
     handle: str, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
 ) -> str:
-    """Register a variant's op and return its name; this runs as Python while a graph is traced."""
+    """Register a variant's ops and return their name; this runs as Python during a trace."""
     return _variants[handle].specialised(consts, frozenset(given)).op.schema.name
 
 
@@ -85,7 +86,7 @@ class Variant:
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
         self._takes_v = takes_v(ir)
         schema = make_schema(ir, ir.name)
-        self._companions, self._names = schema.companions, schema.names
+        self.companions, self._names = schema.companions, schema.names
         optional = {a.name for a in schema.arguments if a.default is not None}
         self._runtime = tuple(
             (
@@ -207,7 +208,7 @@ class Variant:
                 return recorded
             return self._record(*call_facts)
         if torch.compiler.is_compiling():
-            op = self._op_for(values)
+            op = self.registered_op(values)
         else:
             check.check_seed(seed)
             facts = self._routes.facts(
@@ -222,31 +223,78 @@ class Variant:
                 self._check(
                     q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
                 )
-                known = self._op_for(values)
+                known = self.registered_op(values)
                 if facts is not None:
                     self._routes.remember(facts, known)
             op = known
-        call = self._op_arguments(values, scale, q_offset, kv_offset, kv_lens)
+        call = self.op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if kv_indices is not None:
             call["kv_indices"], call["kv_block"] = kv_indices, kv_block
         if return_lse:
             call["return_lse"] = True
         if return_max:
             call["return_max"] = True
-        call |= self._seed(seed, q)
+        call |= self.seed_argument(seed, q)
         vectors = (q, k, v) if self._takes_v else (q, k)
         out, lse, largest = op(*vectors, **call)
         results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
         return out if len(results) == 1 else results
 
-    def _op_for(self, values: dict[str, ParamValue]) -> torch._ops.OpOverload:
-        """Return the op of a call, registered; this is traced too."""
+    def registered_op(self, values: dict[str, ParamValue], kind: str = "") -> torch._ops.OpOverload:
+        """Return the op of a call, or the one beside it of that kind; this is traced too."""
         consts = const_values(self.ir, values)
         given = tuple(sorted(given_tensors(self.ir, values)))
+        name = _resolve(self._handle, consts, given)
         found: torch._ops.OpOverload = getattr(
-            torch.ops.attnlang, _resolve(self._handle, consts, given)
+            torch.ops.attnlang, f"{name}_{kind}" if kind else name
         ).default
         return found
+
+    @overload
+    def ragged(
+        self, /, q: Tensor, k: Tensor, *args: ParamValue,
+        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        seed: int | None = None, return_lse: Literal[False] = False,
+        return_max: Literal[False] = False, **params: ParamValue,
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def ragged(
+        self, /, q: Tensor, k: Tensor, *args: ParamValue,
+        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        seed: int | None = None, return_lse: bool = False, return_max: bool = False,
+        **params: ParamValue,
+    ) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
+    def ragged(
+        self,
+        /,
+        q: Tensor,
+        k: Tensor,
+        *args: ParamValue,
+        scale: float | Tensor | None = None,
+        q_offset: Offset = None,
+        kv_offset: int | Tensor = 0,
+        seed: int | None = None,
+        return_lse: bool = False,
+        return_max: bool = False,
+        **params: ParamValue,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Attend for requests of any lengths: `ragged(q, k, v, q_indptr, kv_indptr, ...)`.
+
+        q [sum Q, HQ, D], k [sum KV, HKV, D], v [sum KV, HKV, DV], any strides, hold the rows of all
+        requests one after another; request b has rows `q_indptr[b]` to `q_indptr[b + 1]` of q, and
+        likewise of k and v (int32 or int64 [B + 1], on the CPU). Returns out [sum Q, HQ, DV], then
+        lse [sum Q, HQ] and max [B, HQ] where asked for. Each request is computed as a call of its
+        own: `Q` and `KV` are its lengths, `b` is its number. A tensor parameter with `B` and one of
+        `Q`, `KV` has the rows of all requests first and no `B`; one with `Q` or `KV` alone serves
+        all requests and is as long as the longest or longer. Raises CallError for a wrong argument.
+        """
+        v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=self._takes_v)
+        values = check.name_params(self._params, args, params)
+        call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)
+        wanted = {"return_lse": return_lse, "return_max": return_max}
+        out, lse, largest = packed.attend(self, call, **wanted)
+        results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
+        return out if len(results) == 1 else results
 
     def tiles(
         self,
@@ -272,7 +320,7 @@ class Variant:
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
-        call = self._op_arguments(values, None, q_offset, kv_offset, kv_lens)
+        call = self.op_arguments(values, None, q_offset, kv_offset, kv_lens)
         vectors = (q, k, v) if self._takes_v else (q, k)
         counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
@@ -392,23 +440,23 @@ class Variant:
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
-        dv = self._value_dim(specialised, shape.d, v, values)
+        dv = self.value_dim(specialised, shape.d, v, values)
         sizes = shape.sizes() | {"DV": dv}
         check.check_tensors(self.ir, values, sizes)
-        self._check_requires(values, sizes)
+        self.check_requires(values, sizes)
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
         )
         if not wants_gradient({"q": q, "k": k, "v": v, **values}):
             specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
 
-    def _seed(self, seed: int | None, q: Tensor) -> dict[str, object]:
+    def seed_argument(self, seed: int | None, q: Tensor) -> dict[str, object]:
         """Return the seed of a call as the op takes it: passed, drawn, or none."""
         if seed is not None:
             return {"seed": seed}
         if self.ir.weights.dropout is None:
             return {}
-        return {self._companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
+        return {self.companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
 
     def _record(
         self,
@@ -426,10 +474,10 @@ class Variant:
         check.check_lse(self.ir, return_lse)
         self._check(q, k, v, values, *keywords)
         consts, given = const_values(self.ir, values), given_tensors(self.ir, values)
-        dv = self._value_dim(self.specialised(consts, given), q.shape[3], v, values)
+        dv = self.value_dim(self.specialised(consts, given), q.shape[3], v, values)
         call = TrainingCall(q, k, v, values, consts, given, dv, *keywords)
-        drawn = self._seed(seed, q)
-        out, lse = self._training.attend(call, self._op_arguments, drawn)
+        drawn = self.seed_argument(seed, q)
+        out, lse = self._training.attend(call, self.op_arguments, drawn)
         results = [out]
         if return_lse:
             assert lse is not None
@@ -440,7 +488,7 @@ class Variant:
 
     @torch.no_grad()
     def _largest(self, call: TrainingCall, seed: dict[str, object]) -> Tensor:
-        named = self._op_arguments(
+        named = self.op_arguments(
             call.values, call.scale, call.q_offset, call.kv_offset, call.kv_lens
         )
         vectors = (call.q, call.k, call.v) if self._takes_v else (call.q, call.k)
@@ -458,12 +506,12 @@ class Variant:
             raise CallError("v", "nothing: the spec makes v of k", f"shape {list(v.shape)}")
         return None, (v, *args)
 
-    def _value_dim(
+    def value_dim(
         self, specialised: Specialised, head: int, v: Tensor | None, values: dict[str, ParamValue]
     ) -> int:
         """Return DV, once every vector of the spec is known to fit."""
         try:
-            widths = specialised.widths(head, None if v is None else v.shape[3])
+            widths = specialised.widths(head, None if v is None else v.shape[-1])
         except WidthError as error:
             raise CallError(error.argument, error.expected, error.found) from None
         extents = {n: t.shape[0] for n, t in values.items() if isinstance(t, Tensor) and t.dim()}
@@ -472,7 +520,7 @@ class Variant:
             raise CallError(name, f"{pairs} frequencies, one for each pair", f"{extents[name]}")
         return widths.value
 
-    def _check_requires(self, values: dict[str, ParamValue], sizes: dict[str, int]) -> None:
+    def check_requires(self, values: dict[str, ParamValue], sizes: dict[str, int]) -> None:
         """Check every `require`, once for each set of sizes and numbers."""
         if not self.ir.requires:
             return
@@ -496,9 +544,9 @@ class Variant:
                     dtypes.append("none")
         runs = check_dtype(q)
         name = check.DTYPE_NAMES[q.dtype]
-        return KernelKey(name, q.shape[3], dv, tuple(dtypes), runs.target, runs.emulated)
+        return KernelKey(name, q.shape[-1], dv, tuple(dtypes), runs.target, runs.emulated)
 
-    def _op_arguments(
+    def op_arguments(
         self,
         values: dict[str, ParamValue],
         scale: float | Tensor | None,
@@ -517,7 +565,7 @@ class Variant:
                 if value is not None:
                     call[self._names[name]] = value
             elif isinstance(value, Tensor):
-                call[self._companions[name]] = value
+                call[self.companions[name]] = value
                 if default is None:
                     call[self._names[name]] = 0  # required by the schema, not read
             elif value != default:
@@ -528,7 +576,7 @@ class Variant:
             ("kv_offset", kv_offset, 0),
         ):
             if isinstance(value, Tensor):
-                call[self._companions[name]] = value
+                call[self.companions[name]] = value
             elif value != usual:
                 call[name] = value
         if kv_lens is not None:

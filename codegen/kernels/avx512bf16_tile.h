@@ -57,7 +57,8 @@ struct Bf16Tile {
     });
   }
 
-  void load_keys(const StridedKv<Bf16>& kv, int n) {
+  template <class Kv>
+  void load_keys(const Kv& kv, int n) {
     for (int j = 0; j < n; ++j) {
       const Bf16* row = kv.k_row(j);
       if (kv.k_inner == 1 && kD % 2 == 0) {
@@ -69,7 +70,8 @@ struct Bf16Tile {
     }
   }
 
-  void load_values(const StridedKv<Bf16>& kv, int n, const int32_t* hidden) {
+  template <class Kv>
+  void load_values(const Kv& kv, int n, const int32_t* hidden) {
     static const Bf16 zeros[kDV] = {};
     for (int j = 0; j < n; j += 2) {
       const auto row = [&](int i) {

@@ -49,6 +49,25 @@ inline bool are_positions(int64_t offset, int64_t count) {
   return -kPositionLimit < offset && offset + count < kPositionLimit;
 }
 
+// How many query rows and columns a request has; `kv_lens` may say that it has fewer columns.
+struct Lengths {
+  int64_t queries, keys;
+};
+inline Lengths lengths_of(const Call& call, int64_t b) {
+  if (call.packed == nullptr) return {call.q.size[2], call.k.size[2]};
+  const PerRequest &q = call.packed->q_indptr, &kv = call.packed->kv_indptr;
+  return {q[b + 1] - q[b], kv[b + 1] - kv[b]};
+}
+
+// Whether offsets of requests go from 0 to at most `rows` and never back.
+inline bool are_offsets(const PerRequest& indptr, int64_t requests, int64_t rows) {
+  if (indptr.data == nullptr || indptr[0] != 0 || indptr[requests] > rows) return false;
+  for (int64_t b = 0; b < requests; ++b) {
+    if (indptr[b + 1] < indptr[b]) return false;
+  }
+  return true;
+}
+
 // 0, or -1 and a message where no kernel takes tensors of these shapes; kD, kDV, kOut: the last
 // dimensions.
 template <class Element, int kD, int kDV, int kOut>
@@ -74,6 +93,13 @@ template <class Element, int kD, int kDV, int kOut>
   }
   const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
   const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
+  if (const Packed* packed = call.packed; packed != nullptr) {
+    if (batch != 1) return fail(error, "q of a packed call is not [1, HQ, sum Q, D]");
+    if (!are_offsets(packed->q_indptr, packed->requests, queries) ||
+        !are_offsets(packed->kv_indptr, packed->requests, keys)) {
+      return fail(error, "q_indptr or kv_indptr does not go from 0 up within the rows");
+    }
+  }
   if (call.k.size[0] != batch || !same_shape(call.v, batch, kv_heads, keys)) {
     return fail(error, "q, k and v do not agree on batch, key/value heads or keys");
   }
@@ -89,8 +115,8 @@ template <class Element, int kD, int kDV, int kOut>
     return fail(error, "lse is not float32 [B, HQ, Q]");
   }
   const Tensor& max = call.max;
-  if (max.data != nullptr &&
-      (max.rank != 2 || max.dtype != DType::f32 || max.size[0] != batch || max.size[1] != heads)) {
+  if (max.data != nullptr && (max.rank != 2 || max.dtype != DType::f32 ||
+                              max.size[0] != requests_of(call) || max.size[1] != heads)) {
     return fail(error, "max is not float32 [B, HQ]");
   }
   if (queries > kPositionLimit || keys > kPositionLimit) {

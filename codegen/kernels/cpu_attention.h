@@ -5,6 +5,7 @@
 
 #include "kernels/cpu_decode.h"
 #include "kernels/cpu_forward.h"
+#include "kernels/cpu_packed.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_schedule.h"
 #include "kernels/cpu_selected.h"
@@ -40,6 +41,7 @@ int run(const Call& call, char* error) {
   problem.start_max();
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
   try {
+    if (call.packed != nullptr) return PackedRun<Variant, Element, kD, kDV>(call).run(error);
     const typename Variant::Params params = Variant::params(call);
     if (call.kv_indices.data != nullptr) {
       if (check_selection(call, error) != 0) return -1;

@@ -64,6 +64,7 @@ class Decode {
     const Element* v_rows[kDecodeKeys];
     const Element* next_k_rows[kDecodeKeys];
     typename Source::Stage stage;
+    typename Source::Rows kv;
   };
 
   // Rows row0, row0 + step, ... of the group's heads x queries.
@@ -83,7 +84,7 @@ class Decode {
 
   Item item(int64_t index) const {
     const int64_t head = index / chunks(), row0 = index % chunks() * kDecodeRows;
-    return {.b = head / problem_.kv_heads,
+    return {.b = problem_.first + head / problem_.kv_heads,
             .h_kv = head % problem_.kv_heads,
             .row0 = row0,
             .rows = static_cast<int>(std::min<int64_t>(kDecodeRows, group_rows() - row0)),
@@ -172,10 +173,9 @@ class Decode {
   // The n columns `scratch.columns`.
   void run_block(bool masked, const Item& item, const Requests& requests, int n, Scratch& scratch,
                  State& state) const {
-    const auto kv =
-        source_.columns(*requests[0], item.b, item.h_kv, scratch.columns, n, scratch.stage);
-    if (masked) run_block<true>(item, requests, kv, n, scratch, state);
-    else run_block<false>(item, requests, kv, n, scratch, state);
+    source_.load(*requests[0], item.b, item.h_kv, scratch.columns, n, scratch.stage, scratch.kv);
+    if (masked) run_block<true>(item, requests, n, scratch, state);
+    else run_block<false>(item, requests, n, scratch, state);
   }
 
   const Problem<Element>& problem() const { return problem_; }
@@ -255,16 +255,18 @@ class Decode {
   }
 
   template <bool kMasked>
-  void run_block(const Item& item, const Requests& requests, const typename Source::Columns& kv,
-                 int n, Scratch& scratch, State& state) const {
-    const bool goes_on = !Variant::kKey && kv.at[n - 1] - kv.at[0] == kDecodeKeys - 1;
-    const int64_t ahead = goes_on ? kDecodeKeys * kv.rows.k_stride : 0;
+  void run_block(const Item& item, const Requests& requests, int n, Scratch& scratch,
+                 State& state) const {
+    const typename Source::Rows& kv = scratch.kv;
+    const bool goes_on =
+        kv.ahead != 0 && scratch.columns[n - 1] - scratch.columns[0] == kDecodeKeys - 1;
+    const int64_t ahead = goes_on ? kv.ahead : 0;
     for (int j = 0; j < n; ++j) {
       scratch.k_rows[j] = kv.k_row(j);
       scratch.next_k_rows[j] = kv.k_row(j) + ahead;
       scratch.v_rows[j] = kv.v_row(j);
     }
-    if (kv.rows.k_inner != 1) gather_rows<kD>(scratch.k_rows, n, kv.rows.k_inner, scratch.k);
+    if (kv.k_inner != 1) gather_rows<kD>(scratch.k_rows, n, kv.k_inner, scratch.k);
     const int whole = padded(n);
     for (int j = n; j < whole; ++j) {
       scratch.k_rows[j] = scratch.k_rows[n - 1];
@@ -278,7 +280,7 @@ class Decode {
       weigh_row<kMasked>(item, *requests[r], r, n, scratch, state);
     }
     constexpr bool kHides = kMasked && Variant::kColumnMask;
-    if (kv.rows.v_inner != 1) gather_rows<kDV>(scratch.v_rows, n, kv.rows.v_inner, scratch.v);
+    if (kv.v_inner != 1) gather_rows<kDV>(scratch.v_rows, n, kv.v_inner, scratch.v);
     for (int j = 0; kHides && j < n; ++j) {
       if (hidden_from_all(scratch, item.rows, j)) scratch.v_rows[j] = scratch.zeros;
     }

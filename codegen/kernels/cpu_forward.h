@@ -68,6 +68,7 @@ class Forward {
     typename Variant::ColumnTile columns;
     typename Variant::Row rows[kQueryTile / kLanes];
     typename Source::Stage stage;
+    typename Source::Rows kv;
     typename Strips::Columns visible[Strips::kStrips];  // that a strip's rows may keep
     Element queries[Variant::kQuery ? kQueryTile * kD : 1];
   };
@@ -93,7 +94,7 @@ class Forward {
   Item item(int64_t index) const {
     const int64_t tiles = query_tiles();
     const int64_t head = index / tiles, q0 = index % tiles * kQueryTile;
-    return {.b = head / problem_.heads,
+    return {.b = problem_.first + head / problem_.heads,
             .h = head % problem_.heads,
             .q0 = q0,
             .rows = static_cast<int>(std::min<int64_t>(kQueryTile, problem_.queries - q0))};
@@ -118,9 +119,9 @@ class Forward {
     state.clear(item.panels());
     k1 = std::min(k1, problem_.kv_len(item.b));
     const auto run_each = [&](int64_t k, int n, bool masked) {
-      const auto kv = source_.rows(request, item.b, h_kv, k, n, scratch.stage);
-      if (masked) run_tile<true>(request, kv, k, n, item.rows, scratch, state);
-      else run_tile<false>(request, kv, k, n, item.rows, scratch, state);
+      source_.load(request, item.b, h_kv, k, n, scratch.stage, scratch.kv);
+      if (masked) run_tile<true>(request, k, n, item.rows, scratch, state);
+      else run_tile<false>(request, k, n, item.rows, scratch, state);
     };
     visit_tiles(coverage(request, item), k0, k1, kKeyTile, verdicts(request, item), run_each);
   }
@@ -212,11 +213,11 @@ class Forward {
 
   // Tiles without a mask go by whole panels; else each strip has its own keys.
   template <bool kMasked>
-  void run_tile(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n, int rows,
-                Scratch& scratch, State& state) const {
+  void run_tile(const Request& request, int64_t k0, int n, int rows, Scratch& scratch,
+                State& state) const {
     constexpr int kVectors = kMasked ? kStripVectors : kPanelVectors, kStep = kVectors * kLanes;
     load_columns<kMasked>(request, k0, n, scratch);
-    scratch.tile.load_keys(kv, n);
+    scratch.tile.load_keys(scratch.kv, n);
     KeyRange keys[kQueryTile / kStep];
     for (int m = 0; m < rows; m += kStep) {
       KeyRange& seen = keys[m / kStep];
@@ -238,7 +239,7 @@ class Forward {
       }
     }
     const bool hides = kMasked && Variant::kColumnMask;
-    scratch.tile.load_values(kv, n, hides ? scratch.hidden : nullptr);
+    scratch.tile.load_values(scratch.kv, n, hides ? scratch.hidden : nullptr);
     for (int m = 0; m < rows; m += kStep) {
       const auto [begin, end] = keys[m / kStep];
       if (begin >= end) continue;

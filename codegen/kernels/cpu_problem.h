@@ -12,7 +12,7 @@
 
 namespace attnlang::cpu {
 
-// The keys and values of one (request, head): logical column j at k_row(j), v_row(j).
+// The keys and values of one (request, head): column j at k_row(j), v_row(j).
 template <class Element>
 struct StridedKv {
   const Element* k;
@@ -29,13 +29,27 @@ struct StridedKv {
   }
 };
 
+// Where the keys and values of some columns lie, up to kMaxKeyTile of them.
+template <class Element>
+struct KvRows {
+  const Element* k[kMaxKeyTile];
+  const Element* v[kMaxKeyTile];
+  int64_t k_inner, v_inner;
+  int64_t ahead;  // from a key to that of the same place of the next block; 0: who knows
+
+  const Element* k_row(int j) const { return k[j]; }
+  const Element* v_row(int j) const { return v[j]; }
+};
+
+// `first` is the number of request 0: of a packed call each request is a problem of its own.
 template <class Element>
 struct Problem {
   const Call& call;
-  int64_t batch, heads, kv_heads, queries, keys;
+  int64_t first, batch, heads, kv_heads, queries, keys;
 
-  explicit Problem(const Call& c)
+  explicit Problem(const Call& c, int64_t first_request = 0)
       : call(c),
+        first(first_request),
         batch(c.q.size[0]),
         heads(c.q.size[1]),
         kv_heads(c.k.size[1]),
@@ -90,7 +104,7 @@ struct Problem {
   }
   void start_max() const {
     if (!wants_max()) return;
-    for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t b = 0; b < requests_of(call); ++b) {
       for (int64_t h = 0; h < heads; ++h) max(b, h) = -std::numeric_limits<float>::infinity();
     }
   }
@@ -118,8 +132,8 @@ struct Problem {
 template <class Element, int kD, int kDV, int kOut>
 [[gnu::cold]] int check_call(const Call& call, char* error) {
   if (check_shapes<Element, kD, kDV, kOut>(call, error) != 0) return -1;
-  const int64_t queries = call.q.size[2], keys = call.k.size[2];
-  for (int64_t b = 0; b < call.q.size[0]; ++b) {
+  for (int64_t b = 0; b < requests_of(call); ++b) {
+    const auto [queries, keys] = lengths_of(call, b);
     const int64_t kv_offset = call.kv_offset[b];
     const int64_t length = std::clamp<int64_t>(call.kv_lens[b], 0, keys);
     const int64_t q_offset =

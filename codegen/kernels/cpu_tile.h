@@ -57,14 +57,16 @@ struct FloatTile {
     load_panels<kD>(q, rows, [&](int m, float* row) { row_to_float(row, row_of(m), inner, kD); });
   }
 
-  void load_keys(const StridedKv<Element>& kv, int n) {
+  template <class Kv>
+  void load_keys(const Kv& kv, int n) {
     for (int j = 0; j < n; ++j) {
       k_rows[j] = row<kD>(kv.k_row(j), kv.k_inner, k + j * kD);
     }
   }
 
   // `hidden`, where given: columns whose values count as zero whatever they hold.
-  void load_values(const StridedKv<Element>& kv, int n, const int32_t* hidden) {
+  template <class Kv>
+  void load_values(const Kv& kv, int n, const int32_t* hidden) {
     for (int j = 0; j < n; ++j) {
       const bool skip = hidden != nullptr && hidden[j] != 0;
       v_rows[j] = skip ? zeros : row<kDV>(kv.v_row(j), kv.v_inner, v + j * kDV);

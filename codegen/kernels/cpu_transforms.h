@@ -1,5 +1,5 @@
-// Where q', k' and v' come from: views of what the call passed, or rows that the spec's
-// transforms make, rounded to the element type.
+// Where q', k' and v' come from: rows of what the call passed, or rows that the spec's transforms
+// make, rounded to the element type.
 //
 // Keys and values that more than a few work items use are transformed once, in one pass over the
 // key tiles that some row visits, into a workspace (`prepare`); else each tile is staged into its
@@ -35,24 +35,13 @@ class KvSource {
  public:
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
-  using Rows = StridedKv<Element>;
+  using Rows = KvRows<Element>;
   static constexpr bool kTransforms = Variant::kKey || Variant::kValue;
 
   // A thread's room for the rows of one tile.
   struct Stage {
     alignas(64) Element k[Variant::kKey ? kMaxKeyTile * kD : 1];
     alignas(64) Element v[Variant::kValue ? kMaxKeyTile * kDV : 1];
-  };
-
-  // Some columns: those that are read where they lie by their numbers, staged ones in order.
-  struct Columns {
-    Rows rows;
-    const int32_t* at;
-
-    const Element* k_row(int j) const { return rows.k_row(Variant::kKey ? j : at[j]); }
-    const Element* v_row(int j) const {
-      return rows.v_row(Variant::kValue || Variant::kValueSharesKey ? j : at[j]);
-    }
   };
 
   KvSource(const Problem<Element>& problem, const Params& params)
@@ -71,29 +60,86 @@ class KvSource {
     }
   }
 
-  // Columns [k0, k0 + n) as rows 0 .. n - 1; `request` is that of any head of the group.
-  [[gnu::always_inline]] Rows rows(const Request& request, int64_t b, int64_t h_kv, int64_t k0,
-                                   int n, Stage& stage) const {
-    const Rows raw = problem_.kv(b, h_kv);
-    const Rows passed = view(raw).from(k0);
-    if constexpr (!kTransforms) {
-      return passed;
+  // k' and v' of columns [k0, k0 + n); `request` is that of any head of the group.
+  [[gnu::always_inline]] void load(const Request& request, int64_t b, int64_t h_kv, int64_t k0,
+                                   int n, Stage& stage, Rows& rows) const {
+    const auto column = [k0](int j) { return k0 + j; };
+    if (kTransforms && prepared_) {
+      view(b, h_kv, column, n, rows);
+      place(key_row(b, h_kv, k0), value_row(b, h_kv, k0), n, rows);
     } else {
-      if (prepared_) return placed(passed, key_row(b, h_kv, k0), value_row(b, h_kv, k0));
-      const auto column = [k0](int j) { return k0 + j; };
-      transform_rows(request, raw, column, n, stage.k, stage.v);
-      return placed(passed, stage.k, stage.v);
+      make(request, b, h_kv, column, n, stage, rows);
     }
   }
 
-  // The columns at[0] .. at[n - 1], staged where they are transformed.
-  Columns columns(const Request& request, int64_t b, int64_t h_kv, const int32_t* at, int n,
-                  Stage& stage) const {
-    const Rows raw = problem_.kv(b, h_kv);
+  // The same of the columns at[0] .. at[n - 1].
+  void load(const Request& request, int64_t b, int64_t h_kv, const int32_t* at, int n, Stage& stage,
+            Rows& rows) const {
+    make(request, b, h_kv, [at](int j) { return at[j]; }, n, stage, rows);
+  }
+
+ private:
+  static constexpr int64_t kTilesAtOnce = 16;
+  static constexpr int64_t kTile = kMaxKeyTile;
+
+  template <class ColumnOf>
+  [[gnu::always_inline]] void make(const Request& request, int64_t b, int64_t h_kv,
+                                   const ColumnOf& column_of, int n, Stage& stage,
+                                   Rows& rows) const {
     if constexpr (kTransforms) {
-      transform_rows(request, raw, [at](int j) { return at[j]; }, n, stage.k, stage.v);
+      locate(b, h_kv, column_of, n, rows);
+      transform_rows(request, rows, column_of, n, stage.k, stage.v);
     }
-    return {.rows = placed(view(raw), stage.k, stage.v), .at = at};
+    view(b, h_kv, column_of, n, rows);
+    place(stage.k, stage.v, n, rows);
+  }
+
+  // What the call passed.
+  template <class ColumnOf>
+  void locate(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n, Rows& rows) const {
+    const StridedKv<Element> kv = problem_.kv(b, h_kv);
+    rows.k_inner = kv.k_inner, rows.v_inner = kv.v_inner;
+    rows.ahead = kMaxKeyTile * kv.k_stride;
+    for (int j = 0; j < n; ++j) {
+      rows.k[j] = kv.k_row(column_of(j));
+      rows.v[j] = kv.v_row(column_of(j));
+    }
+  }
+
+  // What is not transformed is read where it lies.
+  template <class ColumnOf>
+  [[gnu::always_inline]] void view(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n,
+                                   Rows& rows) const {
+    StridedKv<Element> kv = problem_.kv(b, h_kv);
+    if constexpr (Variant::kValueFromKey) {
+      kv.v = kv.k, kv.v_stride = kv.k_stride, kv.v_inner = kv.k_inner;
+    }
+    kv.k += Variant::kKeyStart * kv.k_inner;
+    kv.v += Variant::kValueStart * kv.v_inner;
+    rows.k_inner = kv.k_inner, rows.v_inner = kv.v_inner;
+    rows.ahead = kMaxKeyTile * kv.k_stride;
+    for (int j = 0; j < n; ++j) {
+      if constexpr (!Variant::kKey) rows.k[j] = kv.k_row(column_of(j));
+      if constexpr (!Variant::kValue && !Variant::kValueSharesKey) {
+        rows.v[j] = kv.v_row(column_of(j));
+      }
+    }
+  }
+
+  // Transformed rows are taken from `k` and `v`.
+  static void place(const Element* k, const Element* v, int n, Rows& rows) {
+    if constexpr (Variant::kKey) {
+      rows.k_inner = 1, rows.ahead = 0;
+      for (int j = 0; j < n; ++j) rows.k[j] = k + j * kD;
+    }
+    if constexpr (Variant::kValue) {
+      rows.v_inner = 1;
+      for (int j = 0; j < n; ++j) rows.v[j] = v + j * kDV;
+    }
+    if constexpr (Variant::kValueSharesKey) {
+      rows.v_inner = 1;
+      for (int j = 0; j < n; ++j) rows.v[j] = k + Variant::kValueStart + j * kD;
+    }
   }
 
   // k' and v' of n columns, which need not be neighbours, as rows of `k` and `v`.
@@ -108,12 +154,12 @@ class KvSource {
     alignas(64) float result[row_room(kD > kDV ? kD : kDV)];
     for (int j = 0; j < n; ++j) {
       const int64_t column = column_of(j);
-      if constexpr (kReadsKey) load_vector<Width::kHead>(key, raw.k_row(column), raw.k_inner);
+      if constexpr (kReadsKey) load_vector<Width::kHead>(key, raw.k_row(j), raw.k_inner);
       if constexpr (Variant::kKey) {
         Variant::key(request, column, key, result);
         float_to_row(k + j * kD, 1, result, kD);
       }
-      if constexpr (kReadsValue) load_vector<Width::kValue>(value, raw.v_row(column), raw.v_inner);
+      if constexpr (kReadsValue) load_vector<Width::kValue>(value, raw.v_row(j), raw.v_inner);
       if constexpr (Variant::kValue) {
         Variant::value(request, column, Variant::kValueFromKey ? key : value, result);
         float_to_row(v + j * kDV, 1, result, kDV);
@@ -121,35 +167,8 @@ class KvSource {
     }
   }
 
- private:
-  static constexpr int64_t kTilesAtOnce = 16;
-  static constexpr int64_t kTile = kMaxKeyTile;
-
-  // What is not transformed is read where it lies.
-  static Rows view(const Rows& raw) {
-    Rows rows = raw;
-    rows.k = raw.k + Variant::kKeyStart * raw.k_inner;
-    if constexpr (Variant::kValueFromKey) {
-      rows.v = raw.k + Variant::kValueStart * raw.k_inner;
-      rows.v_stride = raw.k_stride, rows.v_inner = raw.k_inner;
-    } else {
-      rows.v = raw.v + Variant::kValueStart * raw.v_inner;
-    }
-    return rows;
-  }
-
-  // The rows of a tile, transformed ones taken from `k` and `v`.
-  static Rows placed(Rows rows, const Element* k, const Element* v) {
-    if constexpr (Variant::kKey) rows.k = k, rows.k_stride = kD, rows.k_inner = 1;
-    if constexpr (Variant::kValue) rows.v = v, rows.v_stride = kDV, rows.v_inner = 1;
-    if constexpr (Variant::kValueSharesKey) {
-      rows.v = k + Variant::kValueStart, rows.v_stride = kD, rows.v_inner = 1;
-    }
-    return rows;
-  }
-
   int64_t row_number(int64_t b, int64_t h_kv, int64_t j) const {
-    return (b * problem_.kv_heads + h_kv) * problem_.keys + j;
+    return ((b - problem_.first) * problem_.kv_heads + h_kv) * problem_.keys + j;
   }
   Element* key_row(int64_t b, int64_t h_kv, int64_t j) const {
     if constexpr (Variant::kKey) return keys_->data() + row_number(b, h_kv, j) * kD;
@@ -166,7 +185,8 @@ class KvSource {
     const int64_t items = problem_.batch * problem_.kv_heads * blocks;
     parallel_for(items, thread_count(items), [&](int64_t i, int) {
       const int64_t head = i / blocks;
-      fill_block(head / problem_.kv_heads, head % problem_.kv_heads, i % blocks * kTilesAtOnce);
+      const int64_t b = problem_.first + head / problem_.kv_heads;
+      fill_block(b, head % problem_.kv_heads, i % blocks * kTilesAtOnce);
     });
   }
 
@@ -184,12 +204,14 @@ class KvSource {
                   verdict_of, [&](int64_t k0, int, bool) { visited[(k0 - begin) / kTile] = true; });
     }
     const auto request = problem_.template request<Variant>(params_, b, h_kv * problem_.group());
-    const Rows raw = problem_.kv(b, h_kv);
+    Rows raw;
     for (int64_t k0 = begin; k0 < end; k0 += kTile) {
       const int n = static_cast<int>(std::min(kTile, end - k0));
       Element *k = key_row(b, h_kv, k0), *v = value_row(b, h_kv, k0);
       if (visited[(k0 - begin) / kTile]) {
-        transform_rows(request, raw, [k0](int j) { return k0 + j; }, n, k, v);
+        const auto column = [k0](int j) { return k0 + j; };
+        locate(b, h_kv, column, n, raw);
+        transform_rows(request, raw, column, n, k, v);
         continue;
       }
       // The verdict of fewer rows may be the looser one: then it finds zeros, all of them masked.

@@ -161,6 +161,7 @@ template <class Variant, class Element, int kD, int kDV>
 [[gnu::cold]] int check_call(const Call& call, char* error) {
   using Width = Widths<Variant, kD, kDV>;
   if (check_shapes<Element, Width::kHead, Width::kValue, Width::kOut>(call, error) != 0) return -1;
+  if (call.packed != nullptr) return fail(error, "kernels for GPUs take no packed call");
   for (int i = 0; i < 3; ++i) {
     if (call.q.size[i] > INT32_MAX || call.k.size[i] > INT32_MAX) {
       return fail(error, "a dimension is above 2^31");

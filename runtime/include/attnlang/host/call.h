@@ -46,8 +46,29 @@ struct PerRequest {
   }
 };
 
-constexpr int32_t kCallVersion = 4;
+// Where a tensor parameter of a packed call has what belongs to a request. It stands in the call
+// with the rank that the spec declares: the stride of its axis `B` is 0, and its axis `Q` or `KV`
+// holds the rows of all requests, those of request b from `q_indptr[b]` or `kv_indptr[b]` on.
+struct PackedAxis {
+  enum Rows : int32_t { shared, queries, keys };
+  Rows rows;     // shared: the tensor is the same for all requests
+  int32_t axis;  // of the rows
+};
 
+// The requests of a packed call, whose rows lie one after another. Plain data, for GPU kernels too.
+struct Packed {
+  int64_t requests;      // B
+  PerRequest q_indptr;   // [B + 1]: request b has the query rows [q_indptr[b], q_indptr[b + 1])
+  PerRequest kv_indptr;  // [B + 1]: the same of k and v
+  const PackedAxis* tensors;  // of the tensor parameters, in declared order
+  int32_t tensor_count;
+};
+
+constexpr int32_t kCallVersion = 5;
+
+// The tensors of a packed call have a first axis of size 1 and stride 0, and the rows of all
+// requests one after another in place of those of one: q [1, HQ, sum Q, D], k [1, HKV, sum KV, D];
+// max is [B, HQ]. `b` is the number of the request.
 struct Call {
   int32_t version;           // kCallVersion of whoever filled it
   int32_t default_q_offset;  // 1: q_offset[b] = kv_offset[b] + KV_b - Q, `q_offset` is not read
@@ -69,6 +90,7 @@ struct Call {
   const Tensor*
       tensors;  // the tensor parameters, in declared order; absent optional ones: data null
   const int64_t* sizes;  // the sizes bound by tensors, in the order of Variant.sizes
+  const Packed* packed;  // null: every request has the same number of rows, as the tensors say
 
   // Of GPU kernels alone.
   const DeviceScalar* device_scalars;  // beside `scalars`; null: all of them are numbers
@@ -79,6 +101,10 @@ struct Call {
   int64_t workspace_bytes;
   const void* lines;  // in the workspace: what the unit itself keeps of its lines there
 };
+
+ATTNLANG_HD inline int64_t requests_of(const Call& call) {
+  return call.packed != nullptr ? call.packed->requests : call.q.size[0];
+}
 
 // How many tiles a call visits, over all (b, h) and query tiles.
 struct TileCounts {

@@ -3,9 +3,11 @@
 //
 //   attnlang::<name>        the forward: (out, lse, max)
 //   attnlang::<name>_tiles  the same arguments: how many tiles the call visits, int64[5]
+//   attnlang::<name>_packed the forward of a packed call (`op_packed.h`)
 //   attnlang::<name>_api    the address of the `Api` by which kernels are added
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -14,7 +16,9 @@
 #include "attnlang/host/call.h"
 #include "attnlang/host/gradients.h"
 #include "attnlang/host/op_built_in.h"
+#include "attnlang/host/op_extents.h"
 #include "attnlang/host/op_kernels.h"
+#include "attnlang/host/op_packed.h"
 #include "attnlang/host/op_results.h"
 #include "attnlang/host/op_spec.h"
 #include "attnlang/host/op_values.h"
@@ -37,6 +41,7 @@ class Binding {
     check(aoti_torch_library_init_fragment("attnlang", kFile, 0, &definitions), "open a library");
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
     check(aoti_torch_library_def(definitions, kSpec.tiles_schema), "define an op");
+    check(aoti_torch_library_def(definitions, kSpec.packed_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.api_schema), "define an op");
     check(aoti_torch_library_init_impl("attnlang", "CPU", kFile, 0, &cpu), "open a library");
     check(aoti_torch_library_init_impl("attnlang", "CUDA", kFile, 0, &cuda), "open a library");
@@ -46,6 +51,7 @@ class Binding {
     for (const TorchLibraryHandle library : {cpu, cuda}) {
       implement(library, name, forward);
       implement(library, name + "_tiles", count_tiles);
+      implement(library, name + "_packed", packed);
     }
     implement(all, name + "_api", lend_api);
     // The library handles live as long as the registration: until the process ends.
@@ -54,14 +60,21 @@ class Binding {
  private:
   // The arguments of one call, taken off the stack.
   struct Arguments {
-    std::array<StableIValue, kSpec.argument_count> values;
-    std::array<bool, kSpec.argument_count> present;
-    std::array<OwnedTensor, kSpec.argument_count> tensors;
+    static constexpr int32_t kMost = std::max(kSpec.argument_count, kSpec.packed_argument_count);
+    const Argument* table;
+    int32_t count;
+    std::array<StableIValue, kMost> values;
+    std::array<bool, kMost> present;
+    std::array<OwnedTensor, kMost> tensors;
+
+    explicit Arguments(const StableIValue* stack)
+        : Arguments(stack, kSpec.arguments, kSpec.argument_count) {}
 
     // Takes everything before anything can throw: what stays on the stack would leak.
-    explicit Arguments(const StableIValue* stack) {
-      for (int32_t i = 0; i < kSpec.argument_count; ++i) {
-        const Role role = kSpec.arguments[i].role;
+    Arguments(const StableIValue* stack, const Argument* arguments, int32_t argument_count)
+        : table(arguments), count(argument_count) {
+      for (int32_t i = 0; i < count; ++i) {
+        const Role role = table[i].role;
         values[i] = stack[i];
         present[i] = !is_optional(role) || take_optional(stack[i], values[i]);
         if (present[i] && is_tensor(role)) tensors[i].take(as_handle(values[i]));
@@ -78,6 +91,8 @@ class Binding {
     std::array<Number, kSpec.scalar_count + 1> scalars{};
     std::array<DeviceScalar, kSpec.scalar_count + 1> device_scalars{};
     std::array<Tensor, kSpec.tensor_count + 1> tensors{};
+    std::array<PackedAxis, kSpec.tensor_count + 1> axes{};
+    Packed packed{};
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
     KernelKey key{};
@@ -90,11 +105,21 @@ class Binding {
       call.device_scalars = device_scalars.data();
       call.tensors = tensors.data();
       call.sizes = sizes.data();
-      for (int32_t i = 0; i < kSpec.argument_count; ++i) {
-        if (arguments.present[i]) take(kSpec.arguments[i], arguments.values[i]);
+      if (arguments.table == kSpec.packed_arguments) {
+        packed.tensors = axes.data(), packed.tensor_count = kSpec.tensor_count;
+        call.packed = &packed;
+      }
+      for (const bool first : {true, false}) {
+        for (int32_t i = 0; i < arguments.count; ++i) {
+          const Argument& argument = arguments.table[i];
+          if (arguments.present[i] && comes_first(argument.role) == first) {
+            take(argument, arguments.values[i]);
+          }
+        }
       }
       if (call.v.data == nullptr) call.v = call.k;  // v is made from k
-      Extents extents(call, kSpec.tensor_names, tensors.data(), sizes.data());
+      if (call.packed != nullptr) pack();
+      Extents extents(call, kSpec, tensors.data(), sizes.data());
       kSpec.bind(extents);
       finish(extents);
     }
@@ -105,13 +130,13 @@ class Binding {
         case Role::q:
           device = device_of(as_handle(value), name);
           target = kernels().target_of(device);
-          call.q = view(as_handle(value), name);
+          call.q = rows_of(view(as_handle(value), name), name);
           break;
         case Role::k:
-          call.k = view_beside_q(value, name);
+          call.k = rows_of(view_beside_q(value, name), name);
           break;
         case Role::v:
-          call.v = view_beside_q(value, name);
+          call.v = rows_of(view_beside_q(value, name), name);
           break;
         case Role::real:
           scalars[argument.index].real = as_real(value);
@@ -184,6 +209,35 @@ class Binding {
         case Role::wide_out:
           wide_out = as_boolean(value);
           break;
+        case Role::q_indptr:
+          packed.q_indptr = offsets_of(view_beside_q(value, name), name, packed.requests);
+          break;
+        case Role::kv_indptr:
+          packed.kv_indptr = offsets_of(view_beside_q(value, name), name, kv_requests_);
+          break;
+      }
+    }
+
+    Tensor rows_of(const Tensor& tensor, const char* name) const {
+      return call.packed == nullptr ? tensor : packed_rows(tensor, name);
+    }
+
+    // Compares the offsets and the tensors' rows with the packed rows.
+    void pack() {
+      if (target != 0) refuse_argument("q_indptr", "packed calls run on the CPU alone");
+      if (kv_requests_ != packed.requests) {
+        refuse_argument("kv_indptr", "expected as many offsets as q_indptr has");
+      }
+      const int64_t rows = call.q.size[2], columns = call.k.size[2];
+      const int64_t most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr");
+      const int64_t most_columns =
+          expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr");
+      for (int32_t i = 0; i < kSpec.tensor_count; ++i) {
+        const TensorParam& param = kSpec.tensors[i];
+        if (tensors[i].data == nullptr) continue;
+        const bool queries = param.rows == PackedAxis::queries;
+        axes[i] = expect_rows(tensors[i], param, kSpec.tensor_names[i], queries ? rows : columns,
+                              queries ? most_rows : most_columns);
       }
     }
 
@@ -207,15 +261,16 @@ class Binding {
     void take_tensor(int32_t index, const Tensor& tensor) {
       const TensorParam& wanted = kSpec.tensors[index];
       const char* name = kSpec.tensor_names[index];
+      const bool folded = call.packed != nullptr && wanted.batch_axis >= 0 && wanted.row_axis >= 0;
       const TensorKind kind = is_real(tensor.dtype)            ? TensorKind::real
                               : tensor.dtype == DType::boolean ? TensorKind::boolean
                                                                : TensorKind::integer;
       if (kind != wanted.kind)
         refuse_argument(name, "a dtype of another kind than the spec declares");
-      if (tensor.rank != wanted.rank) {
-        refuse_argument(name, "expected " + std::to_string(wanted.rank) + " dimensions");
+      if (tensor.rank != wanted.rank - folded) {
+        refuse_argument(name, "expected " + std::to_string(wanted.rank - folded) + " dimensions");
       }
-      tensors[index] = tensor;
+      tensors[index] = folded ? unfolded(tensor, wanted, packed.requests) : tensor;
     }
 
     static PerRequest one(int64_t value, const char* name) {
@@ -231,7 +286,7 @@ class Binding {
       if (tensor.dtype != DType::i32 && tensor.dtype != DType::i64) {
         refuse_argument(name, "expected int32 or int64");
       }
-      if (tensor.rank > 1 || (tensor.rank == 1 && tensor.size[0] != call.q.size[0])) {
+      if (tensor.rank > 1 || (tensor.rank == 1 && tensor.size[0] != requests_of(call))) {
         refuse_argument(name, "expected one integer, or one a request");
       }
       const int64_t stride = tensor.rank == 1 ? tensor.stride[0] : 0;
@@ -240,7 +295,7 @@ class Binding {
 
     void finish(const Extents& extents) {
       if (!has_scale_) call.scale = 1.0 / std::sqrt(static_cast<double>(extents.D));
-      if (call.kv_lens.data == nullptr) call.kv_lens.value = extents.KV;
+      if (call.kv_lens.data == nullptr) call.kv_lens.value = extents.KV;  // of all, where packed
       if (extents.DV < 1 || extents.out < 1) refuse_argument("q", "too narrow for the spec");
       out_dim = extents.out;
       if (target == 0) {
@@ -265,11 +320,22 @@ class Binding {
 
    private:
     bool has_scale_ = false;
+    int64_t kv_requests_ = 0;
   };
 
   static void forward(StableIValue* stack, uint64_t inputs, uint64_t) {
-    expect_count(inputs);
+    expect_count(inputs, kSpec.argument_count);
     const Arguments arguments(stack);
+    attend(arguments, stack);
+  }
+
+  static void packed(StableIValue* stack, uint64_t inputs, uint64_t) {
+    expect_count(inputs, kSpec.packed_argument_count);
+    const Arguments arguments(stack, kSpec.packed_arguments, kSpec.packed_argument_count);
+    attend(arguments, stack);
+  }
+
+  static void attend(const Arguments& arguments, StableIValue* stack) {
     Bound bound(arguments);
     Call& call = bound.call;
     if (kSpec.has_dropout && !bound.has_seed) {
@@ -280,8 +346,13 @@ class Binding {
     const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
     const DeviceGuard guard(bound.device);
     OwnedTensor out, lse, max, workspace;
-    allocate_out(call, bound.out_dim, bound.wide_out, bound.device, out);
-    allocate_rows(call, 3, bound.return_lse, call.lse, bound.device, lse);
+    if (call.packed == nullptr) {
+      allocate_out(call, bound.out_dim, bound.wide_out, bound.device, out);
+      allocate_rows(call, 3, bound.return_lse, call.lse, bound.device, lse);
+    } else {
+      allocate_packed_out(call, bound.out_dim, bound.wide_out, bound.device, out);
+      allocate_packed_lse(call, bound.return_lse, bound.device, lse);
+    }
     allocate_rows(call, 2, bound.return_max, call.max, bound.device, max);
     prepare(bound, kernel, workspace);
     char error[kErrorSize] = "";
@@ -293,7 +364,7 @@ class Binding {
   }
 
   static void count_tiles(StableIValue* stack, uint64_t inputs, uint64_t) {
-    expect_count(inputs);
+    expect_count(inputs, kSpec.argument_count);
     const Arguments arguments(stack);
     Bound bound(arguments);
     if (bound.call.kv_indices.data != nullptr) {
@@ -335,8 +406,8 @@ class Binding {
   // What torch is told of where registrations stand: `__FILE__` would hold a path of the builder's.
   static constexpr const char* kFile = "attnlang/host/op.h";
 
-  static void expect_count(uint64_t inputs) {
-    if (inputs != static_cast<uint64_t>(kSpec.argument_count)) {
+  static void expect_count(uint64_t inputs, int32_t count) {
+    if (inputs != static_cast<uint64_t>(count)) {
       throw std::runtime_error(std::string(kSpec.name) +
                                ": torch passed another number of arguments");
     }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/op_spec.h"
 
 namespace attnlang::op {
 
@@ -30,16 +31,16 @@ class Extents {
   int64_t out;     // of a row of the result
   int64_t* bound;  // in the order of Variant.sizes
 
-  Extents(const Call& call, const char* const* names, const Tensor* tensors, int64_t* bound_sizes)
-      : bound(bound_sizes), names_(names), tensors_(tensors) {
+  Extents(const Call& call, const Spec& spec, const Tensor* tensors, int64_t* bound_sizes)
+      : bound(bound_sizes), spec_(spec), tensors_(tensors), packed_(call.packed != nullptr) {
     expect_rank("q", call.q, 4);
     expect_rank("k", call.k, 4);
     expect_rank("v", call.v, 4);
-    B = call.q.size[0], HQ = call.q.size[1], Q = call.q.size[2], D = call.q.size[3];
+    B = requests_of(call), HQ = call.q.size[1], Q = call.q.size[2], D = call.q.size[3];
     HKV = call.k.size[1], KV = call.k.size[2], DV = call.v.size[3];
-    expect_shape("k", call.k, B, HKV, KV, D);
+    expect_shape("k", call.k, call.q.size[0], HKV, KV, D);
     out = DV;
-    expect_shape("v", call.v, B, HKV, KV, DV);
+    expect_shape("v", call.v, call.q.size[0], HKV, KV, DV);
     if (call.k.dtype != call.q.dtype) refuse_argument("k", "expected the dtype of q");
     if (call.v.dtype != call.q.dtype) refuse_argument("v", "expected the dtype of q");
     if (HKV == 0 ? HQ != 0 : HQ % HKV != 0) {
@@ -57,18 +58,19 @@ class Extents {
     if (t.data == nullptr) return;
     const int64_t rest = t.size[axis] - offset;
     if (rest < 0 || rest % factor != 0 || rest / factor >= kPositionLimit) {
-      refuse_argument(names_[tensor], "dimension " + std::to_string(axis) + " cannot be " +
-                                          std::to_string(t.size[axis]));
+      refuse_argument(spec_.tensor_names[tensor], "dimension " + std::to_string(axis) +
+                                                      " cannot be " + std::to_string(t.size[axis]));
     }
     size = rest / factor;
   }
 
   void expect(int32_t tensor, int32_t axis, int64_t size) const {
     const Tensor& t = tensors_[tensor];
+    if (packed_ && axis == spec_.tensors[tensor].row_axis) return;  // `op_packed.h` compares it
     if (t.data != nullptr && t.size[axis] != size) {
-      refuse_argument(names_[tensor], "expected " + std::to_string(size) + " in dimension " +
-                                          std::to_string(axis) + ", found " +
-                                          std::to_string(t.size[axis]));
+      refuse_argument(spec_.tensor_names[tensor], "expected " + std::to_string(size) +
+                                                      " in dimension " + std::to_string(axis) +
+                                                      ", found " + std::to_string(t.size[axis]));
     }
   }
 
@@ -84,8 +86,9 @@ class Extents {
                               ", " + std::to_string(s2) + ", " + std::to_string(s3) + "]");
   }
 
-  const char* const* names_;
+  const Spec& spec_;
   const Tensor* tensors_;
+  bool packed_;
 };
 
 }  // namespace attnlang::op

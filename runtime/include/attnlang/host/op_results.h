@@ -90,6 +90,32 @@ inline void allocate_out(Call& call, int64_t d, bool wide, const Device& device,
   out.data = allocate(4, out.size, out.stride, out.dtype, device, owner);
 }
 
+// [sum Q, HQ, d], dense; the call has it as [1, HQ, sum Q, d].
+inline void allocate_packed_out(Call& call, int64_t d, bool wide, const Device& device,
+                                OwnedTensor& owner) {
+  const int64_t h = call.q.size[1], rows = call.q.size[2];
+  const int64_t sizes[] = {rows, h, d}, strides[] = {at_least_one(h) * d, d, 1};
+  call.out = {.data = nullptr,
+              .dtype = wide ? DType::f32 : call.q.dtype,
+              .rank = 4,
+              .size = {1, h, rows, d},
+              .stride = {0, d, strides[0], 1}};
+  call.out.data = allocate(3, sizes, strides, call.out.dtype, device, owner);
+}
+
+// [sum Q, HQ], float32, dense, or empty; the call has it as [1, HQ, sum Q].
+inline void allocate_packed_lse(Call& call, bool wanted, const Device& device, OwnedTensor& owner) {
+  const int64_t h = call.q.size[1], rows = call.q.size[2];
+  const int64_t sizes[] = {wanted ? rows : 0, h}, strides[] = {at_least_one(h), 1};
+  void* data = allocate(wanted ? 2 : 1, sizes, strides + !wanted, DType::f32, device, owner);
+  if (!wanted) return;
+  call.lse = {.data = data,
+              .dtype = DType::f32,
+              .rank = 3,
+              .size = {1, h, rows},
+              .stride = {0, 1, strides[0]}};
+}
+
 // The first `rank` of [B, HQ, Q], float32, or empty.
 inline void allocate_rows(const Call& call, int32_t rank, bool wanted, Tensor& result,
                           const Device& device, OwnedTensor& owner) {
@@ -101,7 +127,7 @@ inline void allocate_rows(const Call& call, int32_t rank, bool wanted, Tensor& r
   result = {.data = nullptr, .dtype = DType::f32, .rank = rank, .size = {}, .stride = {}};
   int64_t stride = 1;
   for (int32_t i = rank - 1; i >= 0; --i) {
-    result.size[i] = call.q.size[i];
+    result.size[i] = i == 0 ? requests_of(call) : call.q.size[i];
     result.stride[i] = stride;
     stride *= at_least_one(result.size[i]);
   }

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 
-#include "attnlang/host/op_extents.h"
+#include "attnlang/host/call.h"
 
 namespace attnlang::op {
+
+class Extents;
 
 // What an argument of the schema is for.
 enum class Role : int32_t {
@@ -33,6 +35,8 @@ enum class Role : int32_t {
   return_lse,
   return_max,
   wide_out,
+  q_indptr,  // of a packed call alone, as the next
+  kv_indptr,
 };
 
 constexpr bool is_tensor(Role role) {
@@ -50,6 +54,8 @@ constexpr bool is_tensor(Role role) {
     case Role::kv_lens:
     case Role::seed_tensor:
     case Role::kv_indices:
+    case Role::q_indptr:
+    case Role::kv_indptr:
       return true;
     default:
       return false;
@@ -70,10 +76,17 @@ constexpr bool is_optional(Role role) {
     case Role::return_lse:
     case Role::return_max:
     case Role::wide_out:
+    case Role::q_indptr:
+    case Role::kv_indptr:
       return false;
     default:
       return true;
   }
+}
+
+// What the others of a call are compared with.
+constexpr bool comes_first(Role role) {
+  return role == Role::q || role == Role::q_indptr || role == Role::kv_indptr;
 }
 
 struct Argument {
@@ -84,9 +97,14 @@ struct Argument {
 
 enum class TensorKind : int32_t { real, integer, boolean };
 
+// `row_axis` is the one axis `Q` or `KV` of a tensor. A packed call passes a tensor that has an
+// axis `B` too without that one, the rows of all requests first; another one is for all requests.
 struct TensorParam {
   TensorKind kind;
   int32_t rank;
+  PackedAxis::Rows rows;
+  int32_t batch_axis, row_axis;  // -1: none
+  bool packs;                    // whether a packed call can pass it
 };
 
 // Everything about an op that its generated unit knows; arrays have a spare element where empty.
@@ -94,9 +112,12 @@ struct Spec {
   const char* name;
   const char* schema;
   const char* tiles_schema;
+  const char* packed_schema;
   const char* api_schema;
   const Argument* arguments;
   int32_t argument_count;
+  const Argument* packed_arguments;
+  int32_t packed_argument_count;
   int32_t scalar_count;
   const TensorParam* tensors;
   const char* const* tensor_names;

@@ -1,0 +1,205 @@
+// Packed calls: requests of any lengths, whose rows lie one after another.
+//
+// Each request is a call of its own to the kernels of dense calls: `b` is its number, its tensors
+// start at its rows. The work items of all requests are cut up and handed out together. Cuts
+// depend on lengths and masks alone, and states merge in key order: a result is the same, bit for
+// bit, on any number of threads.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+#include "attnlang/cpu/parallel.h"
+#include "kernels/cpu_decode.h"
+#include "kernels/cpu_forward.h"
+#include "kernels/cpu_problem.h"
+#include "kernels/cpu_schedule.h"
+
+namespace attnlang::cpu {
+
+inline int64_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::i64:
+      return 8;
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+// The rows [begin, begin + count) of an axis.
+inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count) {
+  if (tensor.data == nullptr) return;
+  const int64_t bytes = begin * tensor.stride[axis] * element_size(tensor.dtype);
+  tensor.data = static_cast<char*>(tensor.data) + bytes;
+  tensor.size[axis] = count;
+}
+
+// Request b of a packed call, as a call: strides of 0 make its number harmless.
+class RequestCall {
+ public:
+  RequestCall(const Call& whole, int64_t b, int64_t tensor_count)
+      : call_(whole), tensors_(whole.tensors, whole.tensors + tensor_count) {
+    const Packed& packed = *whole.packed;
+    const auto [queries, keys] = lengths_of(whole, b);
+    const int64_t row = packed.q_indptr[b], column = packed.kv_indptr[b];
+    for (Tensor* rows : {&call_.q, &call_.out, &call_.lse}) take_rows(*rows, 2, row, queries);
+    for (Tensor* rows : {&call_.k, &call_.v}) take_rows(*rows, 2, column, keys);
+    for (Tensor* rows : {&call_.q, &call_.out, &call_.lse, &call_.k, &call_.v}) rows->stride[0] = 0;
+    for (int64_t i = 0; i < tensor_count; ++i) {
+      const PackedAxis& axis = packed.tensors[i];
+      if (axis.rows == PackedAxis::queries) take_rows(tensors_[i], axis.axis, row, queries);
+      if (axis.rows == PackedAxis::keys) take_rows(tensors_[i], axis.axis, column, keys);
+    }
+    call_.tensors = tensors_.data();
+    if (call_.kv_lens.data == nullptr) call_.kv_lens.value = keys;
+  }
+  RequestCall(const RequestCall&) = delete;
+  RequestCall& operator=(const RequestCall&) = delete;
+
+  const Call& call() const { return call_; }
+
+ private:
+  Call call_;
+  std::vector<Tensor> tensors_;
+};
+
+template <class Variant, class Element, int kD, int kDV>
+class PackedRun {
+ public:
+  explicit PackedRun(const Call& call) {
+    for (int64_t b = 0; b < call.packed->requests; ++b) {
+      if (lengths_of(call, b).queries > 0) requests_.emplace_back(call, b);
+    }
+    for (Request& request : requests_) {
+      for (int64_t i = 0; i < request.items(); ++i) items_.push_back({&request, i});
+    }
+  }
+
+  int run(char* error) {
+    cut();
+    const int threads = thread_count(static_cast<int64_t>(chunks_.size()));
+    Buffer<typename Prefill::Scratch> prefill(any_prefill_ ? threads : 0);
+    Buffer<typename Decoding::Scratch> decode(any_decode_ ? threads : 0);
+    Buffer<typename Prefill::State> prefill_states(any_prefill_ ? slots_ : 0);
+    Buffer<typename Decoding::State> decode_states(any_decode_ ? slots_ : 0);
+    if (!prefill || !decode || !prefill_states || !decode_states) {
+      return fail(error, "out of memory for %d threads", threads);
+    }
+    const auto run_chunk = [](const auto& algorithm, int64_t index, const Chunk& chunk,
+                              auto& scratch, auto& states) {
+      const auto item = algorithm.item(index);
+      auto& state = chunk.slot < 0 ? scratch.state : states[chunk.slot];
+      algorithm.run(item, chunk.begin, chunk.end, scratch, state);
+      if (chunk.slot < 0) algorithm.finish(item, state);
+    };
+    parallel_for(static_cast<int64_t>(chunks_.size()), threads, [&](int64_t i, int thread) {
+      const Chunk& chunk = chunks_[order_[i]];
+      const auto& [request, index] = items_[chunk.item];
+      if (request->prefill) {
+        run_chunk(*request->prefill, index, chunk, prefill[thread], prefill_states);
+      } else {
+        run_chunk(*request->decode, index, chunk, decode[thread], decode_states);
+      }
+    });
+    const auto merge = [](const auto& algorithm, int64_t index, const Merge& merge, auto& states) {
+      using Algorithm = std::remove_cvref_t<decltype(algorithm)>;
+      const auto item = algorithm.item(index);
+      for (int32_t slot = merge.first + 1; slot < merge.end; ++slot) {
+        Algorithm::merge(states[merge.first], states[slot], item);
+      }
+      algorithm.finish(item, states[merge.first]);
+    };
+    parallel_for(static_cast<int64_t>(merges_.size()), threads, [&](int64_t i, int) {
+      const auto& [request, index] = items_[merges_[i].item];
+      if (request->prefill) merge(*request->prefill, index, merges_[i], prefill_states);
+      else merge(*request->decode, index, merges_[i], decode_states);
+    });
+    return 0;
+  }
+
+ private:
+  using Prefill = Forward<Variant, Element, kD, kDV>;
+  using Decoding = Decode<Variant, Element, kD, kDV>;
+
+  // Few rows are decoded, more are a prefill.
+  struct Request {
+    RequestCall own;
+    Problem<Element> problem;
+    typename Variant::Params params;
+    std::optional<Prefill> prefill;
+    std::optional<Decoding> decode;
+
+    Request(const Call& call, int64_t b)
+        : own(call, b, call.packed->tensor_count),
+          problem(own.call(), b),
+          params(Variant::params(own.call())) {
+      if (problem.queries > kDecodeQueries) {
+        prefill.emplace(problem, params);
+        prefill->prepare();
+      } else {
+        decode.emplace(problem, params);
+      }
+    }
+    int64_t items() const { return prefill ? prefill->items() : decode->items(); }
+  };
+
+  struct Item {
+    Request* request;
+    int64_t index;  // of the request's items
+  };
+
+  // Keys [begin, end) of an item.
+  struct Chunk {
+    int64_t item, begin, end, cost;
+    int32_t slot;  // of its state; -1: the whole item
+  };
+
+  // The states of an item in key order: slots [first, end).
+  struct Merge {
+    int64_t item;
+    int32_t first, end;
+  };
+
+  // Cuts long items, so that there are enough chunks, and orders them, costly ones first.
+  void cut() {
+    const int64_t count = static_cast<int64_t>(items_.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const Request& request = *items_[i].request;
+      const int64_t b = request.problem.first, keys = request.problem.kv_len(b);
+      (request.prefill ? any_prefill_ : any_decode_) = true;
+      const KeyParts parts = KeyParts::of(count, keys, kKeyTile);
+      if (parts.parts > 1) merges_.push_back({i, slots_, slots_ + int32_t(parts.parts)});
+      for (int64_t part = 0; part < parts.parts; ++part) {
+        const int64_t begin = parts.begin(part), end = std::min(parts.begin(part + 1), keys);
+        const int64_t rows = request.prefill ? kQueryTile : kDecodeRows;
+        chunks_.push_back({i, begin, parts.parts == 1 ? keys : end, rows * (end - begin),
+                           parts.parts == 1 ? -1 : slots_++});
+      }
+    }
+    order_.resize(chunks_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](int64_t a, int64_t b) { return chunks_[a].cost > chunks_[b].cost; });
+  }
+
+  std::deque<Request> requests_;  // each keeps its place
+  std::vector<Item> items_;
+  std::vector<Chunk> chunks_;
+  std::vector<Merge> merges_;
+  std::vector<int64_t> order_;
+  int32_t slots_ = 0;
+  bool any_prefill_ = false, any_decode_ = false;
+};
+
+}  // namespace attnlang::cpu
