@@ -38,7 +38,7 @@ def check_packed_qkv(q: Tensor, k: Tensor, v: Tensor | None, requests: int) -> S
 
 
 def check_indptr(name: str, indptr: Tensor, rows: int, of: str) -> list[int]:
-    """Check offsets int[B + 1] from 0 to `rows`, those of `of`, and return the requests' lengths."""
+    """Check offsets int[B + 1] from 0 to the `rows` of `of`; return the lengths of the requests."""
     expected = "an int tensor [B + 1]"
     if not isinstance(indptr, Tensor):
         raise CallError(name, expected, type(indptr).__name__)
