@@ -18,10 +18,10 @@ CPP_SOURCES = $(shell find codegen runtime tests -type f \
 	\( -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow gpu check format clean
+.PHONY: help setup demo transformer test test-slow gpu check format clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv and install attnlang into it, with the tools for work on it
 
@@ -34,6 +34,10 @@ demo: $(STAMP)  ## compile and run Gemma 2's local attention at its real size; d
 	@mkdir -p demo
 	$(BIN)/attnlang run $(DEMO_SPEC) --shape $(DEMO_SHAPE) --dtype bf16
 	$(BIN)/attnlang explain $(DEMO_SPEC) --q-len 8192 --kv-len 8192 --plot demo/gemma2_local.png
+
+transformer: $(STAMP)  ## train the paper's Transformer: English number names into German, in minutes
+	rm -rf build/transformer
+	cd examples && ../$(BIN)/python -m transformer train numbers --folder ../build/transformer
 
 test: $(STAMP)  ## run the tests (without the slow ones and those that need a GPU)
 	$(PYTEST) -m 'not slow and not gpu'

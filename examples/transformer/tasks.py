@@ -1,0 +1,25 @@
+"""The tasks that a model can learn, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from transformer.constituency import sentences
+from transformer.number_names import number_names
+from transformer.pairs import Pairs
+from transformer.scores import Scores, translation_scores, tree_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How its pairs are drawn (train, test, seed), and how what was found is scored."""
+
+    pairs: Callable[[int, int, int], Pairs]
+    score: Callable[[Sequence[str], Sequence[str]], Scores]
+
+
+TASKS: Mapping[str, Task] = {
+    "numbers": Task(number_names, translation_scores),
+    "trees": Task(sentences, tree_scores),
+}
