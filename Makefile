@@ -44,7 +44,7 @@ test: $(STAMP)  ## run the tests (without the slow ones and those that need a GP
 
 test-slow: $(STAMP)  ## run the slow tests (installs the trained model that one of them runs)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
-	$(PYTEST) -m 'slow and not gpu' || [ $$? -eq 5 ]  # 5: no test is slow
+	$(PYTEST) --dist worksteal -m 'slow and not gpu' || [ $$? -eq 5 ]  # 5: no test is slow
 
 gpu: $(STAMP)  ## run the tests that need a CUDA device (JOBS=16 builds that many kernels at once)
 	$(PYTEST) --dist load -m gpu tests/gpu

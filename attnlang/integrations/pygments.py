@@ -62,7 +62,7 @@ class AttnLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
             (words(RESULTS, prefix=r"\b", suffix=r"\b"), Name.Variable.Magic),
             (words(GIVEN, prefix=r"\b", suffix=r"\b"), Name.Builtin.Pseudo),
             (r"[A-Za-z_]\w*", Name),
-            (r"(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+", Number.Float),
+            (r"(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+", Number.Float),
             (r"[0-9][0-9_]*\.[0-9]*|\.[0-9]+", Number.Float),
             (r"[0-9][0-9_]*", Number.Integer),
             (r"\*\*|//|[=!<>]=|[-+*/%<>=]", Operator),

@@ -21,7 +21,8 @@ from attnlang.syntax.limits import MAX_INT
 from attnlang.syntax.tokens import RawToken, Token
 
 _INT = re.compile(r"[0-9]+(?:_[0-9]+)*")
-_FLOAT = re.compile(r"(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# Of a text of digits there is one way to read each part, so that no text takes long to refuse.
+_FLOAT = re.compile(r"(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 _BYTE_ORDER_MARK = "\ufeff"
 _DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")

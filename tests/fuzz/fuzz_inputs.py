@@ -95,7 +95,7 @@ def huge_word(rng: random.Random) -> str:
     word = rng.choice((
         "x" * n, "9" * n, "1e" + "9" * n, "0." + "0" * n + "1", "1_" * n + "1", '"' + "s" * n + '"',
         '"' + "\\" * n + '"', "#" * n, "(" + "x, " * n + ")", "f(" + "x," * n + ")",
-        "[" * n, '"' * n,
+        "[" * n, '"' * n, "9" * n + "x", "1." * n,
     ))  # fmt: skip
     places = (
         "attention a: score = {}",

@@ -296,16 +296,20 @@ def test_errors_are_limited() -> None:
 
 
 def test_the_worst_text_of_a_megabyte_is_refused_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for text in (
         "é" * 500_000,
         "def " * 250_000,
         '"' * 1_000_000,
         "'" * 1_000_000,
         "1" * 1_000_000,
+        "1" * 1_000_000 + "x",
+        "1_" * 500_000,
+        "0" * 500_000 + "." + "0" * 500_000 + "e",
+        ".1" * 500_000,
     ):
         assert errors(text)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_the_grammar_has_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
