@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from attnlang.emit.programs import Programs
 from attnlang.emit.simd_printer import param_field, size_field
 from attnlang.emit.vector_program import exact_name
-from attnlang.ir.nodes import CallScale, Expr, Kind, Load, Scalar, ScalarParam, Size
+from attnlang.ir.nodes import (
+    CallScale,
+    Coord,
+    CoordName,
+    Expr,
+    Kind,
+    Load,
+    Scalar,
+    ScalarParam,
+    Size,
+)
 from attnlang.plan.plan import Plan, tensor_params
 
 TENSOR = {
@@ -48,6 +58,8 @@ def call_fields(plan: Plan, used: Iterable[Expr], programs: Programs) -> Iterato
         yield _scalar("float", "scale", "float(call.scale)", "scale_argument(call)")
     if plan.lowered.dropout is not None:
         yield _scalar("uint64_t", "seed", "call.seed", "seed_argument(call)")
+    if any(isinstance(e, Coord) and e.name == CoordName.PART for e in used):
+        yield _plain("int64_t", "part", "part_of(call)")
     yield from _sizes(plan, used)
     yield from _scalars(plan, used)
     yield from _tensors(plan, used, programs)

@@ -18,7 +18,7 @@ from attnlang.emit.programs import Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
 from attnlang.emit.simd_printer import Lane, SimdPrinter
 from attnlang.emit.spec_lines import spec_line
-from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum
+from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.plan.plan import Plan
 from attnlang.plan.ranges import Ranges
@@ -185,6 +185,7 @@ class Functor:
             "kOut": t.out is not None,
             "kValueFromKey": t.value_from_key,
             "kValueSharesKey": t.value_shares_key,
+            "kLoadsKeys": not {VectorName.K, VectorName.V}.isdisjoint(self.programs.vectors()),
         }
         numbers = {
             "kQueryStart": t.query.start,

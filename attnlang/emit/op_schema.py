@@ -13,7 +13,8 @@ is keyword-only too, named `<parameter>_t`, with more underscores where a parame
 Const parameters are no arguments: their values are part of the op's name. `wide_out` asks for out
 in float32, as a backward wants it; it has more underscores where a parameter has that name.
 
-A packed call has another op: without `kv_indices` and `kv_block`, then q_indptr, kv_indptr.
+A packed call has another op: without `kv_indices` and `kv_block`, then q_indptr, and kv_indptr or
+page_indptr, page_indices, and what pages have beside.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ from attnlang.ir.traverse import walk
 
 API_VERSION, CALL_VERSION = 2, 5  # kApiVersion, kCallVersion
 
-_OWN = ("wide_out", "q_indptr", "kv_indptr")  # of the ops alone: a parameter may have the name
+# Names of the ops alone: a parameter may have them.
+_OWN = (
+    "wide_out", "q_indptr", "kv_indptr", "page_indptr", "page_indices", "k_scale", "v_scale",
+    "part",
+)  # fmt: skip
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
 
@@ -63,6 +68,11 @@ class Role(StrEnum):
     WIDE_OUT = "wide_out"
     Q_INDPTR = "q_indptr"
     KV_INDPTR = "kv_indptr"
+    PAGE_INDPTR = "page_indptr"
+    PAGE_INDICES = "page_indices"
+    K_SCALE = "k_scale"
+    V_SCALE = "v_scale"
+    PART = "part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,17 @@ class OpSchema:
         return (
             *(a for a in self.arguments if a.role not in own),
             Argument(self.companions["q_indptr"], "Tensor", Role.Q_INDPTR),
-            Argument(self.companions["kv_indptr"], "Tensor", Role.KV_INDPTR),
+            *(
+                Argument(self.companions[role.value], "Tensor?", role, "None")
+                for role in (
+                    Role.KV_INDPTR,
+                    Role.PAGE_INDPTR,
+                    Role.PAGE_INDICES,
+                    Role.K_SCALE,
+                    Role.V_SCALE,
+                )
+            ),
+            Argument(self.companions["part"], "SymInt", Role.PART, "0"),
         )
 
     @property

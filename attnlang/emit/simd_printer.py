@@ -255,7 +255,7 @@ class SimdPrinter:
             case CoordName.B | CoordName.H | CoordName.H_KV:
                 return Value(f"{request}{expr.name.value}", Lane.L, False)
             case CoordName.PART:
-                return Value(int_literal(0), Lane.L, False)
+                return Value(f"{self.fields[Level.CALL]}part", Lane.L, False)
             case CoordName.Q_IDX | CoordName.Q_ROW:
                 return Value(f"{self.fields[Level.ROW]}{expr.name.value}", Lane.I, True)
             case CoordName.KV_IDX | CoordName.KV_COL:

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/order.h"
 #include "attnlang/host/tensor_view.h"
 
 namespace attnlang {
@@ -54,9 +55,12 @@ struct Lengths {
   int64_t queries, keys;
 };
 inline Lengths lengths_of(const Call& call, int64_t b) {
-  if (call.packed == nullptr) return {call.q.size[2], call.k.size[2]};
-  const PerRequest &q = call.packed->q_indptr, &kv = call.packed->kv_indptr;
-  return {q[b + 1] - q[b], kv[b + 1] - kv[b]};
+  const Packed* packed = call.packed;
+  if (packed == nullptr) return {call.q.size[2], call.k.size[2]};
+  const int64_t queries = packed->q_indptr[b + 1] - packed->q_indptr[b];
+  if (!packed->is_paged()) return {queries, packed->kv_indptr[b + 1] - packed->kv_indptr[b]};
+  const int64_t pages = packed->page_indptr[b + 1] - packed->page_indptr[b];
+  return {queries, bounded<int64_t>(call.kv_lens[b], 0, pages * packed->page_size)};
 }
 
 // Whether offsets of requests go from 0 to at most `rows` and never back.
@@ -84,7 +88,9 @@ template <class Element, int kD, int kDV, int kOut>
     const Tensor& t = *tensors[i];
     if (t.rank != 4) return fail(error, "%s has rank %d, expected 4", names[i], t.rank);
     const bool wide = &t == &call.out && t.dtype == DType::f32;
-    if (t.dtype != dtype_of<Element>() && !wide)
+    const bool paged = call.packed != nullptr && (&t == &call.k || &t == &call.v) &&
+                       call.packed->is_paged() && is_page_dtype(t.dtype);
+    if (t.dtype != dtype_of<Element>() && !wide && !paged)
       return fail(error, "%s is not of the kernel's dtype", names[i]);
     if (t.size[3] != widths[i]) {
       return fail(error, "%s has a last dimension of %" PRId64 ", the kernel was built for %d",
@@ -93,14 +99,17 @@ template <class Element, int kD, int kDV, int kOut>
   }
   const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
   const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
+  bool paged = false;
   if (const Packed* packed = call.packed; packed != nullptr) {
+    paged = packed->is_paged();
     if (batch != 1) return fail(error, "q of a packed call is not [1, HQ, sum Q, D]");
-    if (!are_offsets(packed->q_indptr, packed->requests, queries) ||
-        !are_offsets(packed->kv_indptr, packed->requests, keys)) {
-      return fail(error, "q_indptr or kv_indptr does not go from 0 up within the rows");
-    }
+    const bool fits = are_offsets(packed->q_indptr, packed->requests, queries) &&
+                      (paged || are_offsets(packed->kv_indptr, packed->requests, keys));
+    if (!fits) return fail(error, "q_indptr or kv_indptr does not go from 0 up within the rows");
+    if (paged && call.kv_lens.data == nullptr) return fail(error, "a paged call has no kv_lens");
   }
-  if (call.k.size[0] != batch || !same_shape(call.v, batch, kv_heads, keys)) {
+  const int64_t kv_batch = paged ? call.k.size[0] : batch;
+  if (call.k.size[0] != kv_batch || !same_shape(call.v, kv_batch, kv_heads, keys)) {
     return fail(error, "q, k and v do not agree on batch, key/value heads or keys");
   }
   if (writes && !same_shape(call.out, batch, heads, queries)) {

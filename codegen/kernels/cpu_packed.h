@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <deque>
 #include <numeric>
 #include <optional>
@@ -20,23 +21,6 @@
 
 namespace attnlang::cpu {
 
-inline int64_t element_size(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-    case DType::i64:
-      return 8;
-    case DType::f32:
-    case DType::i32:
-      return 4;
-    case DType::f16:
-    case DType::bf16:
-    case DType::i16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 // The rows [begin, begin + count) of an axis.
 inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count) {
   if (tensor.data == nullptr) return;
@@ -45,21 +29,44 @@ inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count
   tensor.size[axis] = count;
 }
 
-// Request b of a packed call, as a call: strides of 0 make its number harmless.
+// Copies one element of every index of `axes` of a tensor, the last axis fastest.
+inline char* copy_axes(const Tensor& t, const int32_t* axes, int count, const char* from,
+                       char* to) {
+  const int64_t bytes = element_size(t.dtype);
+  if (count == 0) return static_cast<char*>(std::memcpy(to, from, bytes)) + bytes;
+  for (int64_t i = 0; i < t.size[axes[0]]; ++i) {
+    to = copy_axes(t, axes + 1, count - 1, from + i * t.stride[axes[0]] * bytes, to);
+  }
+  return to;
+}
+
+// Request b of a packed call, as a call: strides of 0 make its number harmless. What has pages
+// beside k and v is gathered.
 class RequestCall {
  public:
-  RequestCall(const Call& whole, int64_t b, int64_t tensor_count)
-      : call_(whole), tensors_(whole.tensors, whole.tensors + tensor_count) {
+  RequestCall(const Call& whole, int64_t b)
+      : call_(whole), tensors_(whole.tensors, whole.tensors + whole.packed->tensor_count) {
     const Packed& packed = *whole.packed;
     const auto [queries, keys] = lengths_of(whole, b);
-    const int64_t row = packed.q_indptr[b], column = packed.kv_indptr[b];
-    for (Tensor* rows : {&call_.q, &call_.out, &call_.lse}) take_rows(*rows, 2, row, queries);
-    for (Tensor* rows : {&call_.k, &call_.v}) take_rows(*rows, 2, column, keys);
-    for (Tensor* rows : {&call_.q, &call_.out, &call_.lse, &call_.k, &call_.v}) rows->stride[0] = 0;
-    for (int64_t i = 0; i < tensor_count; ++i) {
+    const int64_t row = packed.q_indptr[b];
+    const int64_t column = packed.kv_indptr.data == nullptr ? 0 : packed.kv_indptr[b];
+    for (Tensor* rows : {&call_.q, &call_.out, &call_.lse}) {
+      take_rows(*rows, 2, row, queries);
+      rows->stride[0] = 0;
+    }
+    for (Tensor* rows : {&call_.k, &call_.v}) {
+      if (packed.is_paged()) {
+        rows->size[2] = keys;
+      } else {
+        take_rows(*rows, 2, column, keys);
+        rows->stride[0] = 0;
+      }
+    }
+    for (size_t i = 0; i < tensors_.size(); ++i) {
       const PackedAxis& axis = packed.tensors[i];
       if (axis.rows == PackedAxis::queries) take_rows(tensors_[i], axis.axis, row, queries);
       if (axis.rows == PackedAxis::keys) take_rows(tensors_[i], axis.axis, column, keys);
+      if (axis.rows == PackedAxis::pages) gather(tensors_[i], axis, b, keys);
     }
     call_.tensors = tensors_.data();
     if (call_.kv_lens.data == nullptr) call_.kv_lens.value = keys;
@@ -69,10 +76,90 @@ class RequestCall {
 
   const Call& call() const { return call_; }
 
+  // Brings k and v out of their pages, for those who read them through the call.
+  template <class Element, int kWidth, int kValueWidth>
+  void gather_keys(int64_t b) {
+    if (!call_.packed->is_paged()) return;
+    const int64_t keys = call_.k.size[2], heads = call_.k.size[1];
+    Element* k = room<Element>(heads * keys * kWidth);
+    Element* v = room<Element>(heads * keys * kValueWidth);
+    const Pages<Element> pages{.call = call_, .b = b};
+    std::vector<Element> converted(kMaxKeyTile * (kWidth + kValueWidth));
+    KvRows<Element> rows;
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t k0 = 0; k0 < keys; k0 += kMaxKeyTile) {
+        const int n = static_cast<int>(std::min<int64_t>(kMaxKeyTile, keys - k0));
+        pages.template locate<kWidth, kValueWidth>(h, k0, n, converted.data(),
+                                                   converted.data() + kMaxKeyTile * kWidth, rows);
+        for (int j = 0; j < n; ++j) {
+          for (int d = 0; d < kWidth; ++d) {
+            k[((h * keys) + k0 + j) * kWidth + d] = rows.k[j][d * rows.k_inner];
+          }
+          for (int d = 0; d < kValueWidth; ++d) {
+            v[((h * keys) + k0 + j) * kValueWidth + d] = rows.v[j][d * rows.v_inner];
+          }
+        }
+      }
+    }
+    call_.k = dense<Element>(k, heads, keys, kWidth);
+    call_.v = dense<Element>(v, heads, keys, kValueWidth);
+    packed_ = *call_.packed;
+    packed_.page_indices.data = nullptr;
+    call_.packed = &packed_;
+  }
+
  private:
+  template <class Element>
+  Element* room(int64_t count) {
+    gathered_.emplace_back(count * sizeof(Element));
+    return reinterpret_cast<Element*>(gathered_.back().data());
+  }
+
+  template <class Element>
+  static Tensor dense(Element* data, int64_t heads, int64_t rows, int64_t width) {
+    return {.data = data,
+            .dtype = dtype_of<Element>(),
+            .rank = 4,
+            .size = {1, heads, rows, width},
+            .stride = {0, rows * width, width, 1}};
+  }
+
+  // Brings a paged tensor's rows together.
+  void gather(Tensor& t, const PackedAxis& paged, int64_t b, int64_t keys) {
+    const int64_t bytes = element_size(t.dtype);
+    int32_t axes[kMaxRank];
+    int count = 0;
+    int64_t width = 1;
+    for (int32_t axis = 0; axis < t.rank; ++axis) {
+      if (axis == paged.axis || t.stride[axis] == 0) continue;
+      axes[count++] = axis;
+      width *= t.size[axis];
+    }
+    char* rows = room<char>(keys * width * bytes);
+    const char* data = static_cast<const char*>(t.data);
+    for_slots(*call_.packed, b, 0, keys, [&](int64_t j, int64_t page, int64_t slot) {
+      const int64_t at = page * paged.page_stride + slot * t.stride[paged.axis];
+      copy_axes(t, axes, count, data + at * bytes, rows + j * width * bytes);
+    });
+    t.data = rows;
+    t.size[paged.axis] = keys, t.stride[paged.axis] = width;
+    for (int64_t stride = 1; count-- > 0; stride *= t.size[axes[count]]) {
+      t.stride[axes[count]] = stride;
+    }
+  }
+
   Call call_;
+  Packed packed_;
   std::vector<Tensor> tensors_;
+  std::deque<std::vector<char>> gathered_;
 };
+
+// Whether a functor reads k or v through the call.
+template <class Variant>
+constexpr bool loads_keys() {
+  if constexpr (requires { Variant::kLoadsKeys; }) return Variant::kLoadsKeys;
+  else return false;
+}
 
 template <class Variant, class Element, int kD, int kDV>
 class PackedRun {
@@ -141,9 +228,7 @@ class PackedRun {
     std::optional<Decoding> decode;
 
     Request(const Call& call, int64_t b)
-        : own(call, b, call.packed->tensor_count),
-          problem(own.call(), b),
-          params(Variant::params(own.call())) {
+        : own(call, b), problem(prepared(own, b), b), params(Variant::params(own.call())) {
       if (problem.queries > kDecodeQueries) {
         prefill.emplace(problem, params);
         prefill->prepare();
@@ -152,6 +237,14 @@ class PackedRun {
       }
     }
     int64_t items() const { return prefill ? prefill->items() : decode->items(); }
+
+    static const Call& prepared(RequestCall& own, [[maybe_unused]] int64_t b) {
+      using Width = Widths<Variant, kD, kDV>;
+      if constexpr (loads_keys<Variant>()) {
+        own.gather_keys<Element, Width::kHead, Width::kValue>(b);
+      }
+      return own.call();
+    }
   };
 
   struct Item {

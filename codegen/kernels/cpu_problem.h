@@ -9,37 +9,10 @@
 #include "attnlang/host/call.h"
 #include "attnlang/host/tensor_view.h"
 #include "kernels/call_check.h"
+#include "kernels/cpu_pages.h"
+#include "kernels/cpu_rows.h"
 
 namespace attnlang::cpu {
-
-// The keys and values of one (request, head): column j at k_row(j), v_row(j).
-template <class Element>
-struct StridedKv {
-  const Element* k;
-  const Element* v;
-  int64_t k_stride, k_inner, v_stride, v_inner;
-
-  const Element* k_row(int64_t j) const { return k + j * k_stride; }
-  const Element* v_row(int64_t j) const { return v + j * v_stride; }
-  // The view whose column 0 is this one's column j.
-  StridedKv from(int64_t j) const {
-    StridedKv later = *this;
-    later.k = k_row(j), later.v = v_row(j);
-    return later;
-  }
-};
-
-// Where the keys and values of some columns lie, up to kMaxKeyTile of them.
-template <class Element>
-struct KvRows {
-  const Element* k[kMaxKeyTile];
-  const Element* v[kMaxKeyTile];
-  int64_t k_inner, v_inner;
-  int64_t ahead;  // from a key to that of the same place of the next block; 0: who knows
-
-  const Element* k_row(int j) const { return k[j]; }
-  const Element* v_row(int j) const { return v[j]; }
-};
 
 // `first` is the number of request 0: of a packed call each request is a problem of its own.
 template <class Element>
@@ -54,7 +27,7 @@ struct Problem {
         heads(c.q.size[1]),
         kv_heads(c.k.size[1]),
         queries(c.q.size[2]),
-        keys(c.k.size[2]) {}
+        keys(is_paged() ? lengths_of(c, first).keys : c.k.size[2]) {}
 
   int64_t group() const { return heads / kv_heads; }
   int64_t kv_len(int64_t b) const { return std::clamp<int64_t>(call.kv_lens[b], 0, keys); }
@@ -62,6 +35,10 @@ struct Problem {
     return call.default_q_offset ? call.kv_offset[b] + kv_len(b) - queries : call.q_offset[b];
   }
 
+  bool is_paged() const { return call.packed != nullptr && call.packed->is_paged(); }
+  Pages<Element> pages() const { return {.call = call, .b = first}; }
+
+  // Where nothing is paged.
   StridedKv<Element> kv(int64_t b, int64_t h_kv) const {
     const Tensor &k = call.k, &v = call.v;
     const auto* k_data = static_cast<const Element*>(k.data);

@@ -36,12 +36,18 @@ class KvSource {
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
   using Rows = KvRows<Element>;
+  using Width = Widths<Variant, kD, kDV>;
   static constexpr bool kTransforms = Variant::kKey || Variant::kValue;
 
-  // A thread's room for the rows of one tile.
+  // A thread's room for the rows of one tile; of pages they may be converted first.
+  struct Stored {
+    alignas(64) Element k[kMaxKeyTile * Width::kHead];
+    alignas(64) Element v[kMaxKeyTile * Width::kValue];
+  };
   struct Stage {
     alignas(64) Element k[Variant::kKey ? kMaxKeyTile * kD : 1];
     alignas(64) Element v[Variant::kValue ? kMaxKeyTile * kDV : 1];
+    Stored stored;
   };
 
   KvSource(const Problem<Element>& problem, const Params& params)
@@ -65,7 +71,8 @@ class KvSource {
                                    int n, Stage& stage, Rows& rows) const {
     const auto column = [k0](int j) { return k0 + j; };
     if (kTransforms && prepared_) {
-      view(b, h_kv, column, n, rows);
+      locate(b, h_kv, column, n, stage.stored, rows);
+      shift(n, rows);
       place(key_row(b, h_kv, k0), value_row(b, h_kv, k0), n, rows);
     } else {
       make(request, b, h_kv, column, n, stage, rows);
@@ -86,17 +93,21 @@ class KvSource {
   [[gnu::always_inline]] void make(const Request& request, int64_t b, int64_t h_kv,
                                    const ColumnOf& column_of, int n, Stage& stage,
                                    Rows& rows) const {
-    if constexpr (kTransforms) {
-      locate(b, h_kv, column_of, n, rows);
-      transform_rows(request, rows, column_of, n, stage.k, stage.v);
-    }
-    view(b, h_kv, column_of, n, rows);
+    locate(b, h_kv, column_of, n, stage.stored, rows);
+    if constexpr (kTransforms) transform_rows(request, rows, column_of, n, stage.k, stage.v);
+    shift(n, rows);
     place(stage.k, stage.v, n, rows);
   }
 
-  // What the call passed.
+  // What the call passed. Columns of pages are neighbours.
   template <class ColumnOf>
-  void locate(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n, Rows& rows) const {
+  [[gnu::always_inline]] void locate(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n,
+                                     Stored& stored, Rows& rows) const {
+    if (problem_.is_paged()) [[unlikely]] {
+      problem_.pages().template locate<Width::kHead, Width::kValue>(h_kv, column_of(0), n, stored.k,
+                                                                    stored.v, rows);
+      return;
+    }
     const StridedKv<Element> kv = problem_.kv(b, h_kv);
     rows.k_inner = kv.k_inner, rows.v_inner = kv.v_inner;
     rows.ahead = kMaxKeyTile * kv.k_stride;
@@ -106,23 +117,17 @@ class KvSource {
     }
   }
 
-  // What is not transformed is read where it lies.
-  template <class ColumnOf>
-  [[gnu::always_inline]] void view(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n,
-                                   Rows& rows) const {
-    StridedKv<Element> kv = problem_.kv(b, h_kv);
+  // What is not transformed is read where it lies: the parts of rows that it is.
+  static void shift(int n, Rows& rows) {
     if constexpr (Variant::kValueFromKey) {
-      kv.v = kv.k, kv.v_stride = kv.k_stride, kv.v_inner = kv.k_inner;
+      rows.v_inner = rows.k_inner;
+      for (int j = 0; j < n; ++j) rows.v[j] = rows.k[j];
     }
-    kv.k += Variant::kKeyStart * kv.k_inner;
-    kv.v += Variant::kValueStart * kv.v_inner;
-    rows.k_inner = kv.k_inner, rows.v_inner = kv.v_inner;
-    rows.ahead = kMaxKeyTile * kv.k_stride;
-    for (int j = 0; j < n; ++j) {
-      if constexpr (!Variant::kKey) rows.k[j] = kv.k_row(column_of(j));
-      if constexpr (!Variant::kValue && !Variant::kValueSharesKey) {
-        rows.v[j] = kv.v_row(column_of(j));
-      }
+    if constexpr (Variant::kValueStart != 0 && !Variant::kValueSharesKey) {
+      for (int j = 0; j < n; ++j) rows.v[j] += Variant::kValueStart * rows.v_inner;
+    }
+    if constexpr (Variant::kKeyStart != 0) {
+      for (int j = 0; j < n; ++j) rows.k[j] += Variant::kKeyStart * rows.k_inner;
     }
   }
 
@@ -146,7 +151,6 @@ class KvSource {
   template <class ColumnOf>
   static void transform_rows(const Request& request, const Rows& raw, const ColumnOf& column_of,
                              int n, Element* k, Element* v) {
-    using Width = Widths<Variant, kD, kDV>;
     constexpr bool kReadsKey = Variant::kKey || Variant::kValueFromKey;
     constexpr bool kReadsValue = Variant::kValue && !Variant::kValueFromKey;
     alignas(64) float key[row_room(Width::kHead)];
@@ -183,15 +187,21 @@ class KvSource {
     const int64_t tiles = (problem_.keys + kTile - 1) / kTile;
     const int64_t blocks = (tiles + kTilesAtOnce - 1) / kTilesAtOnce;
     const int64_t items = problem_.batch * problem_.kv_heads * blocks;
-    parallel_for(items, thread_count(items), [&](int64_t i, int) {
+    const int threads = thread_count(items);
+    Buffer<Stored> stored(threads);
+    if (!stored) {
+      prepared_ = false;
+      return;
+    }
+    parallel_for(items, threads, [&](int64_t i, int thread) {
       const int64_t head = i / blocks;
       const int64_t b = problem_.first + head / problem_.kv_heads;
-      fill_block(b, head % problem_.kv_heads, i % blocks * kTilesAtOnce);
+      fill_block(b, head % problem_.kv_heads, i % blocks * kTilesAtOnce, stored[thread]);
     });
   }
 
   // The tiles from `first` on that rows of the group visit, by the verdict of all rows together.
-  void fill_block(int64_t b, int64_t h_kv, int64_t first) {
+  void fill_block(int64_t b, int64_t h_kv, int64_t first, Stored& stored) {
     bool visited[kTilesAtOnce] = {};
     const int64_t begin = first * kTile;
     const int64_t end = std::min(begin + kTilesAtOnce * kTile, problem_.kv_len(b));
@@ -210,7 +220,7 @@ class KvSource {
       Element *k = key_row(b, h_kv, k0), *v = value_row(b, h_kv, k0);
       if (visited[(k0 - begin) / kTile]) {
         const auto column = [k0](int j) { return k0 + j; };
-        locate(b, h_kv, column, n, raw);
+        locate(b, h_kv, column, n, stored, raw);
         transform_rows(request, raw, column, n, k, v);
         continue;
       }

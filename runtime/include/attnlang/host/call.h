@@ -8,7 +8,26 @@
 
 namespace attnlang {
 
-enum class DType : int32_t { f32, f64, f16, bf16, i8, i16, i32, i64, u8, boolean };
+// The last two are dtypes of pages alone: torch's float8_e4m3fn, which has no infinity, and
+// float8_e5m2.
+enum class DType : int32_t {
+  f32,
+  f64,
+  f16,
+  bf16,
+  i8,
+  i16,
+  i32,
+  i64,
+  u8,
+  boolean,
+  f8e4m3,
+  f8e5m2,
+};
+
+constexpr bool is_page_dtype(DType dtype) {
+  return dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+}
 
 constexpr int kMaxRank = 8;
 
@@ -48,27 +67,38 @@ struct PerRequest {
 
 // Where a tensor parameter of a packed call has what belongs to a request. It stands in the call
 // with the rank that the spec declares: the stride of its axis `B` is 0, and its axis `Q` or `KV`
-// holds the rows of all requests, those of request b from `q_indptr[b]` or `kv_indptr[b]` on.
+// holds the rows of all requests, those of request b from `q_indptr[b]` or `kv_indptr[b]` on. A
+// paged one has the slots of a page along that axis, and one page after another by `page_stride`.
 struct PackedAxis {
-  enum Rows : int32_t { shared, queries, keys };
+  enum Rows : int32_t { shared, queries, keys, pages };
   Rows rows;     // shared: the tensor is the same for all requests
   int32_t axis;  // of the rows
+  int64_t page_stride;
 };
 
 // The requests of a packed call, whose rows lie one after another. Plain data, for GPU kernels too.
 struct Packed {
-  int64_t requests;      // B
-  PerRequest q_indptr;   // [B + 1]: request b has the query rows [q_indptr[b], q_indptr[b + 1])
-  PerRequest kv_indptr;  // [B + 1]: the same of k and v
+  int64_t requests;         // B
+  PerRequest q_indptr;      // [B + 1]: request b has the query rows [q_indptr[b], q_indptr[b + 1])
+  PerRequest kv_indptr;     // [B + 1]: the same of k and v, and of tensors with keys for rows
+  PerRequest page_indptr;   // [B + 1]: of page_indices; data null: k and v are not paged
+  PerRequest page_indices;  // column j of request b is the slot j % page of the page with the
+                            // number page_indices[page_indptr[b] + j / page]
+  int64_t page_size;
+  int64_t part;               // of a call over one of several sets of keys
+  Tensor k_scale, v_scale;    // f32 [HKV]: keys and values are what is stored times that; null: 1
   const PackedAxis* tensors;  // of the tensor parameters, in declared order
   int32_t tensor_count;
+
+  ATTNLANG_HD bool is_paged() const { return page_indices.data != nullptr; }
 };
 
 constexpr int32_t kCallVersion = 5;
 
 // The tensors of a packed call have a first axis of size 1 and stride 0, and the rows of all
-// requests one after another in place of those of one: q [1, HQ, sum Q, D], k [1, HKV, sum KV, D];
-// max is [B, HQ]. `b` is the number of the request.
+// requests one after another in place of those of one: q [1, HQ, sum Q, D],
+// k [1, HKV, sum KV, D]. Paged, k is [pages, HKV, page, D], of a dtype of pages or q's, and
+// `kv_lens` says how many columns a request has. max is [B, HQ]. `b` is the request's number.
 struct Call {
   int32_t version;           // kCallVersion of whoever filled it
   int32_t default_q_offset;  // 1: q_offset[b] = kv_offset[b] + KV_b - Q, `q_offset` is not read
@@ -102,6 +132,9 @@ struct Call {
   const void* lines;  // in the workspace: what the unit itself keeps of its lines there
 };
 
+ATTNLANG_HD inline int64_t part_of(const Call& call) {
+  return call.packed != nullptr ? call.packed->part : 0;
+}
 ATTNLANG_HD inline int64_t requests_of(const Call& call) {
   return call.packed != nullptr ? call.packed->requests : call.q.size[0];
 }

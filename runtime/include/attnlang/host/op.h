@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "attnlang/host/call.h"
 #include "attnlang/host/gradients.h"
@@ -93,6 +94,7 @@ class Binding {
     std::array<Tensor, kSpec.tensor_count + 1> tensors{};
     std::array<PackedAxis, kSpec.tensor_count + 1> axes{};
     Packed packed{};
+    std::vector<int64_t> kv_starts;  // of the requests of a paged call
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
     KernelKey key{};
@@ -133,10 +135,10 @@ class Binding {
           call.q = rows_of(view(as_handle(value), name), name);
           break;
         case Role::k:
-          call.k = rows_of(view_beside_q(value, name), name);
+          call.k = keys_of(view_beside_q(value, name), name);
           break;
         case Role::v:
-          call.v = rows_of(view_beside_q(value, name), name);
+          call.v = keys_of(view_beside_q(value, name), name);
           break;
         case Role::real:
           scalars[argument.index].real = as_real(value);
@@ -215,6 +217,21 @@ class Binding {
         case Role::kv_indptr:
           packed.kv_indptr = offsets_of(view_beside_q(value, name), name, kv_requests_);
           break;
+        case Role::page_indptr:
+          packed.page_indptr = offsets_of(view_beside_q(value, name), name, kv_requests_);
+          break;
+        case Role::page_indices:
+          packed.page_indices = page_numbers_of(view_beside_q(value, name), name, page_count_);
+          break;
+        case Role::k_scale:
+          packed.k_scale = scales_of(view_beside_q(value, name), name, call.k.size[1]);
+          break;
+        case Role::v_scale:
+          packed.v_scale = scales_of(view_beside_q(value, name), name, call.k.size[1]);
+          break;
+        case Role::part:
+          packed.part = as_integer(value);
+          break;
       }
     }
 
@@ -222,20 +239,40 @@ class Binding {
       return call.packed == nullptr ? tensor : packed_rows(tensor, name);
     }
 
+    Tensor keys_of(const Tensor& tensor, const char* name) const {
+      return packed.is_paged() ? paged_rows(tensor, name) : rows_of(tensor, name);
+    }
+
     // Compares the offsets and the tensors' rows with the packed rows.
     void pack() {
       if (target != 0) refuse_argument("q_indptr", "packed calls run on the CPU alone");
-      if (kv_requests_ != packed.requests) {
-        refuse_argument("kv_indptr", "expected as many offsets as q_indptr has");
+      const bool paged = packed.is_paged();
+      if (paged != (packed.page_indptr.data != nullptr) ||
+          paged == (packed.kv_indptr.data != nullptr)) {
+        refuse_argument("kv_indptr", "expected it, or page_indptr and page_indices");
       }
-      const int64_t rows = call.q.size[2], columns = call.k.size[2];
+      if (kv_requests_ != packed.requests) {
+        refuse_argument(paged ? "page_indptr" : "kv_indptr",
+                        "expected as many offsets as q_indptr has");
+      }
+      if (!paged && (packed.k_scale.data != nullptr || packed.v_scale.data != nullptr)) {
+        refuse_argument("k_scale", "expected pages beside it");
+      }
+      const int64_t rows = call.q.size[2];
       const int64_t most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr");
-      const int64_t most_columns =
-          expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr");
+      int64_t columns = call.k.size[2], most_columns;
+      if (paged) {
+        packed.page_size = columns;
+        most_columns = expect_pages(packed, call, page_count_, kv_starts);
+        columns = kv_starts.back();
+      } else {
+        most_columns = expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr");
+      }
       for (int32_t i = 0; i < kSpec.tensor_count; ++i) {
         const TensorParam& param = kSpec.tensors[i];
         if (tensors[i].data == nullptr) continue;
         const bool queries = param.rows == PackedAxis::queries;
+        if (axes[i].rows == PackedAxis::pages) continue;
         axes[i] = expect_rows(tensors[i], param, kSpec.tensor_names[i], queries ? rows : columns,
                               queries ? most_rows : most_columns);
       }
@@ -262,11 +299,17 @@ class Binding {
       const TensorParam& wanted = kSpec.tensors[index];
       const char* name = kSpec.tensor_names[index];
       const bool folded = call.packed != nullptr && wanted.batch_axis >= 0 && wanted.row_axis >= 0;
+      if (is_page_dtype(tensor.dtype)) refuse_argument(name, "a dtype of pages");
       const TensorKind kind = is_real(tensor.dtype)            ? TensorKind::real
                               : tensor.dtype == DType::boolean ? TensorKind::boolean
                                                                : TensorKind::integer;
       if (kind != wanted.kind)
         refuse_argument(name, "a dtype of another kind than the spec declares");
+      if (folded && packed.is_paged() && wanted.rows == PackedAxis::keys &&
+          tensor.rank == wanted.rank) {
+        tensors[index] = paged_tensor(tensor, wanted, name, call, axes[index]);
+        return;
+      }
       if (tensor.rank != wanted.rank - folded) {
         refuse_argument(name, "expected " + std::to_string(wanted.rank - folded) + " dimensions");
       }
@@ -320,7 +363,7 @@ class Binding {
 
    private:
     bool has_scale_ = false;
-    int64_t kv_requests_ = 0;
+    int64_t kv_requests_ = 0, page_count_ = 0;
   };
 
   static void forward(StableIValue* stack, uint64_t inputs, uint64_t) {

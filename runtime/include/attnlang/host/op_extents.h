@@ -38,11 +38,18 @@ class Extents {
     expect_rank("v", call.v, 4);
     B = requests_of(call), HQ = call.q.size[1], Q = call.q.size[2], D = call.q.size[3];
     HKV = call.k.size[1], KV = call.k.size[2], DV = call.v.size[3];
-    expect_shape("k", call.k, call.q.size[0], HKV, KV, D);
+    const bool paged = packed_ && call.packed->is_paged();
+    const int64_t batch = paged ? call.k.size[0] : call.q.size[0];
+    expect_shape("k", call.k, batch, HKV, KV, D);
     out = DV;
-    expect_shape("v", call.v, call.q.size[0], HKV, KV, DV);
-    if (call.k.dtype != call.q.dtype) refuse_argument("k", "expected the dtype of q");
-    if (call.v.dtype != call.q.dtype) refuse_argument("v", "expected the dtype of q");
+    expect_shape("v", call.v, batch, HKV, KV, DV);
+    if (is_page_dtype(call.q.dtype)) refuse_argument("q", "a dtype of pages");
+    const bool converted = paged && is_page_dtype(call.k.dtype);
+    if (call.k.dtype != call.q.dtype && !converted) {
+      refuse_argument(
+          "k", paged ? "expected the dtype of q, or one of pages" : "expected the dtype of q");
+    }
+    if (call.v.dtype != call.k.dtype) refuse_argument("v", "expected the dtype of k");
     if (HKV == 0 ? HQ != 0 : HQ % HKV != 0) {
       refuse_argument("q", "expected a multiple of the " + std::to_string(HKV) + " heads of k");
     }

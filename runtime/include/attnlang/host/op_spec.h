@@ -37,6 +37,11 @@ enum class Role : int32_t {
   wide_out,
   q_indptr,  // of a packed call alone, as the next
   kv_indptr,
+  page_indptr,
+  page_indices,
+  k_scale,
+  v_scale,
+  part,
 };
 
 constexpr bool is_tensor(Role role) {
@@ -56,6 +61,10 @@ constexpr bool is_tensor(Role role) {
     case Role::kv_indices:
     case Role::q_indptr:
     case Role::kv_indptr:
+    case Role::page_indptr:
+    case Role::page_indices:
+    case Role::k_scale:
+    case Role::v_scale:
       return true;
     default:
       return false;
@@ -77,7 +86,7 @@ constexpr bool is_optional(Role role) {
     case Role::return_max:
     case Role::wide_out:
     case Role::q_indptr:
-    case Role::kv_indptr:
+    case Role::part:
       return false;
     default:
       return true;
@@ -86,7 +95,16 @@ constexpr bool is_optional(Role role) {
 
 // What the others of a call are compared with.
 constexpr bool comes_first(Role role) {
-  return role == Role::q || role == Role::q_indptr || role == Role::kv_indptr;
+  switch (role) {
+    case Role::q:
+    case Role::q_indptr:
+    case Role::kv_indptr:
+    case Role::page_indptr:
+    case Role::page_indices:
+      return true;
+    default:
+      return false;
+  }
 }
 
 struct Argument {
@@ -98,7 +116,8 @@ struct Argument {
 enum class TensorKind : int32_t { real, integer, boolean };
 
 // `row_axis` is the one axis `Q` or `KV` of a tensor. A packed call passes a tensor that has an
-// axis `B` too without that one, the rows of all requests first; another one is for all requests.
+// axis `B` too without that one, the rows of all requests first, or by pages [pages, page, the
+// other axes]; another one is for all requests.
 struct TensorParam {
   TensorKind kind;
   int32_t rank;

@@ -77,10 +77,12 @@ class OwnedTensor {
 class DTypeCodes {
  public:
   DTypeCodes()
-      : codes_{aoti_torch_dtype_float32(),  aoti_torch_dtype_float64(), aoti_torch_dtype_float16(),
-               aoti_torch_dtype_bfloat16(), aoti_torch_dtype_int8(),    aoti_torch_dtype_int16(),
-               aoti_torch_dtype_int32(),    aoti_torch_dtype_int64(),   aoti_torch_dtype_uint8(),
-               aoti_torch_dtype_bool()} {
+      : codes_{aoti_torch_dtype_float32(),       aoti_torch_dtype_float64(),
+               aoti_torch_dtype_float16(),       aoti_torch_dtype_bfloat16(),
+               aoti_torch_dtype_int8(),          aoti_torch_dtype_int16(),
+               aoti_torch_dtype_int32(),         aoti_torch_dtype_int64(),
+               aoti_torch_dtype_uint8(),         aoti_torch_dtype_bool(),
+               aoti_torch_dtype_float8_e4m3fn(), aoti_torch_dtype_float8_e5m2()} {
     known_.fill(-1);
     for (size_t i = 0; i < codes_.size(); ++i) known_[codes_[i]] = static_cast<int8_t>(i);
   }
@@ -92,7 +94,7 @@ class DTypeCodes {
   int32_t code(DType dtype) const { return codes_[static_cast<size_t>(dtype)]; }
 
  private:
-  std::array<int32_t, 10> codes_;  // by DType
+  std::array<int32_t, 12> codes_;  // by DType
   std::array<int8_t, 128> known_;  // by code
 };
 
