@@ -1,4 +1,4 @@
-"""From a plan with an adjoint to the unit of a CPU backward kernel.
+"""From a plan with an adjoint to the unit of a backward kernel.
 
 The functor is that of the forward kernel, with the derivatives of its expressions beside them, and
 one type for each read of a parameter that may receive a gradient.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from attnlang.emit.dialect import CPU
+from attnlang.emit.dialect import CPU, CUDA
 from attnlang.emit.functor import FunctionText, Functor, FunctorContext, TileText
 from attnlang.emit.kernel_unit import FLAGS, number_lines
 from attnlang.emit.op_unit import backward_op_unit
 from attnlang.emit.simd_printer import param_field
 from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
-from attnlang.ir.nodes import Expr, Load, ScalarParam
+from attnlang.ir.nodes import Coord, CoordName, Expr, Load, ScalarParam
 from attnlang.ir.printer import print_expr
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.passes.adjoint import Adjoint, Partial, Source
@@ -24,9 +24,8 @@ from attnlang.plan.plan import Plan, tensor_params
 from attnlang.symbolic.range_tree import Direction
 from attnlang.symbolic.variability import Level
 
-BACKWARD = "attnlang_backward"
+BACKWARD, BACKWARD_WORKSPACE = "attnlang_backward", "attnlang_backward_workspace"
 
-_TEMPLATE, _UNIT = "cpu_backward.cpp.j2", "backward.cpp"
 _ELEMENT = "const Request& r, const Row& row, const Column& column"
 _PLACES = {
     Level.REQUEST: "const Request& r, const Sums& sums, float value",
@@ -64,14 +63,16 @@ class PartialText:
 
 @dataclass(frozen=True, slots=True)
 class BackwardContext(FunctorContext):
-    """What `codegen/module/cpu_backward.cpp.j2` is rendered with."""
+    """What `codegen/module/cpu_backward.cpp.j2` and `cuda_backward.cu.j2` are rendered with."""
 
     query_ranges: TileText
     dropout: str
     gradients: tuple[FunctionText, ...]
     scalar_count: int
     tensor_count: int
-    owned: str
+    store_type: str
+    store_name: str
+    stores: str  # how each tensor's gradient is added up
     sums: tuple[SumText, ...]
     partials: tuple[PartialText, ...]
     partial_names: str
@@ -79,17 +80,23 @@ class BackwardContext(FunctorContext):
 
 def backward_sources(plan: Plan, op_name: str) -> Sources:
     """Emit a planned backward kernel and the op that runs it, `torch.ops.attnlang.<op_name>`."""
-    text = number_lines(render(_TEMPLATE, _BackwardFunctor(plan).backward_context()), _UNIT)
-    kernel = Unit(_UNIT, text, flags=FLAGS)
-    binding = backward_op_unit(plan.lowered.variant, op_name, BACKWARD)
-    return Sources(op_name, Target.CPU, (kernel, binding), ())
+    target = plan.key.target
+    on_cpu = target is Target.CPU
+    functor = _BackwardFunctor(plan)
+    dialect = functor.dialect
+    text = render(dialect.backward_template, functor.backward_context())
+    text = number_lines(text, dialect.backward_unit)
+    kernel = Unit(dialect.backward_unit, text, flags=FLAGS if on_cpu else ())
+    workspace = None if on_cpu else BACKWARD_WORKSPACE
+    binding = backward_op_unit(plan.lowered.variant, op_name, BACKWARD, workspace)
+    return Sources(op_name, target, (kernel, binding), (), emulated=plan.key.emulated)
 
 
 class _BackwardFunctor(Functor):
     """Prints the parts of one backward kernel."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, CPU)
+        super().__init__(plan, CPU if plan.key.target is Target.CPU else CUDA)
         assert plan.adjoint is not None
         self.adjoint: Adjoint = plan.adjoint
 
@@ -101,14 +108,20 @@ class _BackwardFunctor(Functor):
         runtime = [p.name for p in params if isinstance(p, ScalarParam) and not p.const]
         tensors = [p.name for p in tensor_params(self.variant)]
         partials = tuple(self._partials())
+        on_cpu = self.dialect is CPU
+        stores = [_bool(self._owned(t)) if on_cpu else f"Store::{self._store(t)}" for t in tensors]
+        tiles = () if self.plan.backward is None else self.plan.backward.constants
         return BackwardContext(
-            **{f.name: getattr(forward, f.name) for f in fields(forward)},
+            **{f.name: getattr(forward, f.name) for f in fields(forward) if f.name != "tiles"},
+            tiles=tiles,
             query_ranges=query_ranges,
             dropout=_bool(self.plan.lowered.dropout is not None),
             gradients=tuple(self._gradients()),
             scalar_count=len(runtime),
             tensor_count=len(tensors),
-            owned=", ".join(_bool(self._owned(name)) for name in tensors) or "false",
+            store_type="bool" if on_cpu else "Store",
+            store_name="kOwned" if on_cpu else "kStores",
+            stores=", ".join(stores) or ("false" if on_cpu else "Store::exact"),
             sums=tuple(self._sums(runtime, tensors)),
             partials=partials,
             partial_names=", ".join(p.name for p in partials),
@@ -117,6 +130,22 @@ class _BackwardFunctor(Functor):
     def _owned(self, tensor: str) -> bool:
         reads = [p for p in self.adjoint.partials if p.parameter == tensor]
         return all(p.by_head for p in reads)
+
+    def _store(self, tensor: str) -> str:
+        """Return the `attnlang::cuda::Store` of a tensor's gradient.
+
+        Where its only read is at the row and the column themselves, no two elements of a head meet.
+        """
+        reads = [p for p in self.adjoint.partials if p.parameter == tensor]
+        if len(reads) != 1 or not isinstance(reads[0].variable, Load):
+            return "exact"
+        held = {i.name for i in reads[0].variable.indices if isinstance(i, Coord)}
+        of_elements = reads[0].source in (Source.ARGUMENT, Source.FACTOR)
+        if not of_elements or not held >= {CoordName.Q_ROW, CoordName.KV_COL}:
+            return "exact"
+        apart = {CoordName.B: "request", CoordName.H: "head"}
+        lacks = [name for coord, name in apart.items() if coord not in held]
+        return f"each_{'_and_'.join(lacks)}" if lacks else "at_once"
 
     def _sums(self, scalars: list[str], tensors: list[str]) -> Iterator[SumText]:
         wanted = {p.parameter for p in self.adjoint.partials}

@@ -28,6 +28,8 @@ class Dialect:
     namespace: str
     template: str
     unit: str
+    backward_template: str
+    backward_unit: str
     function: str  # what opens a function of the functor
     program: str  # the same of one that is not inlined
     negation: str  # of an M
@@ -45,6 +47,8 @@ CPU = Dialect(
     namespace="cpu",
     template="cpu_kernel.cpp.j2",
     unit="kernel.cpp",
+    backward_template="cpu_backward.cpp.j2",
+    backward_unit="backward.cpp",
     function="static",
     program="[[gnu::noinline]] static",
     negation="~",
@@ -57,6 +61,8 @@ CUDA = Dialect(
     namespace="cuda",
     template="cuda_kernel.cu.j2",
     unit="kernel.cu",
+    backward_template="cuda_backward.cu.j2",
+    backward_unit="backward.cu",
     function="ATTNLANG_DEVICE static",
     program="ATTNLANG_DEVICE static",
     negation="!",

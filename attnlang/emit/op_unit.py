@@ -110,6 +110,14 @@ class BuiltInText:
 
 
 @dataclass(frozen=True, slots=True)
+class BackwardText:
+    """The functions of a backward kernel, another unit of the same object."""
+
+    run: str
+    workspace: str | None  # None: of the CPU
+
+
+@dataclass(frozen=True, slots=True)
 class OpContext:
     """What `op.cpp.j2` reads; every string is C++ text."""
 
@@ -132,7 +140,7 @@ class OpContext:
     size_count: int
     has_dropout: str
     built_in: BuiltInText | None
-    backward: str | None  # the function of the backward kernel whose op this is
+    backward: BackwardText | None  # the backward kernel whose op this is
     widths: tuple[WidthText, ...]
 
 
@@ -147,9 +155,10 @@ def op_unit(variant: Variant, op_name: str, built_in: BuiltInText | None = None)
     return Unit("op.cpp", text, torch=True, flags=("-O1",))
 
 
-def backward_op_unit(variant: Variant, op_name: str, run: str) -> Unit:
+def backward_op_unit(variant: Variant, op_name: str, run: str, workspace: str | None) -> Unit:
     """Emit the unit that registers the op of one backward kernel, `run` of the same object."""
-    context = op_context(variant, make_schema(variant, op_name), backward=run)
+    backward = BackwardText(run, workspace)
+    context = op_context(variant, make_schema(variant, op_name), backward=backward)
     return Unit("op.cpp", render("op.cpp.j2", context), torch=True, flags=("-O1",))
 
 
@@ -157,7 +166,7 @@ def op_context(
     variant: Variant,
     schema: OpSchema,
     built_in: BuiltInText | None = None,
-    backward: str | None = None,
+    backward: BackwardText | None = None,
 ) -> OpContext:
     """Fill the template's context."""
     tensors = [p for p in variant.params if isinstance(p, TensorParam)]

@@ -20,9 +20,11 @@ from attnlang.compiler import backward_sources, plan_backward
 from attnlang.emit.op_schema import Argument, Role, make_schema
 from attnlang.jit.build import build
 from attnlang.jit.loader import load
+from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, progress
 from attnlang.ops.torch_op import NAMESPACE, is_registered
 from attnlang.plan.plan import KernelKey
+from attnlang.plan.widths import WidthError
 
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _registered: dict[str, TrainingOp] = {}
@@ -34,7 +36,7 @@ _NO_SECOND = "attnlang has no second derivatives: call backward without create_g
 class TrainingOp:
     """One registered pair; `overload` is called with every argument of the raw op, by position."""
 
-    def __init__(self, core: Specialised, key: KernelKey, name: str, library: Path) -> None:
+    def __init__(self, core: Specialised, name: str, library: Path, device: torch.device) -> None:
         self._raw = core.op.overload
         schema = make_schema(core.lowered.variant, name)
         self.arguments = schema.arguments
@@ -50,7 +52,7 @@ class TrainingOp:
         self._backward = getattr(ops, backward).default
         torch.library.register_fake(self._backward, self._fake_backward)
         _LIBRARY.define(f"{training}{schema.training}")  # type: ignore[no-untyped-call]
-        _LIBRARY.impl(training, self._run, "CPU")  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(training, self._run, device.type.upper())  # type: ignore[no-untyped-call]
         self.overload = getattr(ops, training).default
         torch.library.register_fake(self.overload, self._run)
         torch.library.register_autograd(
@@ -58,19 +60,25 @@ class TrainingOp:
         )
 
     @staticmethod
-    def of(core: Specialised, key: KernelKey) -> TrainingOp:
+    def of(core: Specialised, key: KernelKey, device: torch.device) -> TrainingOp:
         """Return the pair for one kernel key, building its backward kernel where that is missing.
 
-        Raises BuildError where the toolchain fails, ValueError where there is no derivative.
+        Raises BuildError where the toolchain fails, CallError for head dims that no backward kernel
+        of the target takes, ValueError where there is no derivative.
         """
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
         name = f"{core.name}_{digest}"
         with _registering:
             if name not in _registered:
-                core.op.ensure(key, torch.device("cpu"))
-                plan = plan_backward(core.lowered, key)
+                try:
+                    plan = plan_backward(core.lowered, key)
+                except WidthError as error:
+                    raise CallError(error.argument, error.expected, error.found) from None
+                core.op.ensure(key, device)
                 library = build(backward_sources(plan, f"{name}_backward"), progress=progress.get())
-                _registered[name] = TrainingOp(core, key, name, library)
+                _registered[name] = TrainingOp(core, name, library, device)
+            else:
+                core.op.ensure(key, device)
             return _registered[name]
 
     def _place(self, name: str) -> int:

@@ -15,6 +15,7 @@ from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.passes import Lowered
 from attnlang.passes.adjoint import Adjoint
+from attnlang.plan.cuda_backward_tiles import BackwardTiles, choose_backward_tiles
 from attnlang.plan.cuda_tiles import PANEL, CudaTiles, choose_tiles
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
@@ -49,6 +50,7 @@ class Plan:
     transforms: Transforms
     tiles: CudaTiles | None = None  # of a GPU's kernel
     adjoint: Adjoint | None = None  # what a backward kernel evaluates too
+    backward: BackwardTiles | None = None  # of a GPU's backward kernel
 
     @property
     def roots(self) -> tuple[Expr, ...]:
@@ -88,12 +90,14 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
     transforms = plan_transforms(lowered.variant, widths)
     programs = (program for _, program, _ in transforms.programs)
     roots = (*roots, *(e for program in programs for e in invariants(program)))
-    tiles = None
-    if key.target is not Target.CPU:
+    tiles = backward = None
+    if key.target is not Target.CPU and adjoint is not None:
+        backward = choose_backward_tiles(widths)
+    elif key.target is not Target.CPU:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0
         tiles = choose_tiles(key.target, widths, plain=_plain(lowered), shared=shared)
-    return Plan(lowered, key, hoist(roots), widths, transforms, tiles, adjoint)
+    return Plan(lowered, key, hoist(roots), widths, transforms, tiles, adjoint, backward)
 
 
 def _plain(lowered: Lowered) -> bool:

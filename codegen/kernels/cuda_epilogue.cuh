@@ -169,9 +169,14 @@ ATTNLANG_DEVICE void write_row(const Problem<Element>& problem,
     __syncwarp();
     values = result;
   }
-  Element* row = problem.out.row(b, h, q_row);
-  for (int e = lane; e < kOut; e += kWarp) {
-    row[e * problem.out.stride[3]] = from_float32<Element>(values[e]);
+  if (problem.wide_out.data != nullptr) {
+    float* row = problem.wide_out.row(b, h, q_row);
+    for (int e = lane; e < kOut; e += kWarp) row[e * problem.wide_out.stride[3]] = values[e];
+  } else {
+    Element* row = problem.out.row(b, h, q_row);
+    for (int e = lane; e < kOut; e += kWarp) {
+      row[e * problem.out.stride[3]] = from_float32<Element>(values[e]);
+    }
   }
   if (lane == 0) {
     if (problem.lse.data != nullptr) *problem.lse.at(b, h, q_row) = finished.lse;

@@ -80,6 +80,7 @@ struct Problem {
   PerRequest q_offsets, kv_offsets, kv_lens;
   VectorRows<const Element> q, k, v;
   VectorRows<Element> out;
+  VectorRows<float> wide_out;  // out itself, where the call wants float32; else its data is null
   Scalars lse, max;
 
   ATTNLANG_HD int group() const { return heads / kv_heads; }
@@ -149,7 +150,8 @@ Problem<Element> problem_of(const Call& call) {
   problem.k = VectorRows<const Element>::of(call.k, Variant::kKeyStart);
   problem.v =
       VectorRows<const Element>::of(Variant::kValueFromKey ? call.k : call.v, Variant::kValueStart);
-  problem.out = VectorRows<Element>::of(call.out, 0);
+  if (call.out.dtype == DType::f32) problem.wide_out = VectorRows<float>::of(call.out, 0);
+  else problem.out = VectorRows<Element>::of(call.out, 0);
   problem.lse = Scalars::of(call.lse, 3);
   problem.max = Scalars::of(call.max, 2);
   return problem;

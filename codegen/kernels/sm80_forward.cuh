@@ -398,7 +398,7 @@ class Sm80Forward {
       }
     }
     if constexpr (!kPacked && kShape.key_warps == 1 && !Variant::kOut) {
-      if (work_.parts.count == 1) {
+      if (work_.parts.count == 1 && work_.problem.wide_out.data == nullptr) {
         const Values tile = {reinterpret_cast<Element*>(area())};
         write_tile<Variant>(work_.problem, item_, warp_part(), rows, state.rows, state.acc, tile);
         return;

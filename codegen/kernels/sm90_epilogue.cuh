@@ -63,6 +63,20 @@ ATTNLANG_DEVICE void store_fragment_row(const VectorRows<Element>& rows, Element
   }
 }
 
+// The same in float32.
+template <int kValues>
+ATTNLANG_DEVICE void store_wide_row(float* row, int64_t stride, int end, int i,
+                                    const float (&acc)[kValues], int lane) {
+#pragma unroll
+  for (int n = 0; n < kValues / 4; ++n) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const int column = 8 * n + 2 * (lane % 4) + c;
+      if (column < end) row[column * stride] = acc[fragment_index(n, i, c)];
+    }
+  }
+}
+
 // Writes a warp's 16 rows from q0 on: acc are their entries from `first` on. With entry 0 go their
 // lse and the largest score. `room`: of an out expression's rows, the warp's own.
 template <class Variant, class Element, int kD, int kDV, int kValues>
@@ -104,8 +118,14 @@ ATTNLANG_DEVICE void write_fragment(const Problem<Element>& problem,
         const float factor = finished.factor;
         scale_row(i, factor, acc);
       }
-      Element* row = problem.out.row(b, h, q_row) + first * problem.out.stride[3];
-      store_fragment_row<Element, kDV>(problem.out, row, stored, kDV - first, i, acc, lane);
+      if (problem.wide_out.data == nullptr) {
+        Element* row = problem.out.row(b, h, q_row) + first * problem.out.stride[3];
+        store_fragment_row<Element, kDV>(problem.out, row, stored, kDV - first, i, acc, lane);
+      } else if (stored) {
+        const int64_t stride = problem.wide_out.stride[3];
+        float* row = problem.wide_out.row(b, h, q_row) + first * stride;
+        store_wide_row(row, stride, kDV - first, i, acc, lane);
+      }
       if (stored && first == 0 && lane % 4 == 0) {
         if (problem.lse.data != nullptr) *problem.lse.at(b, h, q_row) = finished.lse;
         if (problem.max.data != nullptr) {

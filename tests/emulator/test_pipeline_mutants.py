@@ -7,13 +7,12 @@ NaN. A text that is not found any more means that a kernel has changed: move the
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from attention_runs import Kernel, Shape, judge
 from device_harness import ROOT
+from mutants import Mutant, copy_headers
 
 SEEDS = 3
 KERNELS = {
@@ -35,26 +34,6 @@ SHAPES = {
         Shape(1, 2, 1, 200, 500, odd="kv", missing=45),
     ],
 }
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A mistake: in a file under codegen/kernels, `old` (once there) becomes `new`."""
-
-    file: str
-    old: str
-    new: str = ""
-
-    def plant(self, root: Path) -> None:
-        path = root / "codegen" / "kernels" / self.file
-        path.write_text(self.text(path))
-
-    def text(self, path: Path) -> str:
-        """The file's text with the mistake."""
-        text = path.read_text()
-        assert text.count(self.old) == 1, f"{self.file} has {text.count(self.old)} of: {self.old}"
-        return text.replace(self.old, self.new)
-
 
 _WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
 _WAIT_K = "mbarrier_wait(&control.k_empty[place.stage], place.empty());"
@@ -187,11 +166,6 @@ SAMPLE = (
 )
 
 
-def _copy(root: Path) -> None:
-    for folder in ("codegen/kernels", "runtime"):
-        shutil.copytree(ROOT / folder, root / folder)
-
-
 def test_every_mistake_has_its_place() -> None:
     for mutant in MUTANTS.values():
         path = ROOT / "codegen" / "kernels" / mutant.file
@@ -210,7 +184,7 @@ def test_kernels_without_a_mistake(door: str) -> None:
     [pytest.param(*key, marks=() if key[1] in SAMPLE else pytest.mark.slow) for key in MUTANTS],
 )
 def test_a_mistake_is_found(door: str, name: str, tmp_path: Path) -> None:
-    _copy(tmp_path)
+    copy_headers(tmp_path)
     MUTANTS[door, name].plant(tmp_path)
     path, said = KERNELS[door].build(tmp_path)
     assert path is not None, said[-6000:]

@@ -166,6 +166,10 @@ T atomicAdd(T* p, std::type_identity_t<T> x) {
   return std::atomic_ref<T>(*p).fetch_add(x);
 }
 template <class T>
+T atomicOr(T* p, std::type_identity_t<T> x) {
+  return std::atomic_ref<T>(*p).fetch_or(x);
+}
+template <class T>
 T atomicExch(T* p, std::type_identity_t<T> x) {
   return std::atomic_ref<T>(*p).exchange(x);
 }

@@ -26,12 +26,12 @@
 
 namespace attnlang::op {
 
-template <const Spec& kSpec, BackwardFunction kRun>
+template <const Spec& kSpec, BackwardFunction kRun, BackwardWorkspaceFunction kWorkspace>
 class BackwardBinding;
 
 template <const Spec& kSpec>
 class Binding {
-  template <const Spec& kOther, BackwardFunction kRun>
+  template <const Spec& kOther, BackwardFunction kRun, BackwardWorkspaceFunction kWorkspace>
   friend class BackwardBinding;
 
  public:
@@ -385,7 +385,6 @@ class Binding {
       refuse_argument("seed",
                       "expected one: the op of a variant with dropout draws none by itself");
     }
-    if (bound.wide_out && bound.target != 0) refuse_argument("wide_out", "a CPU kernel's alone");
     const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
     const DeviceGuard guard(bound.device);
     OwnedTensor out, lse, max, workspace;

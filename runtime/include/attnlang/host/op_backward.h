@@ -10,22 +10,27 @@
 
 namespace attnlang::op {
 
-template <const Spec& kSpec, BackwardFunction kRun>
+// `kWorkspace`: of a GPU's kernel, which may be emulated on the CPU; null: of the CPU.
+template <const Spec& kSpec, BackwardFunction kRun, BackwardWorkspaceFunction kWorkspace>
 class BackwardBinding {
  public:
   // Defines and implements the op, unless another object did so before.
   BackwardBinding() {
-    TorchLibraryHandle definitions = nullptr, cpu = nullptr;
+    TorchLibraryHandle definitions = nullptr, library = nullptr;
     check(aoti_torch_library_init_fragment("attnlang", Forward::kFile, 0, &definitions),
           "open a library");
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
-    check(aoti_torch_library_init_impl("attnlang", "CPU", Forward::kFile, 0, &cpu),
-          "open a library");
-    Forward::implement(cpu, kSpec.name, backward);
+    for (const char* key : {"CPU", "CUDA"}) {
+      if (key[1] == 'U' && !kOnGpu) continue;
+      check(aoti_torch_library_init_impl("attnlang", key, Forward::kFile, 0, &library),
+            "open a library");
+      Forward::implement(library, kSpec.name, backward);
+    }
   }
 
  private:
   using Forward = Binding<kSpec>;
+  static constexpr bool kOnGpu = kWorkspace != nullptr;
   static constexpr int32_t kExtra = 5;
   static constexpr int32_t kParameters = kSpec.scalar_count + kSpec.tensor_count;
 
@@ -50,8 +55,9 @@ class BackwardBinding {
     }
     const typename Forward::Arguments arguments(stack);
     const Saved saved(stack + kSpec.argument_count);
-    const typename Forward::Bound bound(arguments);
-    const Call& call = bound.call;
+    typename Forward::Bound bound(arguments);
+    Call& call = bound.call;
+    const DeviceGuard guard(bound.device);
 
     Gradients gradients{};
     gradients.out = view(saved.out.get(), "out");
@@ -63,18 +69,24 @@ class BackwardBinding {
     expect_rows(call, gradients);
 
     std::array<OwnedTensor, 3 + kParameters> results;
-    allocate_like(call.q, gradients.q, results[0]);
-    allocate_like(call.k, gradients.k, results[1]);
-    allocate_like(call.v, gradients.v, results[2]);
+    allocate_like(call.q, gradients.q, bound.device, results[0]);
+    allocate_like(call.k, gradients.k, bound.device, results[1]);
+    allocate_like(call.v, gradients.v, bound.device, results[2]);
     std::array<Tensor, kParameters + 1> sums{};
     for (int32_t i = 0; i < kParameters; ++i) {
       const bool wanted = (saved.wanted >> i & 1) != 0;
       const int32_t tensor = i - kSpec.scalar_count;
-      allocate_sum(wanted, tensor < 0 ? Tensor{} : bound.tensors[tensor], sums[i], results[3 + i]);
+      allocate_sum(wanted, tensor < 0 ? Tensor{} : bound.tensors[tensor], sums[i], bound.device,
+                   results[3 + i]);
     }
     gradients.scalars = sums.data();
     gradients.tensors = sums.data() + kSpec.scalar_count;
 
+    OwnedTensor workspace;
+    if constexpr (kOnGpu) {
+      allocate_workspace(call, kWorkspace(&call, &gradients), bound.device, workspace);
+      call.stream = current_stream(bound.device);
+    }
     char error[kErrorSize] = "";
     if (kRun(&call, &gradients, error) != 0) {
       throw std::runtime_error(std::string(kSpec.name) + ": " + error);
@@ -82,12 +94,11 @@ class BackwardBinding {
     for (int32_t i = 0; i < 3 + kParameters; ++i) stack[i] = from_handle(results[i].release());
   }
 
-  static Device host() { return {.type = aoti_torch_device_type_cpu(), .index = 0}; }
-
   // What was saved has the shapes that the call gives it: kernels trust them.
   static void expect_rows(const Call& call, const Gradients& g) {
     for (const Tensor* t : {&g.out, &g.out_grad}) {
-      const bool same = t->rank == 4 && t->size[3] == call.v.size[3] && t->dtype == DType::f32;
+      const bool typed = t->dtype == DType::f32 || (kOnGpu && t->dtype == call.q.dtype);
+      const bool same = t->rank == 4 && t->size[3] == call.v.size[3] && typed;
       if (!same || !same_rows(call, *t)) refuse_argument("out", "expected the shape of the output");
     }
     for (const Tensor* t : {&g.lse, &g.lse_grad}) {
@@ -102,7 +113,8 @@ class BackwardBinding {
   }
 
   // Dense, its memory ordered as the tensor's: heads inside rows where they lie so.
-  static void allocate_like(const Tensor& like, Tensor& result, OwnedTensor& owner) {
+  static void allocate_like(const Tensor& like, Tensor& result, const Device& device,
+                            OwnedTensor& owner) {
     const int64_t h = like.size[1], n = like.size[2], d = like.size[3];
     const auto positive = at_least_one;
     const bool rows_first = like.stride[1] < like.stride[2];
@@ -111,14 +123,16 @@ class BackwardBinding {
     result.stride[1] = rows_first ? positive(d) : positive(n) * positive(d);
     result.stride[2] = rows_first ? positive(h) * positive(d) : positive(d);
     result.stride[3] = 1;
-    result.data = allocate(4, result.size, result.stride, result.dtype, host(), owner);
+    result.data = allocate(4, result.size, result.stride, result.dtype, device, owner);
   }
 
-  // Zeros, dense, float32, of a parameter's shape; empty and null where none is wanted.
-  static void allocate_sum(bool wanted, const Tensor& shape, Tensor& result, OwnedTensor& owner) {
+  // Dense, float32, of a parameter's shape, zeros where the CPU adds to it; empty and null where
+  // none is wanted.
+  static void allocate_sum(bool wanted, const Tensor& shape, Tensor& result, const Device& device,
+                           OwnedTensor& owner) {
     if (!wanted) {
       const int64_t size = 0, stride = 1;
-      allocate(1, &size, &stride, DType::f32, host(), owner);
+      allocate(1, &size, &stride, DType::f32, device, owner);
       return;
     }
     result = shape;
@@ -128,8 +142,8 @@ class BackwardBinding {
       result.stride[i] = at_least_one(count);
       count *= result.size[i];
     }
-    result.data = allocate(result.rank, result.size, result.stride, DType::f32, host(), owner);
-    std::memset(result.data, 0, static_cast<size_t>(count) * sizeof(float));
+    result.data = allocate(result.rank, result.size, result.stride, DType::f32, device, owner);
+    if (!kOnGpu) std::memset(result.data, 0, static_cast<size_t>(count) * sizeof(float));
   }
 };
 

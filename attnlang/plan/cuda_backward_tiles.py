@@ -1,0 +1,74 @@
+"""In which tiles a CUDA backward kernel runs.
+
+Maps the widths of the products to `BackwardTiles`, or raises WidthError where no tiles take them.
+Invariant: what is chosen fits the shared memory of every GPU from Ampere on, and the registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnlang.plan.widths import WidthError, Widths
+
+_STEP = 16  # entries that one matrix instruction multiplies
+_WIDEST = 256
+_WIDEST_VALUE = _WIDEST + _STEP  # `row_sum` is made of a value beside v
+_ELEMENT_BYTES = 2
+_HEADER_BYTES = 1024  # ranges of tiles
+_SHARED_BYTES = 99 << 10
+_SUMS = 128  # floats of a thread that results may take
+_FLOATS = 168  # the same with the scores of a tile
+_WARPS = 8
+_SHAPES = ((128, 32), (64, 32), (64, 16), (32, 32), (32, 16), (16, 16))  # larger tiles spill
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that stay, rows of the other side that come at once, warps that share out results."""
+
+    rows: int
+    tile: int
+    split: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardTiles:
+    """The blocks that make the gradients of keys and values, and those of queries."""
+
+    keys: Block
+    queries: Block
+
+    @property
+    def constants(self) -> tuple[tuple[str, int], ...]:
+        """The constants of the generated `Tiles`."""
+        return (
+            ("kKeyRows", self.keys.rows),
+            ("kQueryTile", self.keys.tile),
+            ("kKeySplit", self.keys.split),
+            ("kQueryRows", self.queries.rows),
+            ("kKeyTile", self.queries.tile),
+            ("kQuerySplit", self.queries.split),
+        )
+
+
+def choose_backward_tiles(widths: Widths) -> BackwardTiles:
+    """Choose the tiles. Raises WidthError for widths that none take."""
+    limits = ("q", widths.product, _WIDEST), ("v", widths.acc, _WIDEST_VALUE)
+    for name, width, widest in limits:
+        if width % _STEP or width > widest:
+            expected = f"a head dim that GPU kernels differentiate: 16, 32, 48 ... {_WIDEST}"
+            raise WidthError(name, expected, str(width))
+    both = widths.product + widths.acc
+    return BackwardTiles(keys=_block(both, both), queries=_block(widths.product, both))
+
+
+def _block(results: int, entries: int) -> Block:
+    """Return the first shape that fits; a thread has half of its warp's entries for a row each."""
+    split = -(-results // 2 // _SUMS)
+    for rows, tile in _SHAPES:
+        shared = (rows + 2 * tile) * entries * _ELEMENT_BYTES + _HEADER_BYTES + 16 * tile
+        floats = -(-results // _STEP // split) * _STEP // 2 + tile
+        fits = shared <= _SHARED_BYTES and floats <= _FLOATS
+        if fits and rows // 16 * split <= _WARPS:
+            return Block(rows, tile, split)
+    raise AssertionError("the smallest shape fits the widest head dims")

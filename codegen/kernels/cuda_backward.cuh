@@ -1,0 +1,207 @@
+// The door of a CUDA backward unit: checks the call, and enqueues what makes the gradients: the
+// rows' terms, then those of keys and values, those of queries, and the parameters' sums. Nothing
+// here waits for the device or allocates.
+#pragma once
+
+#include <cinttypes>
+#include <cstdint>
+
+#include "attnlang/device/launch.cuh"
+#include "attnlang/host/call.h"
+#include "attnlang/host/gradients.h"
+#include "kernels/cuda_attention.cuh"
+#include "kernels/cuda_gradient_rows.cuh"
+#include "kernels/cuda_gradient_sums.cuh"
+#include "kernels/cuda_gradients.cuh"
+#include "kernels/cuda_lines.cuh"
+#include "kernels/cuda_problem.cuh"
+#include "kernels/cuda_transforms.cuh"
+#include "kernels/sm80_backward.cuh"
+
+namespace attnlang::cuda {
+
+// `Tiles`: kKeyRows keys of a block that go through tiles of kQueryTile rows, kKeySplit warps
+// beside each other; kQueryRows, kKeyTile and kQuerySplit the other way.
+template <class Variant, class Element, int kD, int kDV, class Tiles>
+class Backward {
+  static constexpr BackwardShape kKeyShape{Tiles::kKeyRows, Tiles::kQueryTile, Tiles::kKeySplit};
+  static constexpr BackwardShape kQueryShape{Tiles::kQueryRows, Tiles::kKeyTile,
+                                             Tiles::kQuerySplit};
+  static_assert(!Variant::kQuery && !Variant::kKey && !Variant::kValue && !Variant::kOut,
+                "transforms are differentiated apart");
+  template <Side kSide, bool kSums>
+  using Kernel = Sm80Backward<Variant, Element, kD, kDV,
+                              kSide == Side::keys ? kKeyShape : kQueryShape, kSide, kSums>;
+  using Sums = GradientSums<Variant>;
+
+ public:
+  // Bytes that `run` needs in the call's workspace.
+  static int64_t workspace(const Call& call, const Gradients& gradients) {
+    Workspace workspace(nullptr);
+    take(call, workspace);
+    const Sums sums(gradients, workspace);
+    return workspace.used();
+  }
+
+  // 0, or -1 and a message in `error` (kErrorSize).
+  static int run(const Call& call, const Gradients& gradients, char* error) {
+    if (check_call<Variant, Element, kD, kDV>(call, error) != 0) return -1;
+    if (check_results(gradients, error) != 0) return -1;
+    const int64_t needed = workspace(call, gradients);
+    if (call.workspace_bytes < needed) {
+      return fail(error, "a workspace of %" PRId64 " bytes is needed, got %" PRId64, needed,
+                  call.workspace_bytes);
+    }
+    const char* wrong = enqueue(call, gradients);
+    return wrong == nullptr ? 0 : fail(error, "%s", wrong);
+  }
+
+ private:
+  struct Pieces {
+    RowTerms terms;
+    VectorRows<Element> grads;
+  };
+
+  static Pieces take(const Call& call, Workspace& workspace) {
+    const int64_t heads = call.q.size[0] * call.q.size[1], rows = call.q.size[2];
+    const int64_t padded = (rows + kAnchorRows - 1) / kAnchorRows * kAnchorRows;
+    const int64_t bytes = heads * padded * static_cast<int64_t>(sizeof(float));
+    RowTerms terms{};
+    terms.base = static_cast<float*>(workspace.take(bytes));
+    terms.delta = static_cast<float*>(workspace.take(bytes));
+    terms.padded = static_cast<int32_t>(padded);
+    const int64_t entries = heads * rows * kDV;
+    auto* grads =
+        static_cast<Element*>(workspace.take(entries * static_cast<int64_t>(sizeof(Element))));
+    return {terms, VectorRows<Element>::packed(grads, call.q.size[1], rows, kDV)};
+  }
+
+  // Results are written two entries at a time.
+  static int check_results(const Gradients& gradients, char* error) {
+    const Tensor* tensors[] = {&gradients.q, &gradients.k, &gradients.v};
+    for (const Tensor* t : tensors) {
+      bool pairs = t->stride[3] == 1 && reinterpret_cast<uintptr_t>(t->data) % 4 == 0;
+      for (int i = 0; i < 3; ++i) pairs = pairs && t->stride[i] % 2 == 0;
+      if (!pairs) return fail(error, "gradients of q, k and v lie in rows of whole pairs");
+    }
+    return 0;
+  }
+
+  static const char* enqueue(const Call& call, const Gradients& gradients) {
+    Workspace pieces(call.workspace);
+    const Pieces taken = take(call, pieces);
+    const Sums sums(gradients, pieces);
+    const Problem<Element> problem = problem_of<Variant, Element>(call);
+    const char* wrong = sums.start(gradients, call.stream);
+    if (wrong == nullptr && !has_no_rows(call)) {
+      wrong = find_terms(call, gradients, problem, taken, sums.sums(gradients));
+    }
+    const BackwardWork<Variant, Element> work{.problem = problem,
+                                              .arguments = Variant::arguments(call),
+                                              .sums = sums.sums(gradients),
+                                              .terms = taken.terms,
+                                              .out_grad = constant(taken.grads),
+                                              .q = VectorRows<Element>::of(gradients.q, 0),
+                                              .k = VectorRows<Element>::of(gradients.k, 0),
+                                              .v = VectorRows<Element>::of(gradients.v, 0),
+                                              .order = {},
+                                              .first_b = 0,
+                                              .first_h = 0,
+                                              .heads = problem.heads};
+    if (wrong == nullptr) wrong = run_sides(call, gradients, work);
+    return wrong == nullptr ? sums.finish(gradients, call.stream) : wrong;
+  }
+
+  // Kernels that add up parameters' gradients are others: what is not wanted takes no registers.
+  static const char* run_sides(const Call& call, const Gradients& gradients,
+                               const BackwardWork<Variant, Element>& work) {
+    if constexpr (Variant::Partials::kCount > 0) {
+      if (Sums::any(gradients)) return run_sides<true>(call, gradients, work);
+    }
+    return run_sides<false>(call, gradients, work);
+  }
+  template <bool kSums>
+  static const char* run_sides(const Call& call, const Gradients& gradients,
+                               const BackwardWork<Variant, Element>& work) {
+    const char* wrong = run_keys<kSums>(call, work);
+    return wrong == nullptr ? run_queries<kSums>(call, gradients, work) : wrong;
+  }
+
+  static VectorRows<const Element> constant(const VectorRows<Element>& rows) {
+    VectorRows<const Element> same{.data = rows.data, .stride = {}, .vectorised = rows.vectorised};
+    for (int i = 0; i < 4; ++i) same.stride[i] = rows.stride[i];
+    return same;
+  }
+
+  static const char* find_terms(const Call& call, const Gradients& gradients,
+                                const Problem<Element>& problem, const Pieces& taken,
+                                const typename Variant::Sums& sums) {
+    const RowPass<Variant, Element> pass{.problem = problem,
+                                         .arguments = Variant::arguments(call),
+                                         .sums = sums,
+                                         .out = FloatRows::of(gradients.out),
+                                         .out_grad = FloatRows::of(gradients.out_grad),
+                                         .lse = Scalars::of(gradients.lse, 3),
+                                         .lse_grad = Scalars::of(gradients.lse_grad, 3),
+                                         .terms = taken.terms,
+                                         .grads = taken.grads};
+    const int64_t rows = int64_t{problem.batch} * problem.heads * taken.terms.padded;
+    const dim3 grid(static_cast<unsigned>((rows + kRowWarps - 1) / kRowWarps));
+    return launch(row_terms_kernel<Variant, Element, kDV>, grid, kRowWarps * kWarp, 0, call.stream,
+                  pass);
+  }
+
+  template <bool kSums>
+  static const char* run_keys(const Call& call, BackwardWork<Variant, Element> work) {
+    const int64_t rows = kKeyShape.rows, bytes = call.q.size[2] * (kD + kDV) * 2;
+    const int64_t tiles = (call.k.size[2] + rows - 1) / rows, heads = call.k.size[1];
+    work.order = TileOrder::of(call.k.size[0], heads, heads, tiles, bytes);
+    return start<Kernel<Side::keys, kSums>>(call, work);
+  }
+
+  template <bool kSums>
+  static const char* run_queries(const Call& call, const Gradients& gradients,
+                                 BackwardWork<Variant, Element> work) {
+    const bool by_request = kSums && Sums::apart(gradients, true);
+    const bool by_head = kSums && Sums::apart(gradients, false);
+    const int batch = work.problem.batch, heads = work.problem.heads;
+    const int requests_each = by_request ? 1 : batch, heads_each = by_head ? 1 : heads;
+    const int64_t rows = kQueryShape.rows, bytes = call.k.size[2] * (kD + kDV) * 2;
+    const int64_t tiles = (call.q.size[2] + rows - 1) / rows;
+    const int group = by_head ? 1 : work.problem.group();
+    const char* wrong = nullptr;
+    for (int b = 0; b < batch; b += requests_each) {
+      for (int h = 0; h < heads && wrong == nullptr; h += heads_each) {
+        work.first_b = b, work.first_h = h, work.heads = heads_each;
+        work.order = TileOrder::of(requests_each, heads_each, heads_each / group, tiles, bytes);
+        wrong = start<Kernel<Side::queries, kSums>>(call, work);
+      }
+    }
+    return wrong;
+  }
+
+  template <class K>
+  static const char* start(const Call& call, const BackwardWork<Variant, Element>& work) {
+    const int64_t items = work.order.items();
+    if (items == 0) return nullptr;
+    return launch(sm80_backward_kernel<K>, dim3(static_cast<unsigned>(items)), K::kThreads,
+                  K::kSharedBytes, call.stream, work);
+  }
+};
+
+// What a unit exports, the lines of its tensors in front of the workspace.
+template <class Variant, class Element, int kD, int kDV, class Tiles>
+int64_t backward_workspace(const Call& call, const Gradients& gradients) {
+  return line_bytes<Variant>(call) +
+         Backward<Variant, Element, kD, kDV, Tiles>::workspace(call, gradients);
+}
+
+template <class Variant, class Element, int kD, int kDV, class Tiles>
+int run_backward(const Call& call, const Gradients& gradients, char* error) {
+  error[0] = '\0';
+  return with_lines<Variant, Element>(call, error, [&](const Call& inner) {
+    return Backward<Variant, Element, kD, kDV, Tiles>::run(inner, gradients, error);
+  });
+}
+
+}  // namespace attnlang::cuda

@@ -1,0 +1,74 @@
+"""The mma.sync backward under nvcc: registers without spills, no local memory in the main loops."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from device_harness import compile_unit, has_nvcc
+from gradient_runs import UNIT
+
+from attnlang.plan.cuda_backward_tiles import choose_backward_tiles
+from attnlang.plan.widths import Widths
+
+pytestmark = pytest.mark.skipif(not has_nvcc(), reason="no nvcc")
+
+HERE = Path(__file__).resolve().parent
+NVCC = ["nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-cubin", "-Xptxas=-v"]
+_KERNEL = re.compile(
+    r"Compiling entry function '(\w*Sm80Backward\w*)'.*?(\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads.*?Used (\d+) registers",
+    re.DOTALL,
+)
+# The functor, its head dimension and the architecture.
+CASES = [
+    ("Causal", 128, "sm_80"),
+    pytest.param(("Causal", 64, "sm_80"), marks=pytest.mark.slow),
+    pytest.param(("Causal", 128, "sm_90a"), marks=pytest.mark.slow),
+    pytest.param(("Causal", 256, "sm_80"), marks=pytest.mark.slow),
+    pytest.param(("Factor", 32, "sm_80"), marks=pytest.mark.slow),
+    pytest.param(("Biased", 64, "sm_80"), marks=pytest.mark.slow),
+]
+
+
+@cache
+def _compile(functor: str, d: int, arch: str) -> tuple[Path, str]:
+    tiles = choose_backward_tiles(Widths(d, d, d, d, d))
+    text = UNIT.format(
+        functor=f"{functor}Gradient", element="Bf16", d=d, dv=d,
+        keys=(tiles.keys.rows, tiles.keys.tile, tiles.keys.split),
+        queries=(tiles.queries.rows, tiles.queries.tile, tiles.queries.split),
+    )  # fmt: skip
+    path, said = compile_unit([*NVCC, f"-arch={arch}"], text, f"-I{HERE}")
+    assert path is not None, said[-6000:]
+    return path, said
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_register_is_spilled(case: tuple[str, int, str]) -> None:
+    _, said = _compile(*case)
+    kernels = _KERNEL.findall(said)
+    assert len(kernels) == (4 if case[0] == "Biased" else 2), said
+    for name, stores, loads, registers in kernels:
+        assert (stores, loads) == ("0", "0"), f"{name} spills"
+        assert int(registers) <= 255
+
+
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
+@pytest.mark.parametrize("case", CASES)
+def test_main_loops_stay_in_registers(case: tuple[str, int, str]) -> None:
+    path, _ = _compile(*case)
+    command = ["nvdisasm", "-c", str(path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = [f for f in shown.split("\n.text.")[1:] if "Sm80Backward" in f.partition(":")[0]]
+    assert functions
+    for function in functions:
+        products = [m.start() for m in re.finditer(r"\bHMMA\.16816\.F32", function)]
+        assert products, "no matrix product"
+        loop = function[products[0] : products[-1]]
+        assert not re.search(r"\b(LDL|STL)\b", loop), "a main loop keeps something in local memory"
+        assert "LDGSTS.E.BYPASS.128" in function, "no asynchronous copy"
