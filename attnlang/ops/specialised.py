@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -21,6 +21,7 @@ from attnlang.jit.build import build
 from attnlang.jit.units import Target
 from attnlang.ops.errors import CallError
 from attnlang.ops.torch_op import TorchOp
+from attnlang.ops.traced import check_traced
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, Widths, measure, value_dim
@@ -66,7 +67,13 @@ class Specialised:
     def op(self) -> TorchOp:
         """The torch op, registered. Builds the binding on first use (not the kernels)."""
         library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
-        return TorchOp.register(self.lowered.variant, self.name, library, self.build_kernel)
+        return TorchOp.register(
+            self.lowered.variant,
+            self.name,
+            library,
+            self.build_kernel,
+            check=partial(check_traced, self.variant, self.consts),
+        )
 
     def build_kernel(self, key: KernelKey) -> Path:
         """Build (or find in the cache) the kernel of a key."""

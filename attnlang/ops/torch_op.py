@@ -35,7 +35,7 @@ from attnlang.plan.widths import Widths, measure, value_dim
 NAMESPACE = "attnlang"
 
 BuildKernel = Callable[[KernelKey], Path]
-Check = Callable[[Mapping[str, object]], None]
+Check = Callable[[OpSchema, Mapping[str, object]], None]
 
 _DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "boolean")  # as DType
 _ABSENT = -1
@@ -238,7 +238,7 @@ class TorchOp:
         """Check a traced call and build its kernel: in a compiled graph it would be too late."""
         arguments = named(self.schema.arguments, args, kwargs)
         if self._check is not None:
-            self._check(arguments)
+            self._check(self.schema, arguments)
         self._prepare(arguments)
         return arguments
 

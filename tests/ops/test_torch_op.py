@@ -78,7 +78,7 @@ def plain(plain_checks):
     with pytest.raises(RuntimeError, match="no kernel for these dtypes"):
         getattr(torch.ops.attnlang, PLAIN)(*call.qkv)
 
-    def check(arguments):
+    def check(schema, arguments):
         plain_checks.append(set(arguments))
         if arguments["q"].shape[2] == 3:
             raise ValueError("three rows are too few")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -159,3 +160,33 @@ def test_a_default_that_a_schema_cannot_write(qkv) -> None:
         torch.testing.assert_close(variant(*qkv, **given), variant.reference(*qkv, **given))
     (grad,) = torch.autograd.grad(variant(qkv[0].requires_grad_(), *qkv[1:]).sum(), qkv[0])
     assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": torch.ones(3)}, r"`bias`: expected shape \[HQ = 4\], found shape \[3\]"),
+        ({"bias": torch.ones(4, dtype=torch.int64)}, "`bias`: expected a float tensor"),
+        ({"q": torch.ones(1, 3, 17, 16)}, "`q`: expected a multiple of k's 2 heads"),
+        ({"v": torch.ones(1, 2, 5, 16)}, "`v`: expected k's heads and length"),
+        ({"window": 0}, "`window`: expected `window > 0`, found window = 0"),
+        ({"size": 3}, "`size`: expected `size >= KV`, found size = 3, KV = 17"),
+    ],
+)
+def test_a_traced_call_is_checked_while_it_is_traced(qkv, change, message) -> None:
+    """With the words of the eager call, inside the compiler's own error."""
+    variant = attnlang.loads(
+        SPEC.replace("window: int = 9", "window: int = 9, const size: int = 64").replace(
+            " score", " require size >= KV\n score", 1
+        )
+        + " mask = mask and kv_idx < size\n"
+    )
+    call = {**dict(zip("qkv", qkv, strict=True)), "bias": BIAS}
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda **kw: variant(**kw), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**call), variant(**call))
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError) as caught:
+        compiled(**{**call, **change})
+    told = str(caught.value).replace("\\'", "'")
+    assert re.search(message, told), told
