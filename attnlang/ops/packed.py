@@ -21,6 +21,7 @@ from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.training import wants_gradient
+from attnlang.ops.transforms import refuse_tangents
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -93,7 +94,7 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
     requests = max(call.q_indptr.numel() - 1, 0)
     shape = packed.check_packed_qkv(call.q, call.k, call.v, requests)
     vectors = {"q": call.q, "k": call.k, "v": call.v}
-    if wants_gradient({**vectors, **values}):
+    if wants_gradient({**vectors, **values, "scale": call.scale}):
         raise CallError(
             "q",
             "tensors that need no gradient, in a ragged call",
@@ -103,6 +104,7 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
     own = {"scale": call.scale, "q_offset": call.q_offset, "kv_offset": call.kv_offset}
     own |= {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
     check.check_places(call.q, {**vectors, **values, **own})
+    refuse_tangents({**vectors, **values, **own})
     runs = check_dtype(call.q)
     if runs.target is not Target.CPU:
         found = "the emulator" if runs.emulated else f"one on {call.q.device}"

@@ -18,6 +18,7 @@ from attnlang.ir.nodes import Kind, Scalar, ScalarParam, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import POSITION_LIMIT
 from attnlang.ops.targets import emulation_epoch
+from attnlang.ops.transforms import dual_level
 
 Facts = tuple[object, ...]
 
@@ -43,7 +44,7 @@ class Routes:
 
         `others` are what else the call was given: numbers, taken as they are, or tensors.
         """
-        found: list[object] = [torch.is_grad_enabled(), emulation_epoch()]
+        found: list[object] = [torch.is_grad_enabled(), emulation_epoch(), dual_level()]
         for x in vectors:
             if not _add_tensor(found, x):
                 return None

@@ -29,6 +29,7 @@ from attnlang.jit.loader import load
 from attnlang.jit.units import Target
 from attnlang.ops.packed_op import PackedOp
 from attnlang.ops.targets import Runs, binding_device, runs_on
+from attnlang.ops.transforms import refuse_vmap
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import Widths, measure, value_dim
 
@@ -205,6 +206,8 @@ class TorchOp:
         return measure(self._variant, head, value)
 
     def _register_fakes(self) -> None:
+        for name in (self.schema.name, f"{self.schema.name}_packed"):
+            refuse_vmap(name)
         torch.library.register_fake(self.overload, self._fake_forward, allow_override=True)
         torch.library.register_fake(self.tiles, self._fake_tiles, allow_override=True)
         self.packed.register_fake()

@@ -9,37 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import (
-    Dot,
-    Expr,
-    Lse,
-    RowSum,
-    Size,
-    TensorParam,
-    Variant,
-    Vector,
-    VectorName,
-)
-from attnlang.ir.traverse import rewrite, walk
+from attnlang.ir.nodes import Expr, Lse, RowSum, TensorParam, Variant, Vector, VectorName
+from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.ops.arguments import DTYPE_NAMES
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised
 from attnlang.ops.targets import Runs, check_dtype
+from attnlang.ops.training_core import Core, core, is_plain
 from attnlang.ops.training_op import TrainingOp, positional
-from attnlang.passes.map_variant import map_variant
 from attnlang.plan.plan import KernelKey
-from attnlang.reference.attend import all_queries_and_keys, all_values, outputs
+from attnlang.reference.attend import (
+    all_queries_and_keys,
+    all_values,
+    hide_columns,
+    inner_products,
+    outputs,
+)
 from attnlang.reference.entry import make_inputs
 from attnlang.reference.inputs import Inputs
-from attnlang.symbolic.build import const
 
 _STEP = 16  # entries of a head dim that a GPU's products take together
 
@@ -50,28 +45,6 @@ def wants_gradient(values: Mapping[str, object]) -> bool:
     """Whether autograd would record a call with these arguments."""
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in values.values()
-    )
-
-
-def core(variant: Variant, head: int, value: int) -> Variant:
-    """Return the variant over transformed vectors; D and DV stay those of the call."""
-    sizes = {"D": head, "DV": value}
-
-    def fix(expr: Expr) -> Expr:
-        match expr:
-            case Size(name=name) if name in sizes:
-                return const(sizes[name], expr.span)
-        return expr
-
-    fixed = map_variant(variant, lambda expr: rewrite(expr, fix))
-    plain = {n: Vector(n, span=variant.span) for n in VectorName}
-    return replace(
-        fixed,
-        q=plain[VectorName.Q],
-        k=plain[VectorName.K],
-        v=plain[VectorName.V],
-        out=plain[VectorName.ACC],
-        requires=(),
     )
 
 
@@ -90,6 +63,20 @@ class TrainingCall:
     q_offset: int | Tensor | None
     kv_offset: int | Tensor
     kv_lens: Tensor | None
+    kv_indices: Tensor | None = None
+    kv_block: int = 1
+
+    @property
+    def selection(self) -> dict[str, object]:
+        """The op's arguments for the selected columns."""
+        if self.kv_indices is None:
+            return {}
+        return {"kv_indices": self.kv_indices, "kv_block": self.kv_block}
+
+    @property
+    def scale_wanted(self) -> bool:
+        """Whether the scale wants a gradient."""
+        return isinstance(self.scale, Tensor) and self.scale.requires_grad
 
 
 class Training:
@@ -97,7 +84,8 @@ class Training:
 
     def __init__(self, variant: Variant) -> None:
         self._variant = variant
-        self._cores: dict[object, Specialised] = {}
+        self._plain = is_plain(variant)
+        self._cores: dict[object, _Core] = {}
 
     def attend(
         self, call: TrainingCall, arrange: Arrange, seed: Mapping[str, object]
@@ -107,53 +95,58 @@ class Training:
         `arrange` names the raw op's arguments, `seed` is that of a dropout, named likewise.
         """
         variant = self._variant
-        _refuse(variant, call)
+        _refuse(call)
         runs = check_dtype(call.q)
-        inputs = self._inputs(call)
+        inputs = None if self._plain else self._inputs(call)
         q, k, v = self._vectors(call, inputs)
         reads_sum = any(isinstance(e, RowSum) for e in walk(variant.out))
         dv = v.shape[3]
         if reads_sum:  # a value of 1 adds up to the sum of the weights
             v = _with_one(v, runs)
-        op = self._op(call, runs, q, v, plain=inputs is None)
+        found = self._core(call)
+        lifted = {} if inputs is None else self._products(found.core, inputs)
+        op = self._op(call, found, runs, q, v)
         scale = 1 / math.sqrt(call.q.shape[3]) if call.scale is None else call.scale
-        named = arrange(call.values, scale, call.q_offset, call.kv_offset, call.kv_lens)
-        named |= seed
+        own = None if found.core.scale is None else scale
+        named = arrange(
+            call.values, scale if own is None else None, call.q_offset, call.kv_offset, call.kv_lens
+        )
+        named |= {**seed, **call.selection, **lifted}
+        if own is not None:
+            assert found.core.scale is not None
+            named |= {found.core.scale: 0.0, op.companions[found.core.scale]: own}
         acc, lse = op.overload(*positional(op, (q, k, v), named))
-        found = lse if variant.weights.softmax is not None else None
+        log_sum = lse if variant.weights.softmax is not None else None
         if isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC:
-            return acc.to(q.dtype), found
+            return acc.to(q.dtype), log_sum
         assert inputs is not None
         compute = acc.to(inputs.dtype)
         row_sum = _row_sum(compute[..., dv:], q.dtype, runs) if reads_sum else None
         compute = compute[..., :dv]
         needs_lse = any(isinstance(e, Lse) for e in walk(variant.out))
-        out = outputs(inputs, compute, row_sum, found if needs_lse else None)
-        return out.to(q.dtype), found
+        out = outputs(inputs, compute, row_sum, log_sum if needs_lse else None)
+        return out.to(q.dtype), log_sum
 
-    def _op(
-        self, call: TrainingCall, runs: Runs, q: Tensor, v: Tensor, *, plain: bool
-    ) -> TrainingOp:
+    def _op(self, call: TrainingCall, found: _Core, runs: Runs, q: Tensor, v: Tensor) -> TrainingOp:
         """Return the op for these transformed vectors, its kernels built."""
         params = (p for p in self._variant.params if isinstance(p, TensorParam))
-        dtypes = tuple(_dtype_name(call.values[p.name]) for p in params)
-        widths = q.shape[3], v.shape[3]
-        key = KernelKey(DTYPE_NAMES[q.dtype], *widths, dtypes, runs.target, runs.emulated)
-        return TrainingOp.of(self._core(call, plain=plain), key, q.device)
+        dtypes = [_dtype_name(call.values[p.name]) for p in params]
+        dtypes += [DTYPE_NAMES[torch.float32]] * len(found.core.dots)
+        # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
+        widths = int(q.shape[3]), int(v.shape[3])
+        key = KernelKey(DTYPE_NAMES[q.dtype], *widths, tuple(dtypes), runs.target, runs.emulated)
+        return TrainingOp.of(found.specialised, key, q.device)
 
-    def _inputs(self, call: TrainingCall) -> Inputs | None:
-        """Return what transforms are evaluated with; None where there is none."""
-        variant = self._variant
-        plain = (variant.q, VectorName.Q), (variant.k, VectorName.K), (variant.v, VectorName.V)
-        vectors = (*plain, (variant.out, VectorName.ACC))
-        if all(isinstance(e, Vector) and e.name == name for e, name in vectors):
-            return None
-        k, v = (_existing(x, call.kv_lens) for x in (call.k, call.v))
-        assert k is not None
-        return make_inputs(
-            variant, call.q, k, v, call.values, call.scale, call.q_offset,
+    def _inputs(self, call: TrainingCall) -> Inputs:
+        """Return what transforms are evaluated with, zeros in columns that nobody sees."""
+        inputs = make_inputs(
+            self._variant, call.q, call.k, call.v, call.values, call.scale, call.q_offset,
             call.kv_offset, call.kv_lens, 0, "fused", None,
         )  # fmt: skip
+        return hide_columns(inputs, self._core(call).column_mask)
+
+    def _products(self, core: Core, inputs: Inputs) -> dict[str, object]:
+        return {n: inner_products(inputs, dot).contiguous() for n, dot in core.dots.items()}
 
     def _vectors(self, call: TrainingCall, inputs: Inputs | None) -> tuple[Tensor, Tensor, Tensor]:
         variant, q, k, v = self._variant, call.q, call.k, call.v
@@ -167,21 +160,24 @@ class Training:
         assert v is not None
         return q, k, v
 
-    def _core(self, call: TrainingCall, *, plain: bool) -> Specialised:
-        head = call.q.shape[3]
-        place = (call.consts, call.given, head, call.value_dim)
+    def _core(self, call: TrainingCall) -> _Core:
+        head, value = int(call.q.shape[3]), int(call.value_dim)
+        place = (call.consts, call.given, head, value, call.scale_wanted)
         if place not in self._cores:
-            variant = self._variant if plain else core(self._variant, head, call.value_dim)
-            self._cores[place] = Specialised(variant, dict(call.consts), call.given)
+            made = Core(self._variant, {}, None)
+            if not self._plain or call.scale_wanted:
+                made = core(self._variant, head, value, scale=call.scale_wanted)
+            consts, given = dict(call.consts), call.given | made.dots.keys()
+            hidden = Specialised(self._variant, consts, call.given).lowered.column_mask
+            self._cores[place] = _Core(made, Specialised(made.variant, consts, given), hidden)
         return self._cores[place]
 
 
-def _existing(rows: Tensor | None, kv_lens: Tensor | None) -> Tensor | None:
-    """Return keys or values with zeros past each length: a gradient of 0 must not meet NaN."""
-    if rows is None or kv_lens is None:
-        return rows
-    past = torch.arange(rows.shape[2], device=rows.device) >= kv_lens[..., None]
-    return rows.masked_fill(past.reshape(-1, 1, rows.shape[2], 1), 0)
+@dataclass(frozen=True, slots=True)
+class _Core:
+    core: Core
+    specialised: Specialised
+    column_mask: Expr | None  # of the variant itself
 
 
 def _with_one(v: Tensor, runs: Runs) -> Tensor:
@@ -218,20 +214,10 @@ class _TwoParts(torch.autograd.Function):
         return first, whole - first, None
 
 
-def _refuse(variant: Variant, call: TrainingCall) -> None:
+def _refuse(call: TrainingCall) -> None:
     """Refuse what has no derivative yet, naming the argument."""
-    roots = (variant.weights.softmax, variant.weights.factor, variant.weights.sink)
-    if any(isinstance(e, Dot) for root in roots if root is not None for e in walk(root)):
-        raise CallError(
-            "q",
-            "a tensor that needs no gradient",
-            "requires_grad=True",
-            help="no gradient goes through `dot` in a score yet: use `reference`",
-        )
-    if isinstance(call.scale, Tensor) and call.scale.requires_grad:
-        raise CallError(
-            "scale", "a number, or a tensor that needs no gradient", "requires_grad=True"
-        )
+    if call.kv_indices is not None:
+        raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
 
 
 def _dtype_name(value: ParamValue) -> str:

@@ -23,6 +23,7 @@ from attnlang.jit.loader import load
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised, progress
 from attnlang.ops.torch_op import NAMESPACE, is_registered
+from attnlang.ops.transforms import refuse_vmap
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError
 
@@ -40,7 +41,7 @@ class TrainingOp:
         self._raw = core.op.overload
         schema = make_schema(core.lowered.variant, name)
         self.arguments = schema.arguments
-        self._wide_out = schema.companions["wide_out"]
+        self.companions = schema.companions
         self._softmax = core.lowered.exponent is not None
         self._scalars = [self._companion(a) for a in schema.scalars]
         self._tensors = [self._place(a.name) for a in schema.tensors]
@@ -55,6 +56,7 @@ class TrainingOp:
         _LIBRARY.impl(training, self._run, device.type.upper())  # type: ignore[no-untyped-call]
         self.overload = getattr(ops, training).default
         torch.library.register_fake(self.overload, self._run)
+        refuse_vmap(training)
         torch.library.register_autograd(
             self.overload, self._differentiate, setup_context=self._save
         )
@@ -97,7 +99,7 @@ class TrainingOp:
     def _run(self, *args: object) -> tuple[Tensor, Tensor]:
         named = {a.name: x for a, x in zip(self.arguments, args, strict=True)}
         named["return_lse"] = self._softmax
-        named[self._wide_out] = True
+        named[self.companions["wide_out"]] = True
         out, lse, _ = self._raw(**named)
         return out, lse
 
@@ -161,7 +163,10 @@ class TrainingOp:
 def _dense_like(x: Tensor) -> Tensor:
     """Return an empty tensor with the strides that the backward op gives its results."""
     b, h, n, d = x.shape
-    if x.stride(1) < x.stride(2):
+    # Costs a second to import, and whoever traces has it.
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    if guard_or_false(x.stride(1) < x.stride(2)):
         return x.new_empty((b, n, h, d)).transpose(1, 2)
     return x.new_empty((b, h, n, d))
 

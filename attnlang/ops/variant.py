@@ -6,26 +6,29 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Literal, overload
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import ScalarParam, TensorParam
+from attnlang.ir.nodes import Scalar, ScalarParam, Size, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
+from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
 from attnlang.ops import packed
+from attnlang.ops.autocast import autocast
 from attnlang.ops.errors import CallError
+from attnlang.ops.handles import new_handle, resolve
+from attnlang.ops.recorded import record
 from attnlang.ops.routes import Routes
 from attnlang.ops.signature import signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
-from attnlang.ops.training import Training, TrainingCall, wants_gradient
+from attnlang.ops.training import Training, wants_gradient
+from attnlang.ops.transforms import refuse_tangents
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
@@ -45,23 +48,6 @@ _MAX_REQUIRED = 1024
 _SEED_END = 2**63 - 1
 
 
-# Variants by their handles: older torch traces only what takes constants as running in Python, and
-# a number would become symbolic in the second graph.
-_variants: WeakValueDictionary[str, Variant] = WeakValueDictionary()
-_count = itertools.count()
-
-
-def _resolve(
-    handle: str, consts: tuple[tuple[str, bool | int | float], ...], given: tuple[str, ...]
-) -> str:
-    """Register a variant's ops and return their name; this runs as Python during a trace."""
-    return _variants[handle].specialised(consts, frozenset(given)).op.schema.name
-
-
-# As torch.compiler.assume_constant_result, which imports torch's whole tracer: 1.5 s for everybody.
-_resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 class Variant:
     """One attention variant.
 
@@ -71,8 +57,7 @@ class Variant:
 
     def __init__(self, ir: VariantIr) -> None:
         self.ir = ir
-        self._handle = f"{ir.name} {next(_count)}"
-        _variants[self._handle] = self
+        self._handle = new_handle(self)
         self.__doc__ = ir.doc
         self.__name__ = ir.name
         self.signature = signature(ir)
@@ -80,11 +65,14 @@ class Variant:
         self._specialised: dict[
             tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
         ] = {}
-        self._training = Training(ir)
+        self.training = Training(ir)
         self._params = ir.params
         self._routes = Routes(ir)
+        conditions = [e for r in ir.requires for e in walk(r.condition)]
+        self._sizes_required = frozenset(e.name for e in conditions if isinstance(e, Size))
+        self._numbers_required = frozenset(e.name for e in conditions if isinstance(e, Scalar))
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
-        self._takes_v = takes_v(ir)
+        self.takes_v = takes_v(ir)
         schema = make_schema(ir, ir.name)
         self.companions, self._names = schema.companions, schema.names
         optional = {a.name for a in schema.arguments if a.default is not None}
@@ -195,18 +183,21 @@ class Variant:
         Raises CallError for a wrong argument.
         """
         v, args = self._passed(k, v, args)
+        if isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type):
+            q, k, v = autocast(q, k, v)
         values = check.name_params(self._params, args, params)
-        if wants_gradient({"q": q, "k": k, "v": v, **values}):
-            if kv_indices is not None:
-                raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
-            keywords = (scale, q_offset, kv_offset, kv_lens)
-            call_facts = (q, k, v, values, keywords, seed, return_lse, return_max)
-            if torch.compiler.is_compiling():
-                from attnlang.ops.untraced import untraced
+        if wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):
+            recorded: dict[str, Any] = {
+                "q": q, "k": k, "v": v, "scale": scale, "q_offset": q_offset,
+                "kv_offset": kv_offset, "kv_lens": kv_lens, "kv_indices": kv_indices,
+                "kv_block": kv_block, "seed": seed, "return_lse": return_lse,
+                "return_max": return_max,
+            }  # fmt: skip
+            if torch.compiler.is_dynamo_compiling():
+                from attnlang.ops.traced_record import traced_record
 
-                recorded: Tensor | tuple[Tensor, ...] = untraced(self._record, *call_facts)
-                return recorded
-            return self._record(*call_facts)
+                return traced_record(self._handle, values, recorded)
+            return record(self, values, **recorded)
         if torch.compiler.is_compiling():
             op = self.registered_op(values)
         else:
@@ -220,7 +211,7 @@ class Variant:
             known = None if facts is None else self._routes.find(facts)
             if known is None:
                 check.check_lse(self.ir, return_lse)
-                self._check(
+                self.check_call(
                     q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
                 )
                 known = self.registered_op(values)
@@ -235,7 +226,7 @@ class Variant:
         if return_max:
             call["return_max"] = True
         call |= self.seed_argument(seed, q)
-        vectors = (q, k, v) if self._takes_v else (q, k)
+        vectors = (q, k, v) if self.takes_v else (q, k)
         out, lse, largest = op(*vectors, **call)
         results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
         return out if len(results) == 1 else results
@@ -244,7 +235,7 @@ class Variant:
         """Return the op of a call, or the one beside it of that kind; this is traced too."""
         consts = const_values(self.ir, values)
         given = tuple(sorted(given_tensors(self.ir, values)))
-        name = _resolve(self._handle, consts, given)
+        name = resolve(self._handle, consts, given)
         found: torch._ops.OpOverload = getattr(
             torch.ops.attnlang, f"{name}_{kind}" if kind else name
         ).default
@@ -288,7 +279,9 @@ class Variant:
         `Q`, `KV` has the rows of all requests first and no `B`; one with `Q` or `KV` alone serves
         all requests and is as long as the longest or longer. Raises CallError for a wrong argument.
         """
-        v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=self._takes_v)
+        v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=self.takes_v)
+        if isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type):
+            q, k, v = autocast(q, k, v)
         values = check.name_params(self._params, args, params)
         call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)
         wanted = {"return_lse": return_lse, "return_max": return_max}
@@ -316,12 +309,12 @@ class Variant:
             raise CallError("kv_indices", "nothing: a selection has no tiles", "a tensor")
         v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
-        self._check(q, k, v, values, None, q_offset, kv_offset, kv_lens)
+        self.check_call(q, k, v, values, None, q_offset, kv_offset, kv_lens)
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
         )
         call = self.op_arguments(values, None, q_offset, kv_offset, kv_lens)
-        vectors = (q, k, v) if self._takes_v else (q, k)
+        vectors = (q, k, v) if self.takes_v else (q, k)
         counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
 
@@ -399,7 +392,7 @@ class Variant:
         """
         v, args = self._passed(k, v, args)
         values = check.name_params(self._params, args, params)
-        if v is None and self._takes_v:
+        if v is None and self.takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         check.check_lse(self.ir, return_lse)
         check.check_seed(seed)
@@ -414,7 +407,7 @@ class Variant:
             kv_block=kv_block, rounding=rounding, rows=rows, dtype=dtype,
         )  # fmt: skip
 
-    def _check(
+    def check_call(
         self,
         q: Tensor,
         k: Tensor,
@@ -428,12 +421,13 @@ class Variant:
         kv_block: int = 1,
     ) -> None:
         """Check a call's arguments and build its kernel where that is missing."""
-        if v is None and self._takes_v:
+        if v is None and self.takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         shape = check.check_qkv(q, k, v)
         own = {"scale": scale, "q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
         own["kv_indices"] = kv_indices
         check.check_places(q, {"k": k, "v": v, **values, **own})
+        refuse_tangents({"q": q, "k": k, "v": v, **values, **own})
         for param in self.ir.params:
             if isinstance(param, ScalarParam):
                 check.check_scalar(param, values[param.name])
@@ -447,7 +441,7 @@ class Variant:
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
         )
-        if not wants_gradient({"q": q, "k": k, "v": v, **values}):
+        if not wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):
             specialised.op.ensure(self.kernel_key(q, dv, values), q.device)
 
     def seed_argument(self, seed: int | None, q: Tensor) -> dict[str, object]:
@@ -458,49 +452,11 @@ class Variant:
             return {}
         return {self.companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
 
-    def _record(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor | None,
-        values: dict[str, ParamValue],
-        keywords: tuple[float | Tensor | None, Offset, int | Tensor, Tensor | None],
-        seed: int | None,
-        return_lse: bool,
-        return_max: bool,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Attend so that autograd can go back; the largest score has no gradient."""
-        check.check_seed(seed)
-        check.check_lse(self.ir, return_lse)
-        self._check(q, k, v, values, *keywords)
-        consts, given = const_values(self.ir, values), given_tensors(self.ir, values)
-        dv = self.value_dim(self.specialised(consts, given), q.shape[3], v, values)
-        call = TrainingCall(q, k, v, values, consts, given, dv, *keywords)
-        drawn = self.seed_argument(seed, q)
-        out, lse = self._training.attend(call, self.op_arguments, drawn)
-        results = [out]
-        if return_lse:
-            assert lse is not None
-            results.append(lse)
-        if return_max:
-            results.append(self._largest(call, drawn))
-        return out if len(results) == 1 else tuple(results)
-
-    @torch.no_grad()
-    def _largest(self, call: TrainingCall, seed: dict[str, object]) -> Tensor:
-        named = self.op_arguments(
-            call.values, call.scale, call.q_offset, call.kv_offset, call.kv_lens
-        )
-        vectors = (call.q, call.k, call.v) if self._takes_v else (call.q, call.k)
-        op = self.specialised(call.consts, call.given).op.overload
-        largest: Tensor = op(*vectors, **named, **seed, return_max=True)[2]
-        return largest
-
     def _passed(
         self, k: Tensor, v: Tensor | None, args: tuple[ParamValue, ...]
     ) -> tuple[Tensor | None, tuple[ParamValue, ...]]:
         """Tell v from the first parameter, which stands in its place where v is made of k."""
-        if self._takes_v or v is None:
+        if self.takes_v or v is None:
             return v, args
         if isinstance(v, Tensor) and v.dim() == 4 and v.shape[:3] == k.shape[:3]:
             raise CallError("v", "nothing: the spec makes v of k", f"shape {list(v.shape)}")
@@ -511,7 +467,8 @@ class Variant:
     ) -> int:
         """Return DV, once every vector of the spec is known to fit."""
         try:
-            widths = specialised.widths(head, None if v is None else v.shape[-1])
+            # int() of a symbolic size makes it a constant of the graph: kernels are built for it.
+            widths = specialised.widths(int(head), None if v is None else int(v.shape[-1]))
         except WidthError as error:
             raise CallError(error.argument, error.expected, error.found) from None
         extents = {n: t.shape[0] for n, t in values.items() if isinstance(t, Tensor) and t.dim()}
@@ -524,10 +481,15 @@ class Variant:
         """Check every `require`, once for each set of sizes and numbers."""
         if not self.ir.requires:
             return
-        given = ("tensor" if isinstance(v, Tensor) else v for v in values.values())
-        facts = (*sizes.values(), *given)
+        # Here too: a condition on a symbolic number or size is checked once, and then a guard.
+        read = {n: int(sizes[n]) for n in self._sizes_required}
+        values = {n: _constant(v) if n in self._numbers_required else v for n, v in values.items()}
+        numbers = (values[n] for n in self._numbers_required)
+        known = ("tensor" if isinstance(x, Tensor) else x for x in numbers)
+        given = (isinstance(x, Tensor) for x in values.values())
+        facts = (*read.values(), *known, *given)
         if facts not in self._required:
-            check.check_requires(self.ir, values, sizes)
+            check.check_requires(self.ir, values, read)
             if len(self._required) >= _MAX_REQUIRED:
                 self._required.clear()
             self._required.add(facts)
@@ -582,3 +544,14 @@ class Variant:
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
+
+
+def _constant(value: ParamValue) -> ParamValue:
+    """Make a symbolic number a constant of the graph that is traced."""
+    match value:
+        case torch.SymFloat():
+            return float(value)
+        case torch.SymInt():
+            return int(value)
+        case _:
+            return value

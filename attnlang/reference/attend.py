@@ -7,14 +7,14 @@ whatever k, v or a tensor hold), scores and weights at the elements that are vis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import QK, Expr, Raw, VectorName
+from attnlang.ir.nodes import QK, Dot, Expr, Raw, VectorName
 from attnlang.ir.traverse import walk
-from attnlang.reference.domain import Axis, Domain, box, keys_of, rows_of
+from attnlang.reference.domain import Axis, Domain, box, columns_of, keys_of, rows_of
 from attnlang.reference.evaluate import new_scope
 from attnlang.reference.faults import Fault
 from attnlang.reference.inputs import Inputs
@@ -22,6 +22,7 @@ from attnlang.reference.philox import kept
 from attnlang.reference.rounding import round_gradient, round_value
 from attnlang.reference.scope import Provided, Scope
 from attnlang.reference.softmax import normalise
+from attnlang.reference.vectors import side
 
 _INF = float("inf")
 
@@ -116,6 +117,46 @@ def all_values(inputs: Inputs) -> Tensor:
 def all_queries_and_keys(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Return q' of all rows and k' of all columns."""
     return _all_transformed(inputs, _whole(inputs))
+
+
+def hide_columns(inputs: Inputs, mask: Expr | None) -> Inputs:
+    """Return the inputs with zeros in the columns that do not exist or that `mask` hides from all.
+
+    The mask reads no row. What such a column holds then has no effect on any gradient.
+    """
+    if mask is None and inputs.kv_lens is None:
+        return inputs
+    seen = _seen(inputs, mask)
+
+    def hide(x: Tensor) -> Tensor:
+        return torch.where(seen.squeeze(2).unsqueeze(-1), x, torch.zeros_like(x))
+
+    return replace(inputs, k=hide(inputs.k), v=None if inputs.v is None else hide(inputs.v))
+
+
+@torch.no_grad()
+def _seen(inputs: Inputs, mask: Expr | None) -> Tensor:
+    """Return which columns some head of each key head's group may see, [B, HKV, 1, KV]."""
+    sizes = inputs.sizes
+    domain = columns_of(_whole(inputs).box)
+    seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=inputs.device)
+    if inputs.kv_lens is not None:
+        seen = domain.coords[Axis.KV] < inputs.kv_lens.reshape(-1, 1, 1, 1)
+    if mask is not None:
+        scope = new_scope(inputs, _whole(inputs), domain, strict=False, width=sizes["D"])
+        seen = seen & scope.evaluate(mask)
+    seen = seen.expand(domain.shape)
+    heads = (sizes["HKV"], sizes["HQ"] // sizes["HKV"])
+    return seen.reshape(sizes["B"], *heads, 1, sizes["KV"]).any(2)
+
+
+def inner_products(inputs: Inputs, dot: Dot) -> Tensor:
+    """Return the product of two vectors of all rows, or of all columns, [B, HQ, length]."""
+    whole = _whole(inputs)
+    domain = side(dot, whole.box)
+    scope = new_scope(inputs, whole, domain, strict=False, width=inputs.sizes["D"])
+    value = scope.evaluate(dot).expand(domain.shape)
+    return value.squeeze(3 if Axis.Q in domain.coords else 2)
 
 
 def outputs(inputs: Inputs, acc: Tensor, row_sum: Tensor | None, lse: Tensor | None) -> Tensor:
