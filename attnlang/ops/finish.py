@@ -33,6 +33,8 @@ from attnlang.ir.nodes import (
     VectorName,
 )
 from attnlang.ir.traverse import rewrite, walk
+from attnlang.ops.packed_arguments import passed_axes
+from attnlang.plan.packing import packed_rows
 from attnlang.reference.domain import Axis, Domain
 from attnlang.reference.evaluate import new_scope
 from attnlang.reference.inputs import Inputs, bind_params, default_scale
@@ -68,7 +70,7 @@ def reads_row_sum(variant: Variant) -> bool:
 
 def packed_reads(variant: Variant) -> Variant:
     """Return the variant whose sink and out read packed tensors, and each request's own Q."""
-    packed = {p.name for p in variant.params if isinstance(p, TensorParam) and _is_packed(p)}
+    folded = {p.name: packed_rows(p) for p in variant.params if isinstance(p, TensorParam)}
     span = variant.span
     rows = Load(_ROWS, (Coord(CoordName.B, span=span),), INT, span=span)
 
@@ -76,9 +78,10 @@ def packed_reads(variant: Variant) -> Variant:
         match expr:
             case Size(name="Q"):
                 return rows
-            case Load(tensor=name) if name in packed:
-                index = dict(zip(_dims(variant, name), expr.indices, strict=True))
-                row, request = index.pop("Q"), index.pop("B")
+            case Load(tensor=name) if folded[name].folds:
+                index = dict(enumerate(expr.indices))
+                row = index.pop(folded[name].row_axis)
+                request = index.pop(folded[name].batch_axis)
                 last = Binary(BinaryOp.SUB, rows, const(1, span), INT, span=span)
                 row = Call(Function.CLAMP, (row, const(0, span), last), INT, span=span)
                 first = Load(_ROW_START, (request,), INT, span=span)
@@ -154,29 +157,11 @@ def _bind(variant: Variant, inputs: Inputs) -> None:
         tensor = inputs.tensors.get(bound.tensor)
         if tensor is None:
             continue
-        dims = _dims(variant, bound.tensor)
-        axis = bound.axis
-        if "B" in dims and "Q" in dims:  # B is dropped, Q stands first
-            order = [dims.index("Q"), *(i for i, d in enumerate(dims) if d not in ("B", "Q"))]
-            axis = order.index(bound.axis)
+        param = next(p for p in variant.params if p.name == bound.tensor)
+        assert isinstance(param, TensorParam)
+        axis = passed_axes(param, packed_rows(param)).index(bound.axis)
         scope = new_scope(
             inputs, Provided(Domain((), {}), inputs.q_offset, {}), Domain((), {}), width=0
         )
         offset = scope.size(bound.offset)
         inputs.sizes.setdefault(bound.name, (tensor.shape[axis] - offset) // bound.factor)
-
-
-def _dims(variant: Variant, name: str) -> list[str]:
-    """Return the names of a tensor's dimensions, each another; a number for no plain size."""
-    param = next(p for p in variant.params if p.name == name)
-    assert isinstance(param, TensorParam)
-    names: list[str] = []
-    for i, dim in enumerate(param.dims):
-        plain = isinstance(dim, Size) and dim.name not in names
-        names.append(dim.name if plain and isinstance(dim, Size) else str(i))
-    return names
-
-
-def _is_packed(param: TensorParam) -> bool:
-    names = [d.name for d in param.dims if isinstance(d, Size)]
-    return "B" in names and "Q" in names

@@ -1,7 +1,4 @@
-"""One packed call of a plan: from its tables and a layer's pools to the states of its rows.
-
-Requests are gathered one by one and attended by the dense op.
-"""
+"""One packed call of a plan: from its tables and a layer's pools to the states of its rows."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import Size, TensorParam
 from attnlang.ops.levels import LevelTables
 from attnlang.ops.parts import Paged
+from attnlang.ops.specialised import const_values, given_tensors
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -52,70 +49,37 @@ def call_level(
     facts: CallFacts,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return out [sum Q, HQ, DV], lse [sum Q, HQ], max [B, HQ]; None what is not asked for."""
-    outs, lses, tops = [], [], []
-    for b in range(tables.q_indptr.shape[0] - 1):
-        rows = slice(int(tables.q_indptr[b]), int(tables.q_indptr[b + 1]))
+    ir, names = variant.ir, variant.companions
+    own: dict[str, ParamValue] = {}
+    for param in ir.params:
+        value = values[param.name]
+        own[param.name] = value.tensor if isinstance(value, Paged) else value
+    kv_offset = 0 if tables.kv_offset is None else tables.kv_offset
+    named = variant.op_arguments(own, facts.scale, tables.q_offset, kv_offset, tables.kv_lens)
+    given = {
+        "q_indptr": tables.q_indptr,
+        "kv_indptr": tables.kv_indptr,
+        "page_indptr": tables.page_indptr,
+        "page_indices": tables.page_indices,
+        "k_scale": _scale(pools.k_scale),
+        "v_scale": _scale(pools.v_scale),
+        "part": part or None,
+        "wide_out": facts.wide_out or None,
+    }
+    named |= {names[name]: x for name, x in given.items() if x is not None}
+    flags = {"return_lse": facts.return_lse, "return_max": facts.return_max}
+    named |= {name: True for name, wanted in flags.items() if wanted}
+    named |= variant.seed_argument(facts.seed, q)
+    specialised = variant.specialised(const_values(ir, own), given_tensors(ir, own))
+    width = specialised.widths(q.shape[2], None if pools.v is None else pools.v.shape[-1]).value
+    specialised.op.ensure(variant.kernel_key(q, width, own), q.device)
+    op = variant.registered_op(own, "packed")
+    vectors = (q, pools.k) if pools.v is None else (q, pools.k, pools.v)
+    out, lse, largest = op(*vectors, **named)
+    return out, lse if facts.return_lse else None, largest if facts.return_max else None
 
-        def keys(pool: Tensor, scale: float | Tensor | None = None, b: int = b) -> Tensor:
-            if tables.kv_indptr is not None:
-                return pool[int(tables.kv_indptr[b]) : int(tables.kv_indptr[b + 1])]
-            assert tables.page_indptr is not None
-            assert tables.page_indices is not None
-            assert tables.kv_lens is not None
-            own = tables.page_indices[int(tables.page_indptr[b]) : int(tables.page_indptr[b + 1])]
-            if pool.dtype.itemsize == 1:
-                pool = pool.to(q.dtype)
-            found = pool[own.long()].flatten(0, 1)[: int(tables.kv_lens[b])]
-            if scale is None:
-                return found
-            return found * (scale.reshape(-1, 1) if isinstance(scale, Tensor) else scale)
 
-        own: dict[str, ParamValue] = {}
-        for param in variant.ir.params:
-            value = values[param.name]
-            own[param.name] = value if not isinstance(value, Paged) else None
-            if not isinstance(param, TensorParam) or value is None:
-                continue
-            names = [d.name if isinstance(d, Size) else "" for d in param.dims]
-            tensor = value.tensor if isinstance(value, Paged) else value
-            assert isinstance(tensor, Tensor)
-            if isinstance(value, Paged):
-                tensor = keys(tensor)
-            elif "B" in names and "Q" in names:
-                tensor = tensor[rows]
-            elif "B" in names and "KV" in names:
-                tensor = keys(tensor)
-            elif "B" in names:
-                tensor = tensor.narrow(names.index("B"), b, 1)
-            if "B" in names and ("Q" in names or "KV" in names):
-                at = names.index("Q" if "Q" in names else "KV")
-                bare = [i for i in range(len(names)) if i not in (at, names.index("B"))]
-                order = [at, *bare]
-                tensor = tensor.permute([order.index(i) for i in sorted(order)])
-                tensor = tensor.unsqueeze(names.index("B"))
-            own[param.name] = tensor
-        vectors = [q[rows], keys(pools.k, pools.k_scale)]
-        if pools.v is not None:
-            vectors.append(keys(pools.v, pools.v_scale))
-        offsets = {
-            n: 0 if x is None else int(x[b])
-            for n, x in (("q_offset", tables.q_offset), ("kv_offset", tables.kv_offset))
-            if x is not None
-        }
-        results = variant(  # type: ignore[call-overload]
-            *(x.to(q.dtype).transpose(0, 1).unsqueeze(0) for x in vectors), **own, **offsets,
-            scale=facts.scale, seed=facts.seed, return_lse=facts.return_lse,
-            return_max=facts.return_max,
-        )  # fmt: skip
-        found = list(results) if isinstance(results, tuple) else [results]
-        outs.append(found.pop(0)[0].transpose(0, 1))
-        if facts.return_lse:
-            lses.append(found.pop(0)[0].transpose(0, 1))
-        if facts.return_max:
-            tops.append(found.pop(0)[0])
-    out = torch.cat(outs) if outs else q.new_zeros((0, *q.shape[1:]))
-    return (
-        out.float() if facts.wide_out else out,
-        torch.cat([q.new_zeros((0, q.shape[1])).float(), *lses]) if facts.return_lse else None,
-        torch.stack(tops) if tops else None,
-    )
+def _scale(scale: float | Tensor | None) -> Tensor | None:
+    if scale is None:
+        return None
+    return scale.float() if isinstance(scale, Tensor) else torch.tensor(float(scale))

@@ -132,30 +132,25 @@ class TableBuffers:
         """Write the tables of the plan's level `at`."""
         keys, n = level.keys, self._requests
         starts = None if n is None else n + 1
+        kv_starts = self._put(at, "kv_starts", keys.kv_starts, starts)
         paged = keys.pages is not None
-        kv_starts = self._put(at, "kv_starts", keys.kv_starts, starts, int(keys.kv_starts[-1]))
-
-        def offsets(name: str, values: Ints | None) -> Tensor | None:
-            return None if values is None else self._put(at, name, values, n, 0)
-
         return LevelTables(
-            self._put(at, "q_indptr", keys.q_starts, starts, int(keys.q_starts[-1])),
+            self._put(at, "q_indptr", keys.q_starts, starts),
             None if paged else kv_starts,
             kv_starts if paged else None,
-            None if keys.pages is None else self._put(at, "pages", keys.pages, self._pages, 0),
-            self._put(at, "kv_lens", keys.lens, n, 0) if paged else None,
-            offsets("q_offset", level.q_offset),
-            offsets("kv_offset", level.kv_offset),
+            None if keys.pages is None else self._put(at, "pages", keys.pages, self._pages),
+            self._put(at, "kv_lens", keys.lens, n) if paged else None,
+            None if level.q_offset is None else self._put(at, "q_offset", level.q_offset, n),
+            None if level.kv_offset is None else self._put(at, "kv_offset", level.kv_offset, n),
         )
 
-    def _put(self, at: int, name: str, values: Ints, size: int | None, rest: int) -> Tensor:
-        """Return values as int32, on the plan's device; up to `size` it is filled with `rest`."""
-        if size is not None:
-            values = np.concatenate([values, np.full(size - values.size, rest)])
+    def _put(self, at: int, name: str, values: Ints, most: int | None) -> Tensor:
+        """Return values as int32, on the plan's device; with a maximum, at the same place."""
         new = torch.from_numpy(values.astype(np.int32))
-        if size is None:
+        if most is None:
             return new.to(self._device)
         held = self._buffers.get((at, name))
         if held is None:
-            held = self._buffers[at, name] = torch.empty_like(new, device=self._device)
-        return held.copy_(new, non_blocking=True)
+            held = new.new_empty(most, device=self._device)
+            self._buffers[at, name] = held
+        return held[: new.shape[0]].copy_(new, non_blocking=True)

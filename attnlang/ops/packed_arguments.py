@@ -85,7 +85,7 @@ def check_packed_tensors(
         check.check_tensor(param, values[name], dropped=int(rows[name].folds))
     for bound in variant.sizes:
         param = params[bound.tensor]
-        axis = _order(param, rows[bound.tensor]).index(bound.axis)
+        axis = passed_axes(param, rows[bound.tensor]).index(bound.axis)
         check.solve_size(bound, axis, param, values, sizes)
     for name, param in params.items():
         tensor = values[name]
@@ -93,7 +93,7 @@ def check_packed_tensors(
             _check_dims(param, rows[name], tensor, sizes | {"": longest.get(rows[name].size, 0)})
 
 
-def _order(param: TensorParam, rows: PackedRows) -> list[int]:
+def passed_axes(param: TensorParam, rows: PackedRows) -> list[int]:
     """Return the declared dimensions in the order in which a packed call passes them."""
     axes = range(len(param.dims))
     if not rows.folds:
@@ -105,7 +105,7 @@ def _check_dims(
     param: TensorParam, rows: PackedRows, tensor: Tensor, sizes: Mapping[str, int]
 ) -> None:
     shape, wrong = [], False
-    for position, axis in enumerate(_order(param, rows)):
+    for position, axis in enumerate(passed_axes(param, rows)):
         text, found = print_expr(param.dims[axis]), tensor.shape[position]
         if axis == rows.row_axis and not rows.folds:
             wrong |= found < sizes[""]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import Kind, Scalar, ScalarParam, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import POSITION_LIMIT
@@ -36,7 +35,7 @@ class Routes:
     def facts(
         self,
         vectors: tuple[object, ...],
-        params: Mapping[str, ParamValue],
+        params: Mapping[str, object],
         offsets: tuple[object, ...],
         others: tuple[object, ...],
     ) -> Facts | None:

@@ -8,7 +8,7 @@ for one window is wrong for another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
 from attnlang.ops.part_runs import cores_of, run_parts
 from attnlang.ops.plan_parts import Ints, PlanParts, plan_parts
 from attnlang.ops.prefixes import share_prefixes
+from attnlang.ops.routes import Facts, Routes
+from attnlang.ops.run_check import Lengths, check_run
 from attnlang.ops.tables import check_table
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Step:
     levels: tuple[Level, ...]
     tables: tuple[LevelTables, ...]
     rows: Rows | None  # None where nothing is merged
+    lengths: Lengths
+    checked: set[Facts] = field(default_factory=set)  # what runs of this step passed
 
 
 class Plan:
@@ -72,6 +76,7 @@ class Plan:
         params: Mapping[str, Value],
     ) -> None:
         self._variant, self._options = variant, options
+        self._routes = Routes(variant.ir)
         self._frozen = freeze(variant.ir, params)
         parts = plan_parts(q_indptr, kv)
         self._device = _device(parts)
@@ -128,8 +133,8 @@ class Plan:
         values = all_values(self._variant.ir, self._frozen, params)
         check.check_lse(self._variant.ir, return_lse)
         check.check_seed(seed)
-        self._check_q(q, step)
         pools = _pools(kv, step)
+        self._check(step, q, pools, values, scale)
         facts = CallFacts(scale, seed, return_lse, return_max, wide_out=False)
         if step.rows is not None:
             calls = tuple(zip(step.levels, step.tables, pools, strict=True))
@@ -164,10 +169,11 @@ class Plan:
             q_offset = None if default else positions.q_offset
             levels = (Level(0, False, keys, q_offset, positions.kv_offset if based else None),)
         self._check_maxima(parts, levels)
+        lengths = _lengths(parts)
         tables = tuple(self._buffers.fill(i, level) for i, level in enumerate(levels))
         if not merged:
-            return Step(parts, levels, tables, None)
-        return Step(parts, levels, tables, _rows(parts, positions, self._device))
+            return Step(parts, levels, tables, None, lengths)
+        return Step(parts, levels, tables, _rows(parts, positions, self._device), lengths)
 
     def _shared(self, parts: PlanParts, positions: Positions) -> tuple[PlanParts, bool]:
         """Split a cache where neighbours begin alike, if that lets rows go together."""
@@ -199,6 +205,24 @@ class Plan:
         ):
             if most is not None and needed > most:
                 raise CallError(name, f"{needed} or more, for this step", str(most))
+
+    def _check(
+        self,
+        step: Step,
+        q: Tensor,
+        pools: tuple[Pools, ...],
+        values: dict[str, Value],
+        scale: float | Tensor | None,
+    ) -> None:
+        """Check a run, unless one like it passed in this step: a model has many layers."""
+        vectors = (q, *(x for own in pools for x in (own.k, own.v)))
+        facts = self._routes.facts(vectors, values, (), (scale,))
+        if facts is not None and facts in step.checked:
+            return
+        self._check_q(q, step)
+        check_run(self._variant, step.lengths, q, pools, values, scale)
+        if facts is not None:
+            step.checked.add(facts)
 
     def _check_q(self, q: Tensor, step: Step) -> None:
         rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads
@@ -274,6 +298,15 @@ def _per_request(name: str, value: int | Tensor, requests: int) -> Ints:
     if isinstance(value, Tensor):
         return check_table(name, value, requests).astype(np.int64)
     return np.full(requests, value, dtype=np.int64)
+
+
+def _lengths(parts: PlanParts) -> Lengths:
+    caches = [p.cache for p in parts.parts]
+    first, pages = caches[0], None
+    if first is not None and all(c is first for c in caches):
+        pages = (first.k_pages.shape[0], first.page_size)
+    q, kv = parts.q_lens.tolist(), parts.kv_lens.tolist()
+    return Lengths(tuple(q), tuple(kv), pages, len(caches))
 
 
 def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:

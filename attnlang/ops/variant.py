@@ -17,12 +17,12 @@ from attnlang.ir.nodes import Scalar, ScalarParam, Size, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
-from attnlang.ops import packed
 from attnlang.ops.autocast import autocast
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record
 from attnlang.ops.routes import Routes
+from attnlang.ops.serving import Serving
 from attnlang.ops.signature import signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype
@@ -34,21 +34,14 @@ from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from attnlang.explain.explanation import Explanation
-    from attnlang.ops.block_sparse import BlockSparse
-    from attnlang.ops.block_sparse_plan import BlockSparsePlan
-    from attnlang.ops.paged_kv import PagedKV
-    from attnlang.ops.parts import Paged, Part
-    from attnlang.ops.serving_plan import Plan
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
 _SEED_END = 2**63 - 1
 
 
-class Variant:
+class Variant(Serving):
     """One attention variant.
 
     Call it with q [B, HQ, Q, D], k [B, HKV, KV, D], v [B, HKV, KV, DV] of one dtype (float32,
@@ -241,54 +234,6 @@ class Variant:
         ).default
         return found
 
-    @overload
-    def ragged(
-        self, /, q: Tensor, k: Tensor, *args: ParamValue,
-        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
-        seed: int | None = None, return_lse: Literal[False] = False,
-        return_max: Literal[False] = False, **params: ParamValue,
-    ) -> Tensor: ...  # fmt: skip
-    @overload
-    def ragged(
-        self, /, q: Tensor, k: Tensor, *args: ParamValue,
-        scale: float | Tensor | None = None, q_offset: Offset = None, kv_offset: int | Tensor = 0,
-        seed: int | None = None, return_lse: bool = False, return_max: bool = False,
-        **params: ParamValue,
-    ) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
-    def ragged(
-        self,
-        /,
-        q: Tensor,
-        k: Tensor,
-        *args: ParamValue,
-        scale: float | Tensor | None = None,
-        q_offset: Offset = None,
-        kv_offset: int | Tensor = 0,
-        seed: int | None = None,
-        return_lse: bool = False,
-        return_max: bool = False,
-        **params: ParamValue,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Attend for requests of any lengths: `ragged(q, k, v, q_indptr, kv_indptr, ...)`.
-
-        q [sum Q, HQ, D], k [sum KV, HKV, D], v [sum KV, HKV, DV], any strides, hold the rows of all
-        requests one after another; request b has rows `q_indptr[b]` to `q_indptr[b + 1]` of q, and
-        likewise of k and v (int32 or int64 [B + 1], on the CPU). Returns out [sum Q, HQ, DV], then
-        lse [sum Q, HQ] and max [B, HQ] where asked for. Each request is computed as a call of its
-        own: `Q` and `KV` are its lengths, `b` is its number. A tensor parameter with `B` and one of
-        `Q`, `KV` has the rows of all requests first and no `B`; one with `Q` or `KV` alone serves
-        all requests and is as long as the longest or longer. Raises CallError for a wrong argument.
-        """
-        v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=self.takes_v)
-        if isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type):
-            q, k, v = autocast(q, k, v)
-        values = check.name_params(self._params, args, params)
-        call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)
-        wanted = {"return_lse": return_lse, "return_max": return_max}
-        out, lse, largest = packed.attend(self, call, **wanted)
-        results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
-        return out if len(results) == 1 else results
-
     def tiles(
         self,
         /,
@@ -317,38 +262,6 @@ class Variant:
         vectors = (q, k, v) if self.takes_v else (q, k)
         counts = specialised.op.tiles(*vectors, **call)
         return Tiles(*counts.tolist())
-
-    def plan(
-        self,
-        q_indptr: Tensor,
-        kv: PagedKV | Tensor | BlockSparse | Sequence[PagedKV | Tensor | Part],
-        *,
-        num_q_heads: int,
-        q_offset: Offset = None,
-        kv_offset: int | Tensor = 0,
-        batch_invariant: bool | int = False,
-        share_prefixes: bool = False,
-        max_requests: int | None = None,
-        max_q_tokens: int | None = None,
-        max_pages: int | None = None,
-        **params: ParamValue | Paged,
-    ) -> Plan | BlockSparsePlan:
-        """Plan a serving step once for all layers; `attnlang.ops.serving_plan` has the details.
-
-        q_indptr [B + 1] tells the requests' query rows apart. `kv` is where their keys lie: a
-        `PagedKV`, the kv_indptr of ragged tensors, a `BlockSparse`, or a list of parts in the order
-        of their positions. `params` are the parameters that the mask reads; they are frozen here.
-        `batch_invariant` cuts a request alike in any company (an int: every so many keys);
-        `share_prefixes` reads pages that neighbours begin with once; the maxima fix the buffers
-        that `update` refills. Raises CallError for a malformed table.
-        """
-        from attnlang.ops.serving_plan import make_plan
-
-        return make_plan(
-            self, q_indptr, kv, params, num_q_heads=num_q_heads, q_offset=q_offset,
-            kv_offset=kv_offset, batch_invariant=batch_invariant, share_prefixes=share_prefixes,
-            max_requests=max_requests, max_q_tokens=max_q_tokens, max_pages=max_pages,
-        )  # fmt: skip
 
     def explain(
         self, /, q_len: int | None = None, kv_len: int | None = None, **params: ParamValue

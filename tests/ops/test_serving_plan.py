@@ -366,3 +366,53 @@ def test_blocks_that_do_not_fit_are_named() -> None:
         plan.run(q[1:], (k, k))
     with pytest.raises(CallError, match="`kv`: expected a BlockSparse, as planned"):
         plan.update(torch.tensor([0, 20]), torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_largest_score(parts: int) -> None:
+    scene = draw_scene(1003, parts=parts, requests=4)
+    scene.parts = [p for p in scene.parts if p.q_starts == scene.q_starts]  # each its own keys
+    full = load("full")
+    plan = full.plan(scene.q_indptr, scene.given, num_q_heads=4)
+    _, largest = plan.run(scene.q, scene.pools, return_max=True)
+    for b in range(4):
+        rows = scene.q[scene.q_starts[b] : scene.q_starts[b + 1]].double()
+        k = scene.keys(b)[0].repeat_interleave(2, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", rows, k).flatten(1) / 4
+        want = torch.cat([scores, torch.full((4, 1), -torch.inf)], dim=1).amax(1)
+        torch.testing.assert_close(largest[b].double(), want, atol=1e-5, rtol=0)
+
+
+def test_offsets_belong_to_the_plan() -> None:
+    scene = draw_scene(1010, requests=4, parts=1)
+    alibi = load("alibi")
+    slopes = torch.rand(4)
+    q_offset, kv_offset = torch.randint(0, 50, (2, 4))
+    plan = alibi.plan(
+        scene.q_indptr, scene.given, num_q_heads=4, q_offset=q_offset, kv_offset=kv_offset
+    )
+    out, lse = plan.run(scene.q, scene.pools, slopes=slopes, return_lse=True)
+    want = oracle(
+        alibi, scene, slopes=slopes, q_offset=lambda b: int(q_offset[b]),
+        kv_offset=lambda b: int(kv_offset[b]),
+    )  # fmt: skip
+    assert_close(out, lse, *want, TOLERANCE)
+
+
+def test_dropout_drops_what_a_dense_call_drops() -> None:
+    dropout = load("dropout")
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 9, 16), torch.randn(2, 2, 30, 16), torch.randn(2, 2, 30, 16)
+    want = dropout(q, k, v, seed=7)
+    rows, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    plan = dropout.plan(torch.tensor([0, 9, 18]), torch.tensor([0, 30, 60]), num_q_heads=4)
+    out = plan.run(rows, (keys, values), seed=7)
+    torch.testing.assert_close(out, want.transpose(1, 2).flatten(0, 1), atol=1e-5, rtol=0)
+    halves = [
+        [x.unflatten(0, (2, 30))[:, at].flatten(0, 1) for x in (keys, values)]
+        for at in (slice(0, 12), slice(12, 30))
+    ]
+    parts = [torch.tensor([0, 12, 24]), torch.tensor([0, 18, 36])]
+    plan = dropout.plan(torch.tensor([0, 9, 18]), parts, num_q_heads=4)
+    out = plan.run(rows, [tuple(x) for x in halves], seed=7)
+    torch.testing.assert_close(out, want.transpose(1, 2).flatten(0, 1), atol=1e-5, rtol=0)
