@@ -118,14 +118,15 @@ class ImportUnreadable(SemaDiagnostic):
 
 @dataclass(frozen=True, slots=True)
 class ImportsTooMany(SemaDiagnostic):
-    """Too many files."""
+    """Too many files, or files that are too large together."""
 
     code = "A410"
+    what: str
     limit: int
 
     @property
     def headline(self) -> str:
-        return f"more than {self.limit} files are imported"
+        return f"more than {self.limit:,} {self.what} are imported"
 
     @property
     def label(self) -> str:

@@ -24,10 +24,13 @@ from attnlang.sema.names import reserved
 from attnlang.sema.report import Reporter
 from attnlang.sources import Source
 from attnlang.syntax import ast
+from attnlang.syntax.limits import MAX_TOKENS
 from attnlang.syntax.parser import ParseResult, parse
 from attnlang.syntax.reading import read_text, with_line_feeds
 
 MAX_FILES: Final = 64
+MAX_WORDS: Final = 60_000  # of all imported files, the last one apart
+MAX_CHARACTERS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,13 @@ def _climbs(parts: list[str]) -> bool:
 
 @dataclass(slots=True)
 class Loader:
-    """Loads the modules of one run, each file once."""
+    """Loads the modules of one run, each file once, as long as they are not too large together."""
 
     reporter: Reporter
     loaded: dict[Path, Module] = field(default_factory=dict)
     stack: list[Path] = field(default_factory=list)
+    words: int = 0
+    characters: int = 0
 
     def module(self, file: ast.File, resolver: ImportResolver, broken: frozenset[str]) -> Module:
         """Return the names of a parsed file, after loading what it imports."""
@@ -166,9 +171,14 @@ class Loader:
             return None
         if place.real in self.loaded:
             return self.loaded[place.real]
-        if len(self.loaded) + len(self.stack) >= MAX_FILES:
-            self.reporter.report(ImportsTooMany(MAX_FILES, span=item.path_span))
-            return None
+        for what, spent, limit in (
+            ("files", len(self.loaded) + len(self.stack), MAX_FILES),
+            ("words and signs", self.words, MAX_WORDS),
+            ("characters", self.characters, MAX_CHARACTERS),
+        ):
+            if spent >= limit:
+                self.reporter.report(ImportsTooMany(what, limit, span=item.path_span))
+                return None
         return self._read(item, place, resolver)
 
     def _read(self, item: ast.Import, place: Found, resolver: ImportResolver) -> Module | None:
@@ -178,10 +188,13 @@ class Loader:
             self.reporter.report(error)
             return None
         result: ParseResult = parse(Source(place.shown, text))
+        self.words += len(result.tokens)
+        self.characters += len(text)
         for diagnostic in result.diagnostics:
             self.reporter.report(diagnostic)
-        if result.diagnostics and not result.file.items and not result.broken:
-            return None  # too large to be read: which names it has is not known
+        if result.diagnostics and not result.tokens:  # too large: which names it has is not known
+            self.words += MAX_TOKENS
+            return None
         self.stack.append(place.real)
         module = self.module(result.file, resolver.below(place.real.parent), result.broken)
         self.stack.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,29 @@ def test_too_many_files(tmp_path: Path) -> None:
     more = " + ".join(f"f{i}" for i in range(50, 100))
     text = "\n".join(lines) + f"\nattention t:\n    x = {total}\n    score = score + x + ({more})\n"
     assert set(codes(tmp_path, text)) == {"A410"}
+
+
+def lines(count: int) -> str:
+    return "\n".join(f'from "m{i}.attn" import d{i}' for i in range(count))
+
+
+@pytest.mark.parametrize("tail", ["\ndef y = " + " < ".join(["x"] * 8_000), "\n" + "x " * 20_001])
+def test_imports_are_limited_together_by_words(tmp_path: Path, tail: str) -> None:
+    """Also where a file by itself has too many to be read."""
+    for i in range(12):
+        write(tmp_path / f"m{i}.attn", f"def x = 1\ndef d{i} = 1{tail}")
+    start = time.process_time()
+    analysis = run(tmp_path, lines(12))
+    assert time.process_time() - start < 8
+    refused = [d for d in analysis.diagnostics if d.code == "A410"]
+    assert 7 <= len(refused) <= 9
+    assert refused[0].headline == "more than 60,000 words and signs are imported"
+
+
+def test_imports_are_limited_together_by_characters(tmp_path: Path) -> None:
+    for i in range(6):
+        write(tmp_path / f"m{i}.attn", f"def d{i} = 1\n" + "#" * 700_000)
+    analysis = run(tmp_path, lines(6))
+    assert [d.headline for d in analysis.diagnostics if d.code == "A410"] == [
+        "more than 1,048,576 characters are imported"
+    ] * 4
