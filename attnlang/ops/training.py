@@ -101,7 +101,7 @@ class Training:
         q, k, v = self._vectors(call, inputs)
         reads_sum = any(isinstance(e, RowSum) for e in walk(variant.out))
         dv = v.shape[3]
-        if reads_sum:  # a value of 1 adds up to the sum of the weights
+        if reads_sum:  # the sum of the weights comes beside out, its gradient by a value of 1
             v = _with_one(v, runs)
         found = self._core(call)
         lifted = {} if inputs is None else self._products(found.core, inputs)
@@ -189,7 +189,7 @@ def _with_one(v: Tensor, runs: Runs) -> Tensor:
 
 
 def _row_sum(sums: Tensor, dtype: torch.dtype, runs: Runs) -> Tensor:
-    """Return what the values of 1 added up to."""
+    """Return the sum of the weights."""
     if runs.target is Target.CPU:
         return sums
     found: Tensor = _TwoParts.apply(sums[..., :1], sums[..., 1:2], dtype)  # type: ignore[no-untyped-call]

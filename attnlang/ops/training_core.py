@@ -1,6 +1,7 @@
 """From a variant to its core: what the kernels differentiate, over vectors as they come.
 
-The core has no transforms and no out expression. What its score reads of whole vectors (`dot`) is
+The core has no transforms and no out expression; the sum of the weights, where one reads it, stands
+beside the entries of v. What its score reads of whole vectors (`dot`) is
 a tensor parameter [B, HQ, length], which torch computes and differentiates; a scale that wants a
 gradient is a 0-d parameter. Invariant: over transformed vectors and with these parameters it
 means what the variant means.
@@ -15,16 +16,21 @@ from attnlang.emit.op_schema import make_schema
 from attnlang.ir.nodes import (
     FLOAT,
     CallScale,
+    Compare,
+    CompareOp,
     Coord,
     CoordName,
     Dot,
     Expr,
     Kind,
     Load,
+    RowSum,
     Scalar,
     ScalarParam,
+    Select,
     Size,
     TensorParam,
+    Type,
     Variant,
     Vector,
     VectorName,
@@ -84,7 +90,9 @@ def core(variant: Variant, head: int, value: int, *, scale: bool) -> Core:
         q=plain[VectorName.Q],
         k=plain[VectorName.K],
         v=plain[VectorName.V],
-        out=plain[VectorName.ACC],
+        out=_with_sum(plain[VectorName.ACC], value)
+        if _reads_sum(variant)
+        else plain[VectorName.ACC],
         requires=(),
     )
     tensors = tuple(_tensor(n, d) for d, n in dots.items())
@@ -93,6 +101,18 @@ def core(variant: Variant, head: int, value: int, *, scale: bool) -> Core:
         params=(*variant.params, *tensors, *_scale(scale_name, variant)),
     )
     return Core(whole, {n: d for d, n in dots.items()}, scale_name)
+
+
+def _reads_sum(variant: Variant) -> bool:
+    return any(isinstance(e, RowSum) for e in walk(variant.out))
+
+
+def _with_sum(acc: Vector, value: int) -> Select:
+    """Return the accumulated values with the sum of the weights, which is not rounded, at DV."""
+    entry = Coord(CoordName.D, Type(Kind.INT, vector=True), span=acc.span)
+    bools = Type(Kind.BOOL, vector=True)
+    beside = Compare(CompareOp.EQ, entry, const(value, acc.span), bools, span=acc.span)
+    return Select(beside, RowSum(span=acc.span), acc, acc.type, span=acc.span)
 
 
 def _scalars(variant: Variant) -> Iterator[Expr]:

@@ -27,7 +27,7 @@ class Backward {
   static constexpr BackwardShape kKeyShape{Tiles::kKeyRows, Tiles::kQueryTile, Tiles::kKeySplit};
   static constexpr BackwardShape kQueryShape{Tiles::kQueryRows, Tiles::kKeyTile,
                                              Tiles::kQuerySplit};
-  static_assert(!Variant::kQuery && !Variant::kKey && !Variant::kValue && !Variant::kOut,
+  static_assert(!Variant::kQuery && !Variant::kKey && !Variant::kValue,
                 "transforms are differentiated apart");
   template <Side kSide, bool kSums>
   using Kernel = Sm80Backward<Variant, Element, kD, kDV,
