@@ -34,7 +34,7 @@ API_VERSION, CALL_VERSION = 2, 5  # kApiVersion, kCallVersion
 # Names of the ops alone: a parameter may have them.
 _OWN = (
     "wide_out", "q_indptr", "kv_indptr", "page_indptr", "page_indices", "k_scale", "v_scale",
-    "part",
+    "part", "schedule", "workers", "split_tokens",
 )  # fmt: skip
 _RESERVED = ("NoneType", "Ellipsis")  # of torch's schema grammar, beside Python's keywords
 
@@ -73,6 +73,9 @@ class Role(StrEnum):
     K_SCALE = "k_scale"
     V_SCALE = "v_scale"
     PART = "part"
+    SCHEDULE = "schedule"
+    WORKERS = "workers"
+    SPLIT_TOKENS = "split_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,22 @@ class OpSchema:
                 )
             ),
             Argument(self.companions["part"], "SymInt", Role.PART, "0"),
+            Argument(self.companions["schedule"], "Tensor?", Role.SCHEDULE, "None"),
         )
+
+    @property
+    def schedule_arguments(self) -> tuple[Argument, ...]:
+        """The arguments of the op that makes schedules of packed calls."""
+        return (
+            *self.packed_arguments,
+            Argument(self.companions["workers"], "SymInt", Role.WORKERS),
+            Argument(self.companions["split_tokens"], "SymInt", Role.SPLIT_TOKENS, "0"),
+        )
+
+    @property
+    def schedule(self) -> str:
+        """The schema of the op that makes schedules."""
+        return f"{self.name}_schedule({self._list(self.schedule_arguments)}) -> Tensor"
 
     @property
     def packed(self) -> str:

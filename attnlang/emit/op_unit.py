@@ -126,6 +126,7 @@ class OpContext:
     schema: str
     tiles_schema: str
     packed_schema: str
+    schedule_schema: str
     api_schema: str
     arguments: tuple[ArgumentText, ...]
     packed_arguments: tuple[ArgumentText, ...]
@@ -178,9 +179,10 @@ def op_context(
         schema=c_string(schema.forward if backward is None else schema.backward),
         tiles_schema=c_string(schema.tiles),
         packed_schema=c_string(schema.packed),
+        schedule_schema=c_string(schema.schedule),
         api_schema=c_string(schema.api),
         arguments=_arguments(schema.arguments),
-        packed_arguments=_arguments(schema.packed_arguments),
+        packed_arguments=_arguments(schema.schedule_arguments),
         tensors=tuple(map(_tensor, tensors)),
         sizes=tuple(_size(bound, tensors, slots) for bound in variant.sizes),
         copies=tuple(

@@ -43,6 +43,7 @@ class Decode {
   using Request = typename Variant::Request;
   using State = DecodeState<kDV>;
   using Source = KvSource<Variant, Element, kD, kDV>;
+  using Requests = std::optional<Request>[kDecodeRows];
 
   // What the products take of queries and weights.
   using Operand = std::conditional_t<kPairProducts<Element>, Bf16, float>;
@@ -93,22 +94,28 @@ class Decode {
 
   int64_t cost(const Item& item) const { return problem_.kv_len(item.b); }
 
+  // The key tiles with something to do, of all rows together.
+  [[gnu::cold]] void cover(const Item& item, VisitTiles visit) const {
+    Requests requests;
+    for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
+    const auto verdict_of = [&](int64_t a, int64_t b) { return verdict(item, requests, a, b); };
+    cover_tiles(coverage(item, requests), 0, problem_.kv_len(item.b), kDecodeKeys, verdict_of,
+                visit);
+  }
+
   // The state of an item over keys [k0, k1), k0 a multiple of kDecodeKeys.
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {
     Requests requests;
     start(item, requests, scratch, state);
     const auto verdict_of = [&](int64_t a, int64_t b) { return verdict(item, requests, a, b); };
-    Coverage coverage = row_coverage(item, *requests[0], 0);
-    for (int r = 1; r < item.rows; ++r) {
-      coverage = join(coverage, row_coverage(item, *requests[r], r));
-    }
     k1 = std::min(k1, problem_.kv_len(item.b));
-    visit_tiles(coverage, k0, k1, kDecodeKeys, verdict_of, [&](int64_t k, int n, bool masked) {
-      for (int j = 0; j < kDecodeKeys; ++j) {
-        scratch.columns[j] = static_cast<int32_t>(k) + std::min(j, n - 1);
-      }
-      run_block(masked, item, requests, n, scratch, state);
-    });
+    visit_tiles(coverage(item, requests), k0, k1, kDecodeKeys, verdict_of,
+                [&](int64_t k, int n, bool masked) {
+                  for (int j = 0; j < kDecodeKeys; ++j) {
+                    scratch.columns[j] = static_cast<int32_t>(k) + std::min(j, n - 1);
+                  }
+                  run_block(masked, item, requests, n, scratch, state);
+                });
   }
 
   // Joins the state of later keys into that of earlier ones.
@@ -152,13 +159,17 @@ class Decode {
   }
 
  protected:
-  using Requests = std::optional<Request>[kDecodeRows];
-
   void start(const Item& item, Requests& requests, Scratch& scratch, State& state) const {
     for (int r = 0; r < item.rows; ++r) requests[r].emplace(request(item, r));
     load_queries(item, requests, scratch);
     state.clear(item.rows);
     std::fill_n(scratch.zeros, kDV, Element{});
+  }
+
+  Coverage coverage(const Item& item, const Requests& requests) const {
+    Coverage all = row_coverage(item, *requests[0], 0);
+    for (int r = 1; r < item.rows; ++r) all = join(all, row_coverage(item, *requests[r], r));
+    return all;
   }
 
   // Of all rows together.

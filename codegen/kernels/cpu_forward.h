@@ -100,12 +100,14 @@ class Forward {
             .rows = static_cast<int>(std::min<int64_t>(kQueryTile, problem_.queries - q0))};
   }
 
-  // Key tiles with something to do, for scheduling.
-  int64_t cost(const Item& item) const {
+  // The key tiles with something to do.
+  [[gnu::cold]] void cover(const Item& item, VisitTiles visit) const {
     const Request request = problem_.template request<Variant>(params_, item.b, item.h);
-    return tile_cost(coverage(request, item), problem_.kv_len(item.b), kKeyTile,
-                     verdicts(request, item));
+    cover_tiles(coverage(request, item), 0, problem_.kv_len(item.b), kKeyTile,
+                verdicts(request, item), visit);
   }
+
+  int64_t cost(const Item& item) const { return tile_count(*this, item); }
 
   // The state of an item over keys [k0, k1), k0 a multiple of kKeyTile.
   void run(const Item& item, int64_t k0, int64_t k1, Scratch& scratch, State& state) const {

@@ -9,11 +9,11 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <numeric>
 #include <optional>
 #include <vector>
 
 #include "attnlang/cpu/parallel.h"
+#include "attnlang/host/chunk.h"
 #include "kernels/cpu_decode.h"
 #include "kernels/cpu_forward.h"
 #include "kernels/cpu_problem.h"
@@ -22,7 +22,7 @@
 namespace attnlang::cpu {
 
 // The rows [begin, begin + count) of an axis.
-inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count) {
+[[gnu::cold]] inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count) {
   if (tensor.data == nullptr) return;
   const int64_t bytes = begin * tensor.stride[axis] * element_size(tensor.dtype);
   tensor.data = static_cast<char*>(tensor.data) + bytes;
@@ -30,8 +30,8 @@ inline void take_rows(Tensor& tensor, int32_t axis, int64_t begin, int64_t count
 }
 
 // Copies one element of every index of `axes` of a tensor, the last axis fastest.
-inline char* copy_axes(const Tensor& t, const int32_t* axes, int count, const char* from,
-                       char* to) {
+[[gnu::cold]] inline char* copy_axes(const Tensor& t, const int32_t* axes, int count,
+                                     const char* from, char* to) {
   const int64_t bytes = element_size(t.dtype);
   if (count == 0) return static_cast<char*>(std::memcpy(to, from, bytes)) + bytes;
   for (int64_t i = 0; i < t.size[axes[0]]; ++i) {
@@ -44,7 +44,7 @@ inline char* copy_axes(const Tensor& t, const int32_t* axes, int count, const ch
 // beside k and v is gathered.
 class RequestCall {
  public:
-  RequestCall(const Call& whole, int64_t b)
+  [[gnu::cold]] RequestCall(const Call& whole, int64_t b)
       : call_(whole), tensors_(whole.tensors, whole.tensors + whole.packed->tensor_count) {
     const Packed& packed = *whole.packed;
     const auto [queries, keys] = lengths_of(whole, b);
@@ -78,7 +78,7 @@ class RequestCall {
 
   // Brings k and v out of their pages, for those who read them through the call.
   template <class Element, int kWidth, int kValueWidth>
-  void gather_keys(int64_t b) {
+  [[gnu::cold]] void gather_keys(int64_t b) {
     if (!call_.packed->is_paged()) return;
     const int64_t keys = call_.k.size[2], heads = call_.k.size[1];
     Element* k = room<Element>(heads * keys * kWidth);
@@ -125,7 +125,7 @@ class RequestCall {
   }
 
   // Brings a paged tensor's rows together.
-  void gather(Tensor& t, const PackedAxis& paged, int64_t b, int64_t keys) {
+  [[gnu::cold]] void gather(Tensor& t, const PackedAxis& paged, int64_t b, int64_t keys) {
     const int64_t bytes = element_size(t.dtype);
     int32_t axes[kMaxRank];
     int count = 0;
@@ -164,18 +164,27 @@ constexpr bool loads_keys() {
 template <class Variant, class Element, int kD, int kDV>
 class PackedRun {
  public:
-  explicit PackedRun(const Call& call) {
-    for (int64_t b = 0; b < call.packed->requests; ++b) {
+  [[gnu::cold]] explicit PackedRun(const Call& call) : packed_(*call.packed) {
+    for (int64_t b = 0; b < packed_.requests; ++b) {
       if (lengths_of(call, b).queries > 0) requests_.emplace_back(call, b);
     }
     for (Request& request : requests_) {
+      (request.prefill ? any_prefill_ : any_decode_) = true;
       for (int64_t i = 0; i < request.items(); ++i) items_.push_back({&request, i});
     }
   }
 
-  int run(char* error) {
-    cut();
-    const int threads = thread_count(static_cast<int64_t>(chunks_.size()));
+  [[gnu::cold]] int run(char* error) {
+    if (packed_.costs != nullptr) {
+      tell(*packed_.costs);
+      return 0;
+    }
+    if (packed_.chunks == nullptr) cut();
+    else if (!follow()) return fail(error, "the schedule is of another call");
+    for (Request& request : requests_) {
+      if (request.prefill) request.prefill->prepare();
+    }
+    const int threads = thread_count(static_cast<int64_t>(pieces_.size()));
     Buffer<typename Prefill::Scratch> prefill(any_prefill_ ? threads : 0);
     Buffer<typename Decoding::Scratch> decode(any_decode_ ? threads : 0);
     Buffer<typename Prefill::State> prefill_states(any_prefill_ ? slots_ : 0);
@@ -183,20 +192,20 @@ class PackedRun {
     if (!prefill || !decode || !prefill_states || !decode_states) {
       return fail(error, "out of memory for %d threads", threads);
     }
-    const auto run_chunk = [](const auto& algorithm, int64_t index, const Chunk& chunk,
+    const auto run_piece = [](const auto& algorithm, int64_t index, const Piece& piece,
                               auto& scratch, auto& states) {
       const auto item = algorithm.item(index);
-      auto& state = chunk.slot < 0 ? scratch.state : states[chunk.slot];
-      algorithm.run(item, chunk.begin, chunk.end, scratch, state);
-      if (chunk.slot < 0) algorithm.finish(item, state);
+      auto& state = piece.slot < 0 ? scratch.state : states[piece.slot];
+      algorithm.run(item, piece.begin, piece.end, scratch, state);
+      if (piece.slot < 0) algorithm.finish(item, state);
     };
-    parallel_for(static_cast<int64_t>(chunks_.size()), threads, [&](int64_t i, int thread) {
-      const Chunk& chunk = chunks_[order_[i]];
-      const auto& [request, index] = items_[chunk.item];
+    parallel_for(static_cast<int64_t>(pieces_.size()), threads, [&](int64_t i, int thread) {
+      const Piece& piece = pieces_[order_.empty() ? i : order_[i]];
+      const auto& [request, index] = items_[piece.item];
       if (request->prefill) {
-        run_chunk(*request->prefill, index, chunk, prefill[thread], prefill_states);
+        run_piece(*request->prefill, index, piece, prefill[thread], prefill_states);
       } else {
-        run_chunk(*request->decode, index, chunk, decode[thread], decode_states);
+        run_piece(*request->decode, index, piece, decode[thread], decode_states);
       }
     });
     const auto merge = [](const auto& algorithm, int64_t index, const Merge& merge, auto& states) {
@@ -227,16 +236,13 @@ class PackedRun {
     std::optional<Prefill> prefill;
     std::optional<Decoding> decode;
 
-    Request(const Call& call, int64_t b)
+    [[gnu::cold]] Request(const Call& call, int64_t b)
         : own(call, b), problem(prepared(own, b), b), params(Variant::params(own.call())) {
-      if (problem.queries > kDecodeQueries) {
-        prefill.emplace(problem, params);
-        prefill->prepare();
-      } else {
-        decode.emplace(problem, params);
-      }
+      if (problem.queries > kDecodeQueries) prefill.emplace(problem, params);
+      else decode.emplace(problem, params);
     }
     int64_t items() const { return prefill ? prefill->items() : decode->items(); }
+    int64_t keys() const { return problem.kv_len(problem.first); }
 
     static const Call& prepared(RequestCall& own, [[maybe_unused]] int64_t b) {
       using Width = Widths<Variant, kD, kDV>;
@@ -250,11 +256,26 @@ class PackedRun {
   struct Item {
     Request* request;
     int64_t index;  // of the request's items
+
+    template <class Function>
+    int64_t ask(const Function& f) const {
+      if (request->prefill) return f(*request->prefill, request->prefill->item(index));
+      return f(*request->decode, request->decode->item(index));
+    }
+    int64_t tiles() const {
+      return ask(
+          [](const auto& algorithm, const auto& item) { return tile_count(algorithm, item); });
+    }
+    int64_t begin_of(int64_t tile) const {
+      return ask([&](const auto& algorithm, const auto& item) {
+        return tile_begin(algorithm, item, tile, request->keys());
+      });
+    }
   };
 
   // Keys [begin, end) of an item.
-  struct Chunk {
-    int64_t item, begin, end, cost;
+  struct Piece {
+    int64_t item, begin, end;
     int32_t slot;  // of its state; -1: the whole item
   };
 
@@ -264,33 +285,77 @@ class PackedRun {
     int32_t first, end;
   };
 
-  // Cuts long items, so that there are enough chunks, and orders them, costly ones first.
-  void cut() {
-    const int64_t count = static_cast<int64_t>(items_.size());
-    for (int64_t i = 0; i < count; ++i) {
-      const Request& request = *items_[i].request;
-      const int64_t b = request.problem.first, keys = request.problem.kv_len(b);
-      (request.prefill ? any_prefill_ : any_decode_) = true;
-      const KeyParts parts = KeyParts::of(count, keys, kKeyTile);
-      if (parts.parts > 1) merges_.push_back({i, slots_, slots_ + int32_t(parts.parts)});
-      for (int64_t part = 0; part < parts.parts; ++part) {
-        const int64_t begin = parts.begin(part), end = std::min(parts.begin(part + 1), keys);
-        const int64_t rows = request.prefill ? kQueryTile : kDecodeRows;
-        chunks_.push_back({i, begin, parts.parts == 1 ? keys : end, rows * (end - begin),
-                           parts.parts == 1 ? -1 : slots_++});
-      }
-    }
-    order_.resize(chunks_.size());
-    std::iota(order_.begin(), order_.end(), 0);
-    std::stable_sort(order_.begin(), order_.end(),
-                     [&](int64_t a, int64_t b) { return chunks_[a].cost > chunks_[b].cost; });
+  [[gnu::cold]] void tell(Costs& costs) const {
+    const int64_t count = costs.items = static_cast<int64_t>(items_.size());
+    if (costs.capacity < count) return;
+    parallel_for(count, thread_count(count),
+                 [&](int64_t i, int) { costs.data[i] = static_cast<int32_t>(items_[i].tiles()); });
   }
 
+  // Cuts long items, so that there are enough pieces, and orders them, costly ones first.
+  [[gnu::cold]] void cut() {
+    const int64_t count = static_cast<int64_t>(items_.size());
+    std::vector<int64_t> costs;
+    for (int64_t i = 0; i < count; ++i) {
+      const Request& request = *items_[i].request;
+      const int64_t keys = request.keys(), rows = request.prefill ? kQueryTile : kDecodeRows;
+      const KeyParts cut = KeyParts::of(count, keys, kKeyTile);
+      if (cut.parts > 1) merges_.push_back({i, slots_, slots_ + int32_t(cut.parts)});
+      for (int64_t part = 0; part < cut.parts; ++part) {
+        const int64_t begin = std::min(cut.begin(part), keys);
+        const int64_t end = part + 1 == cut.parts ? keys : std::min(cut.begin(part + 1), keys);
+        pieces_.push_back({i, begin, end, cut.parts == 1 ? -1 : slots_++});
+        costs.push_back(rows * (end - begin));
+      }
+    }
+    order_ = longest_first(static_cast<int64_t>(costs.size()), 1, 1,
+                           [&](int64_t i) { return costs[i]; });
+  }
+
+  // Takes pieces and their order from a schedule; false where it is none of this call. The pieces
+  // of an item go from its first key to its last, whatever the mask hides by now.
+  [[gnu::cold]] bool follow() {
+    const int64_t count = packed_.chunk_count, items = static_cast<int64_t>(items_.size());
+    for (int64_t i = 0; i < count; ++i) slots_ += packed_.chunks[i].slot >= 0;
+    std::vector<int64_t> of_slot(slots_, -1);  // chunks
+    std::vector<bool> done(items_.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const Chunk& chunk = packed_.chunks[i];
+      if (chunk.item < 0 || chunk.item >= items || chunk.slot >= slots_) return false;
+      const Item& item = items_[chunk.item];
+      const int64_t begin = chunk.slot < 0 || chunk.first == 0 ? 0 : item.begin_of(chunk.first);
+      pieces_.push_back({chunk.item, begin, item.request->keys(), chunk.slot});
+      if (chunk.slot < 0) {
+        if (done[chunk.item]) return false;
+        done[chunk.item] = true;
+      } else {
+        if (of_slot[chunk.slot] >= 0) return false;
+        of_slot[chunk.slot] = i;
+      }
+    }
+    for (int32_t slot = 0; slot < slots_; ++slot) {
+      const Chunk& chunk = packed_.chunks[of_slot[slot]];
+      if (chunk.first == 0) {
+        if (done[chunk.item]) return false;
+        done[chunk.item] = true;
+        merges_.push_back({chunk.item, slot, slot + 1});
+        continue;
+      }
+      if (slot == 0) return false;
+      const Chunk& before = packed_.chunks[of_slot[slot - 1]];
+      if (before.item != chunk.item || before.first + before.count != chunk.first) return false;
+      pieces_[of_slot[slot - 1]].end = pieces_[of_slot[slot]].begin;
+      merges_.back().end = slot + 1;
+    }
+    return std::find(done.begin(), done.end(), false) == done.end();
+  }
+
+  const Packed& packed_;
   std::deque<Request> requests_;  // each keeps its place
   std::vector<Item> items_;
-  std::vector<Chunk> chunks_;
+  std::vector<Piece> pieces_;
   std::vector<Merge> merges_;
-  std::vector<int64_t> order_;
+  std::vector<int64_t> order_;  // empty: that of the pieces
   int32_t slots_ = 0;
   bool any_prefill_ = false, any_decode_ = false;
 };

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "attnlang/cpu/simd.h"
 #include "attnlang/host/coverage.h"
 #include "attnlang/host/function_ref.h"
 #include "attnlang/host/verdict.h"
@@ -72,12 +73,27 @@ inline Range filled_tiles(Range range, int64_t k0, int64_t k1, int64_t tile) {
   }
 }
 
-// How many tiles are visited.
-inline int64_t tile_cost(const Coverage& coverage, int64_t k1, int64_t tile, VerdictOf verdict_of) {
+// How many tiles of kMaxKeyTile keys an item of an algorithm visits.
+template <class Algorithm>
+int64_t tile_count(const Algorithm& algorithm, const typename Algorithm::Item& item) {
   int64_t tiles = 0;
-  cover_tiles(coverage, 0, k1, tile, verdict_of,
-              [&](int64_t a, int64_t b, Verdict) { tiles += (b - a + tile - 1) / tile; });
+  algorithm.cover(item, [&](int64_t a, int64_t b, Verdict) {
+    tiles += (b - a + kMaxKeyTile - 1) / kMaxKeyTile;
+  });
   return tiles;
+}
+
+// The first key of the tile number `wanted` of those; `end` where there are no more.
+template <class Algorithm>
+int64_t tile_begin(const Algorithm& algorithm, const typename Algorithm::Item& item, int64_t wanted,
+                   int64_t end) {
+  int64_t begin = end;
+  algorithm.cover(item, [&](int64_t a, int64_t b, Verdict) {
+    const int64_t tiles = (b - a + kMaxKeyTile - 1) / kMaxKeyTile;
+    if (0 <= wanted && wanted < tiles) begin = a + wanted * kMaxKeyTile;
+    wanted -= tiles;
+  });
+  return begin;
 }
 
 // Calls run(k0, n, masked) for each tile that holds a kept element.

@@ -17,16 +17,9 @@
 #include <utility>
 #include <vector>
 
-namespace attnlang {
+#include "attnlang/host/chunk.h"
 
-// The units [first, first + count) of an item, in key order.
-struct Chunk {
-  int32_t item;
-  int32_t first;
-  int32_t count;
-  int32_t worker;
-  int32_t slot;  // -1: the whole item, written out by its worker; else its place among the states
-};
+namespace attnlang {
 
 namespace balancing {
 

@@ -76,6 +76,15 @@ struct PackedAxis {
   int64_t page_stride;
 };
 
+// What the work items of a packed call cost: in each, the key tiles that the mask does not hide.
+struct Costs {
+  int32_t* data;     // of the items, in order; room for `capacity`
+  int64_t capacity;  // where it is too little, none is written
+  int64_t items;     // how many there are, which the kernel says
+};
+
+struct Chunk;  // of `balance.h`
+
 // The requests of a packed call, whose rows lie one after another. Plain data, for GPU kernels too.
 struct Packed {
   int64_t requests;         // B
@@ -89,6 +98,9 @@ struct Packed {
   Tensor k_scale, v_scale;    // f32 [HKV]: keys and values are what is stored times that; null: 1
   const PackedAxis* tensors;  // of the tensor parameters, in declared order
   int32_t tensor_count;
+  Costs* costs;         // to be told instead of attending; null: attend
+  const Chunk* chunks;  // who does what, in the order in which it begins; null: the kernel decides
+  int64_t chunk_count;
 
   ATTNLANG_HD bool is_paged() const { return page_indices.data != nullptr; }
 };

@@ -4,6 +4,7 @@
 //   attnlang::<name>        the forward: (out, lse, max)
 //   attnlang::<name>_tiles  the same arguments: how many tiles the call visits, int64[5]
 //   attnlang::<name>_packed the forward of a packed call (`op_packed.h`)
+//   attnlang::<name>_schedule   its arguments, workers, split_tokens: int32 (`op_schedule.h`)
 //   attnlang::<name>_api    the address of the `Api` by which kernels are added
 #pragma once
 
@@ -21,6 +22,7 @@
 #include "attnlang/host/op_kernels.h"
 #include "attnlang/host/op_packed.h"
 #include "attnlang/host/op_results.h"
+#include "attnlang/host/op_schedule.h"
 #include "attnlang/host/op_spec.h"
 #include "attnlang/host/op_values.h"
 
@@ -28,6 +30,9 @@ namespace attnlang::op {
 
 template <const Spec& kSpec, BackwardFunction kRun, BackwardWorkspaceFunction kWorkspace>
 class BackwardBinding;
+
+constexpr int32_t kScheduleArguments = 2;
+constexpr int64_t kMostWorkers = 65536;
 
 template <const Spec& kSpec>
 class Binding {
@@ -43,6 +48,7 @@ class Binding {
     if (aoti_torch_library_def(definitions, kSpec.schema) != 0) return;
     check(aoti_torch_library_def(definitions, kSpec.tiles_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.packed_schema), "define an op");
+    check(aoti_torch_library_def(definitions, kSpec.schedule_schema), "define an op");
     check(aoti_torch_library_def(definitions, kSpec.api_schema), "define an op");
     check(aoti_torch_library_init_impl("attnlang", "CPU", kFile, 0, &cpu), "open a library");
     check(aoti_torch_library_init_impl("attnlang", "CUDA", kFile, 0, &cuda), "open a library");
@@ -53,6 +59,7 @@ class Binding {
       implement(library, name, forward);
       implement(library, name + "_tiles", count_tiles);
       implement(library, name + "_packed", packed);
+      implement(library, name + "_schedule", schedule);
     }
     implement(all, name + "_api", lend_api);
     // The library handles live as long as the registration: until the process ends.
@@ -61,7 +68,8 @@ class Binding {
  private:
   // The arguments of one call, taken off the stack.
   struct Arguments {
-    static constexpr int32_t kMost = std::max(kSpec.argument_count, kSpec.packed_argument_count);
+    static constexpr int32_t kMost =
+        std::max(kSpec.argument_count, kSpec.packed_argument_count + kScheduleArguments);
     const Argument* table;
     int32_t count;
     std::array<StableIValue, kMost> values;
@@ -95,6 +103,8 @@ class Binding {
     std::array<PackedAxis, kSpec.tensor_count + 1> axes{};
     Packed packed{};
     std::vector<int64_t> kv_starts;  // of the requests of a paged call
+    Tensor schedule{};
+    int64_t workers = 0, split_tokens = 0;
     std::array<int64_t, kSpec.size_count + 1> sizes{};
     std::array<int32_t, kSpec.tensor_count + 1> dtypes{};
     KernelKey key{};
@@ -120,7 +130,10 @@ class Binding {
         }
       }
       if (call.v.data == nullptr) call.v = call.k;  // v is made from k
-      if (call.packed != nullptr) pack();
+      if (call.packed != nullptr) {
+        pack();
+        if (schedule.data != nullptr) follow_schedule(schedule, "schedule", call, packed);
+      }
       Extents extents(call, kSpec, tensors.data(), sizes.data());
       kSpec.bind(extents);
       finish(extents);
@@ -231,6 +244,17 @@ class Binding {
           break;
         case Role::part:
           packed.part = as_integer(value);
+          break;
+        case Role::schedule:
+          schedule = view_beside_q(value, name);
+          break;
+        case Role::workers:
+          workers = as_integer(value);
+          if (workers < 1 || workers > kMostWorkers) refuse_argument(name, "expected 1 to 65536");
+          break;
+        case Role::split_tokens:
+          split_tokens = as_integer(value);
+          if (split_tokens < 0) refuse_argument(name, "expected 0 or more");
           break;
       }
     }
@@ -376,6 +400,32 @@ class Binding {
     expect_count(inputs, kSpec.packed_argument_count);
     const Arguments arguments(stack, kSpec.packed_arguments, kSpec.packed_argument_count);
     attend(arguments, stack);
+  }
+
+  // The inspector: what the kernel says of the work items' costs, dealt out.
+  static void schedule(StableIValue* stack, uint64_t inputs, uint64_t) {
+    constexpr int32_t kCount = kSpec.packed_argument_count + kScheduleArguments;
+    expect_count(inputs, kCount);
+    const Arguments arguments(stack, kSpec.packed_arguments, kCount);
+    Bound bound(arguments);
+    const Kernel& kernel = kernels().get(bound.key, bound.device, kSpec.name);
+    Costs costs{};
+    bound.packed.costs = &costs;
+    std::vector<int32_t> values;
+    do {
+      values.resize(costs.items);
+      costs.data = values.data(), costs.capacity = static_cast<int64_t>(values.size());
+      char error[kErrorSize] = "";
+      if (kernel.run(&bound.call, error) != 0)
+        throw std::runtime_error(std::string(kSpec.name) + ": " + error);
+    } while (costs.items > costs.capacity);
+    const std::vector<int32_t> made =
+        make_schedule(bound.call, values, bound.workers, bound.split_tokens);
+    OwnedTensor result;
+    const int64_t size = static_cast<int64_t>(made.size()), stride = 1;
+    void* data = allocate(1, &size, &stride, DType::i32, bound.device, result);
+    std::memcpy(data, made.data(), made.size() * sizeof(int32_t));
+    stack[0] = from_handle(result.release());
   }
 
   static void attend(const Arguments& arguments, StableIValue* stack) {

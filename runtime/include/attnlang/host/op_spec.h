@@ -42,6 +42,9 @@ enum class Role : int32_t {
   k_scale,
   v_scale,
   part,
+  schedule,
+  workers,  // of the op that makes schedules, as the next
+  split_tokens,
 };
 
 constexpr bool is_tensor(Role role) {
@@ -65,6 +68,7 @@ constexpr bool is_tensor(Role role) {
     case Role::page_indices:
     case Role::k_scale:
     case Role::v_scale:
+    case Role::schedule:
       return true;
     default:
       return false;
@@ -87,6 +91,8 @@ constexpr bool is_optional(Role role) {
     case Role::wide_out:
     case Role::q_indptr:
     case Role::part:
+    case Role::workers:
+    case Role::split_tokens:
       return false;
     default:
       return true;
@@ -132,11 +138,12 @@ struct Spec {
   const char* schema;
   const char* tiles_schema;
   const char* packed_schema;
+  const char* schedule_schema;
   const char* api_schema;
   const Argument* arguments;
   int32_t argument_count;
-  const Argument* packed_arguments;
-  int32_t packed_argument_count;
+  const Argument* packed_arguments;  // the last two are of the op that makes schedules
+  int32_t packed_argument_count;     // without those
   int32_t scalar_count;
   const TensorParam* tensors;
   const char* const* tensor_names;
