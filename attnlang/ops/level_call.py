@@ -12,6 +12,8 @@ from torch import Tensor
 from attnlang.invent.shape import ParamValue
 from attnlang.ops.levels import LevelTables
 from attnlang.ops.parts import Paged
+from attnlang.ops.routes import Facts
+from attnlang.ops.schedules import Schedules
 from attnlang.ops.specialised import const_values, given_tensors
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Pools:
     v_scale: float | Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CallFacts:
     """What every level of a run has in common."""
 
@@ -37,6 +39,8 @@ class CallFacts:
     return_lse: bool
     return_max: bool
     wide_out: bool
+    schedules: Schedules
+    like: Facts | None  # what runs with the same schedules have in common
 
 
 def call_level(
@@ -75,6 +79,16 @@ def call_level(
     specialised.op.ensure(variant.kernel_key(q, width, own), q.device)
     op = variant.registered_op(own, "packed")
     vectors = (q, pools.k) if pools.v is None else (q, pools.k, pools.v)
+    schedules = facts.schedules
+
+    def make() -> Tensor:
+        work = {"workers": schedules.workers, "split_tokens": schedules.split_tokens}
+        planner = variant.registered_op(own, "schedule")
+        made: Tensor = planner(*vectors, **named, **{names[n]: x for n, x in work.items()})
+        return made
+
+    key = None if facts.like is None else (part, op, facts.like)
+    named[names["schedule"]] = schedules.find(key, width, make)
     out, lse, largest = op(*vectors, **named)
     return out, lse if facts.return_lse else None, largest if facts.return_max else None
 

@@ -8,7 +8,7 @@ are one request, and its keys are read once for all of them; else every request 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -116,6 +116,12 @@ class LevelTables:
     kv_lens: Tensor | None  # of a paged level
     q_offset: Tensor | None
     kv_offset: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Their memory."""
+        given = (getattr(self, f.name) for f in fields(self))
+        return sum(t.nbytes for t in given if t is not None)
 
 
 class TableBuffers:

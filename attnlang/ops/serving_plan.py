@@ -25,10 +25,12 @@ from attnlang.ops.level_call import CallFacts, Pools, call_level
 from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels
 from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
 from attnlang.ops.part_runs import cores_of, run_parts
+from attnlang.ops.parts import Paged
 from attnlang.ops.plan_parts import Ints, PlanParts, plan_parts
 from attnlang.ops.prefixes import share_prefixes
 from attnlang.ops.routes import Facts, Routes
 from attnlang.ops.run_check import Lengths, check_run
+from attnlang.ops.schedules import Balance, Schedules
 from attnlang.ops.tables import check_table
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Step:
     tables: tuple[LevelTables, ...]
     rows: Rows | None  # None where nothing is merged
     lengths: Lengths
+    schedules: Schedules
     checked: set[Facts] = field(default_factory=set)  # what runs of this step passed
 
 
@@ -91,6 +94,21 @@ class Plan:
             f"<plan of {self._variant.ir.name}: {parts.requests} requests, {rows} rows, {keys} "
             f"keys, parts: {levels}>"
         )
+
+    @property
+    def balance(self) -> tuple[Balance, ...]:
+        """How evenly the work of each packed call is spread, once a run of this step needed it."""
+        return self._step.schedules.balance
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The memory of tables and schedules, and of the states of pieces while a run lasts.
+
+        Schedules are made when a run first needs them. A packed call has at most 10 states for each
+        worker, unless `batch_invariant` asks for more.
+        """
+        tables = sum(t.nbytes for t in self._step.tables)
+        return tables + self._step.schedules.bytes
 
     def update(self, q_indptr: Tensor, kv: object) -> None:
         """Plan another step with the same parameters, into the same buffers if there are maxima."""
@@ -134,8 +152,8 @@ class Plan:
         check.check_lse(self._variant.ir, return_lse)
         check.check_seed(seed)
         pools = _pools(kv, step)
-        self._check(step, q, pools, values, scale)
-        facts = CallFacts(scale, seed, return_lse, return_max, wide_out=False)
+        like = self._check(step, q, pools, values, scale)
+        facts = CallFacts(scale, seed, return_lse, return_max, False, step.schedules, like)
         if step.rows is not None:
             calls = tuple(zip(step.levels, step.tables, pools, strict=True))
             heads = pools[0].k.shape[-2]
@@ -171,9 +189,9 @@ class Plan:
         self._check_maxima(parts, levels)
         lengths = _lengths(parts)
         tables = tuple(self._buffers.fill(i, level) for i, level in enumerate(levels))
-        if not merged:
-            return Step(parts, levels, tables, None, lengths)
-        return Step(parts, levels, tables, _rows(parts, positions, self._device), lengths)
+        rows = _rows(parts, positions, self._device) if merged else None
+        schedules = Schedules(max(torch.get_num_threads(), 1), options.split_tokens)
+        return Step(parts, levels, tables, rows, lengths, schedules)
 
     def _shared(self, parts: PlanParts, positions: Positions) -> tuple[PlanParts, bool]:
         """Split a cache where neighbours begin alike, if that lets rows go together."""
@@ -213,16 +231,22 @@ class Plan:
         pools: tuple[Pools, ...],
         values: dict[str, Value],
         scale: float | Tensor | None,
-    ) -> None:
-        """Check a run, unless one like it passed in this step: a model has many layers."""
+    ) -> Facts | None:
+        """Check a run, unless one like it passed in this step: a model has many layers.
+
+        Returns what runs that are like it have in common; None where that cannot be told.
+        """
         vectors = (q, *(x for own in pools for x in (own.k, own.v)))
-        facts = self._routes.facts(vectors, values, (), (scale,))
+        plain = {n: x.tensor if isinstance(x, Paged) else x for n, x in values.items()}
+        kinds = tuple(isinstance(x, Paged) for x in values.values())
+        facts = self._routes.facts(vectors, plain, (), (scale, *kinds))
         if facts is not None and facts in step.checked:
-            return
+            return facts
         self._check_q(q, step)
         check_run(self._variant, step.lengths, q, pools, values, scale)
         if facts is not None:
             step.checked.add(facts)
+        return facts
 
     def _check_q(self, q: Tensor, step: Step) -> None:
         rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads

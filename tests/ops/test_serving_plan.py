@@ -416,3 +416,33 @@ def test_dropout_drops_what_a_dense_call_drops() -> None:
     plan = dropout.plan(torch.tensor([0, 9, 18]), parts, num_q_heads=4)
     out = plan.run(rows, [tuple(x) for x in halves], seed=7)
     torch.testing.assert_close(out, want.transpose(1, 2).flatten(0, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True, 64])
+def test_a_plan_says_how_even_it_is(batch_invariant: bool | int) -> None:
+    window = load("sliding_window")
+    scene = draw_scene(1021, requests=6, most_keys=3000, paged=True, page=16)
+    plan = check(window, scene, {"window_size": 100}, batch_invariant=batch_invariant)
+    (balance,) = plan.balance
+    assert balance.workers == torch.get_num_threads()
+    assert balance.mean <= balance.largest <= 2 * balance.mean + 1
+    # Two key/value heads, and at most 100 keys before each of a tile's rows.
+    tiles = sum(2 * ((100 + n) // 64 + 2) for n in plan._step.lengths.q if n)
+    assert 0 < balance.mean * balance.workers <= tiles
+    assert plan.workspace_bytes > 0
+    unwindowed = check(window, scene, {"window_size": 10_000}, batch_invariant=batch_invariant)
+    assert unwindowed.balance[0].mean > 3 * balance.mean
+
+
+def test_a_request_is_computed_alike_in_any_company() -> None:
+    causal = load("causal")
+    scene = draw_scene(1030, requests=5, most_keys=2000, paged=False)
+    starts, kv_starts = scene.q_starts, scene.parts[0].kv.tolist()
+    k, v = scene.parts[0].pools
+    plan = causal.plan(scene.q_indptr, scene.given, num_q_heads=4, batch_invariant=128)
+    out = plan.run(scene.q, (k, v))
+    for b in range(5):
+        rows, keys = slice(*starts[b : b + 2]), slice(*kv_starts[b : b + 2])
+        tables = [torch.tensor([0, x.stop - x.start]) for x in (rows, keys)]
+        alone = causal.plan(*tables, num_q_heads=4, batch_invariant=128)
+        assert torch.equal(alone.run(scene.q[rows], (k[keys], v[keys])), out[rows])

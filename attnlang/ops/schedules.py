@@ -1,0 +1,87 @@
+"""The schedules of a step: who does which pieces of each packed call, and how even that is.
+
+Keeps what the schedule op returns: int32, a header (kind, chunks, items, workers, slots, the
+largest load, two of shape), then chunks (item, first, count, worker, slot); loads count key tiles.
+Invariant: a schedule serves only calls with the lengths, the mask's parameters and the op that it
+was made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+_CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 1, 2, 3, 4, 5
+_HEADER, _CHUNK, _COUNT = 8, 5, 2
+_STATE_ROWS = 64 + 16  # a slot has room for a state of a prefill's rows and one of a decode's
+_PAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How evenly one packed call is spread over its workers, in key tiles that the mask shows."""
+
+    items: int
+    chunks: int
+    workers: int
+    largest: int  # tiles of the busiest worker
+    mean: float
+
+    @property
+    def ratio(self) -> float:
+        """The busiest worker's work over the mean; 1 is even."""
+        return self.largest / self.mean if self.mean else 1.0
+
+    @staticmethod
+    def of(schedule: Tensor) -> Balance:
+        """Read a schedule."""
+        tiles = int(schedule[_HEADER:].reshape(-1, _CHUNK)[:, _COUNT].sum())
+        chunks, items, workers, largest = (
+            int(schedule[i]) for i in (_CHUNKS, _ITEMS, _WORKERS, _LARGEST)
+        )
+        return Balance(items, chunks, workers, largest, tiles / workers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    table: Tensor
+    value_dim: int
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory of the states of its pieces while a call runs."""
+        width = -(-self.value_dim // _PAD) * _PAD + 3  # the sums, the maximum, two more sums
+        return int(self.table[_SLOTS]) * _STATE_ROWS * width * 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedules:
+    """The schedules of a step, each made when a layer first needs it and kept for the others."""
+
+    workers: int
+    split_tokens: int
+    _kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
+
+    def find(
+        self, key: tuple[object, ...] | None, value_dim: int, make: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the schedule of calls like `key`; None is like no other."""
+        if key is None:
+            return make()
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept.setdefault(key, _Kept(make(), value_dim))
+        return kept.table
+
+    @property
+    def balance(self) -> tuple[Balance, ...]:
+        """How even each of them is."""
+        return tuple(Balance.of(kept.table) for kept in self._kept.values())
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the schedules, and of the states of the call that has the most."""
+        states = max((kept.state_bytes for kept in self._kept.values()), default=0)
+        return states + sum(kept.table.nbytes for kept in self._kept.values())
