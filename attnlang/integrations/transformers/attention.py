@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attnlang.integrations.transformers import continuous
 from attnlang.integrations.transformers.calls import CALLS
 from attnlang.integrations.transformers.forms import Asked, form_of, sizes, variant
 from attnlang.integrations.transformers.masks import CAUSAL, EVERYTHING
@@ -46,6 +47,16 @@ def attention(
     """
     try:
         refuse(others)
+        if continuous.is_step(others):
+            if position_bias is not None or is_causal is False:
+                name = "is_causal" if position_bias is None else "position_bias"
+                raise CallError(name, "nothing else than causal, in continuous batching", "it")
+            asked = Asked(softcap, s_aux, dropout)
+            attended = continuous.attend(
+                module, query, key, value, asked, sliding_window, scaling, others
+            )
+            _count(module, None)
+            return attended, None
         seen, biases = _mask(module, query, key, attention_mask, is_causal, sliding_window)
         if position_bias is not None:
             biases.insert(0, _aligned("position_bias", position_bias, query, key))

@@ -7,7 +7,7 @@ of the call, so a model has a handful of forms, one for each kind of its layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from threading import Lock
 
 from torch import Tensor
 
@@ -101,7 +101,30 @@ def sizes(axes: str) -> str:
     return ", ".join(_SIZES[axis] for axis in axes.split(", "))
 
 
-@cache
+class _Loaded:
+    """The variants of all forms so far, as attributes: a tracer reads one, where it is, by name."""
+
+
+_LOADED = _Loaded()
+_NAMES: dict[str, str] = {}
+_LOCK = Lock()
+
+
 def variant(form: Form) -> Variant:
-    """Return the compiled form."""
-    return loads(spec(form))
+    """Return the compiled form; this is traced too."""
+    found: Variant = getattr(_LOADED, _load(spec(form)))
+    return found
+
+
+def _load(text: str) -> str:
+    """Compile a spec once, and return its name; this runs as Python while a graph is traced."""
+    with _LOCK:
+        if text not in _NAMES:
+            name = f"form_{len(_NAMES)}"
+            setattr(_LOADED, name, loads(text))
+            _NAMES[text] = name
+        return _NAMES[text]
+
+
+# As torch.compiler.assume_constant_result, which imports torch's whole tracer.
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]

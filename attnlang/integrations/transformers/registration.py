@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import wraps
+
+import torch
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from attnlang.integrations.transformers import continuous
 from attnlang.integrations.transformers.attention import attention
 from attnlang.integrations.transformers.calls import CALLS, Calls
 from attnlang.integrations.transformers.masks import mask
@@ -20,7 +25,44 @@ def register() -> Calls:
     """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, mask)
+    _join_continuous_batching()
     return CALLS
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attend in a step of continuous batching; raises CallError elsewhere, where masks are lost."""
+    if not continuous.is_step(kwargs):
+        expected = f"{NAME}, outside of continuous batching"
+        raise CallError("attn_implementation", expected, f"paged|{NAME}")
+    return attention(module, query, key, value, mask, **kwargs)  # type: ignore[arg-type]
+
+
+def _join_continuous_batching() -> None:
+    """Let `generate_batch` keep attnlang; it takes no names but its own."""
+    if "paged|sdpa" in AttentionInterface._global_mapping:  # up to 5.17 a name of its own will do
+        AttentionInterface.register(f"paged|{NAME}", paged_attention)
+        return
+    from transformers.generation.continuous_batching import continuous_api
+
+    manager = continuous_api.ContinuousBatchingManager
+    original = manager.switch_to_cb_friendly_attn
+    if getattr(original, "knows_attnlang", False):
+        return
+
+    @wraps(original)
+    def switch(self: object, model: PreTrainedModel, *args: object, **kwargs: object) -> None:
+        if model.config._attn_implementation != NAME:
+            original(self, model, *args, **kwargs)
+
+    switch.knows_attnlang = True  # type: ignore[attr-defined]
+    manager.switch_to_cb_friendly_attn = switch
 
 
 def use(model: PreTrainedModel) -> PreTrainedModel:
@@ -42,6 +84,8 @@ def use(model: PreTrainedModel) -> PreTrainedModel:
     before = CALLS.total
 
     def check(*_: object) -> None:
+        if torch.compiler.is_compiling():  # a graph counts nothing: the first eager pass will tell
+            return
         handle.remove()
         if CALLS.total == before and model.config._attn_implementation == NAME:
             found = f"{name}, which ran without one call"
