@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from attnlang.bench.clock import Timing, interleave, prepare_process
@@ -28,7 +28,7 @@ from transformer.batches import Batch, Batches  # noqa: E402
 from transformer.eager import eager  # noqa: E402
 from transformer.gallery import Attention, compiled  # noqa: E402
 from transformer.model import Shape  # noqa: E402
-from transformer.number_names import number_names  # noqa: E402
+from transformer.tasks import TASKS  # noqa: E402
 from transformer.train import Plan, new_run  # noqa: E402
 from transformer.vocabulary import END, Vocabulary  # noqa: E402
 
@@ -38,10 +38,10 @@ ATTENTIONS: Mapping[str, Attention] = {"attnlang": compiled, "eager": eager}
 LONG = (8, 512)  # pairs, and tokens of the longest source and target
 
 
-def numbers() -> tuple[Vocabulary, list[Batch]]:
-    """Return the batches of the task's first steps."""
-    plan = Plan(pairs=3000)
-    pairs = number_names(plan.pairs, 0, plan.seed).train
+def learnt(task: str) -> tuple[Vocabulary, list[Batch]]:
+    """Return the batches of a task's first steps."""
+    plan = replace(TASKS[task].plan, pairs=3000)
+    pairs = TASKS[task].pairs(plan.pairs, 0, plan.seed).train
     vocabulary = Vocabulary.learn((text for pair in pairs for text in pair), plan.pieces)
     batches = Batches(pairs, vocabulary, plan.batch, plan.seed)
     return vocabulary, [batches[step] for step in range(40)]
@@ -69,14 +69,17 @@ def steps(shape: Shape, vocabulary: Vocabulary, batches: list[Batch]) -> dict[st
 def main() -> None:
     """Measure and write the file."""
     torch.set_num_threads(1)
-    vocabulary, batches = numbers()
+    vocabulary, numbers = learnt("numbers")
+    words, trees = learnt("trees")
+    pieces = len(vocabulary)
     cases = {
-        "numbers": (Shape(len(vocabulary)), batches),
-        "numbers, no dropout": (Shape(len(vocabulary), dropout=0.0), batches),
-        "512 tokens": (Shape(len(vocabulary), longest=LONG[1]), [long_batch(len(vocabulary))]),
+        "numbers": (vocabulary, Shape(pieces), numbers),
+        "numbers, no dropout": (vocabulary, Shape(pieces, dropout=0.0), numbers),
+        "trees": (words, Shape(len(words)), trees),
+        "512 tokens": (vocabulary, Shape(pieces, longest=LONG[1]), [long_batch(pieces)]),
     }
     watch, found = Watch(), {}
-    for name, (shape, read) in cases.items():
+    for name, (vocabulary, shape, read) in cases.items():
         timings = steps(shape, vocabulary, read)
         ratio = timings["eager"].cpu.median / timings["attnlang"].cpu.median
         found[name] = {

@@ -135,10 +135,17 @@ class Backward {
     const int64_t group = problem_.group();
     for (int64_t h = item.h_kv * group; h < (item.h_kv + 1) * group; ++h) {
       float* query_grads = this->query_grads(item.b, h, part);
-      std::fill_n(query_grads, head_size(), 0.0f);
+      clear_queries(query_grads);
       run_head(item, h, part == 0, worker, query_grads, sums);
     }
     write_keys(item, worker);
+  }
+
+  void clear_queries(float* grads) const {
+    for (int64_t m = 0; m < problem_.queries; m += kPanel) {
+      const int64_t lanes = padded_lanes(std::min<int64_t>(kPanel, problem_.queries - m));
+      for (int d = 0; d < kD; ++d) std::fill_n(grads + m * kD + d * kPanel, lanes, 0.0f);
+    }
   }
 
   // `first`: what reaches a row without its keys (sink, shift) is added by the first part alone.
@@ -216,7 +223,7 @@ class Backward {
       const Request request = this->request(b, h, tile);
       load_rows<Variant>(request, tile * kQueryTile, scratch.rows);
       queries.template load<Variant::kSoftmax>(problem_, gradients_, b, h, tile);
-      for (int m = 0; m < kQueryTile; m += kLanes) {
+      for (int m = 0; m < padded_lanes(tile_rows(tile)); m += kLanes) {
         queries.template row_terms<Variant>(request, scratch.rows[m / kLanes],
                                             tile * kQueryTile + m);
       }
@@ -236,10 +243,30 @@ class Backward {
       const float* q = queries.queries.data() + (at.tile * kQueryTile + panel * kPanel) * kD;
       const float* grad = queries.grads.data() + (at.tile * kQueryTile + panel * kPanel) * kDV;
       const int offset = panel * kKeyTile * kPanel;
-      dot_panel<FloatProduct>(scratch.tile.k_rows, at.n, kD, q, scratch.dots + offset);
-      dot_panel<FloatProduct>(scratch.tile.v_rows, at.n, kDV, grad, scratch.reached + offset);
+      const int vectors = at.vectors(panel);
+      dots(vectors, scratch.tile.k_rows, at.n, kD, q, scratch.dots + offset);
+      dots(vectors, scratch.tile.v_rows, at.n, kDV, grad, scratch.reached + offset);
       element_panel<kMasked>(request, at, panel, scratch, queries);
     }
+  }
+
+  // Runs a product compiled for so many vectors of a panel.
+  template <class Product>
+  static void with_vectors(int vectors, const Product& product) {
+    if (vectors == 1) return product.template operator()<1>();
+    if (vectors == 2) return product.template operator()<2>();
+    product.template operator()<kPanelVectors>();
+  }
+
+  // out[j] = rows[j] . panel, j < count, in the panel's first vectors.
+  static void dots(int vectors, const float* const* rows, int count, int depth, const float* panel,
+                   float* out) {
+    with_vectors(vectors, [&]<int kVectors>() {
+      dot_strip<FloatProduct, kVectors>(rows, 0, count, depth, panel, [&](int j, const F* sums) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) store(out + j * kPanel + v * kLanes, sums[v]);
+      });
+    });
   }
 
   template <bool kMasked>
@@ -249,15 +276,15 @@ class Backward {
     const int64_t first = at.tile * kQueryTile + panel * kPanel;
     F base[kPanelVectors], delta[kPanelVectors];
     M exists[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v) {
+    const int vectors = kMasked ? at.vectors(panel) : kPanelVectors;
+    for (int v = 0; v < vectors; ++v) {
       base[v] = load_f(queries.base.data() + first + v * kLanes);
       if constexpr (Variant::kSoftmax) delta[v] = load_f(queries.delta.data() + first + v * kLanes);
       exists[v] = iota_i() + (panel * kPanel + v * kLanes) < splat_i(at.rows);
     }
     for (int j = 0; j < at.n; ++j) {
       const Column column = Variant::broadcast(scratch.columns, j);
-#pragma GCC unroll 8
-      for (int v = 0; v < kPanelVectors; ++v) {
+      const auto element = [&](int v) __attribute__((always_inline)) {
         const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
         const F dot = load_f(scratch.dots + place);
         const F grad = load_f(scratch.reached + place);
@@ -288,6 +315,12 @@ class Backward {
           store(scratch.reached + place, select(live, argument, F{}));
           store(scratch.factors + place, select(live, factor, F{}));
         }
+      };
+      if constexpr (kMasked) {
+        for (int v = 0; v < vectors; ++v) element(v);
+      } else {
+#pragma GCC unroll 8
+        for (int v = 0; v < kPanelVectors; ++v) element(v);
       }
     }
   }
@@ -298,9 +331,11 @@ class Backward {
     across<kDV>(at, scratch.weights, queries.grad_rows, scratch, value_grads);
     across<kD>(at, scratch.slopes, queries.query_rows, scratch, key_grads);
     for (int panel = 0; panel < at.panels(); ++panel) {
-      accumulate_strip<FloatProduct, kD, kPanelVectors>(
-          scratch.tile.k_rows, 0, at.n, scratch.slopes + panel * kKeyTile * kPanel, nullptr,
-          query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
+      with_vectors(at.vectors(panel), [&]<int kVectors>() {
+        accumulate_strip<FloatProduct, kD, kVectors>(
+            scratch.tile.k_rows, 0, at.n, scratch.slopes + panel * kKeyTile * kPanel, nullptr,
+            query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
+      });
     }
   }
 
@@ -317,8 +352,8 @@ class Backward {
         for (int j = 0; j < at.n; ++j) {
           pointers[j] = matrix + (panel * kKeyTile + j) * kPanel;
         }
-        dot_panel<FloatProduct>(pointers, at.n, kPanel, packed + panel * kPanel * kPanel,
-                                scratch.product);
+        dots(panel_vectors(width), pointers, at.n, at.vectors(panel) * kLanes,
+             packed + panel * kPanel * kPanel, scratch.product);
         for (int j = 0; j < at.n; ++j) {
           float* sum = out + j * kWidth + wide * kPanel;
           for (int d = 0; d < width; ++d) sum[d] += scratch.product[j * kPanel + d];

@@ -20,6 +20,7 @@ struct TilePlace {
   int64_t k0;
   int n;
   int panels() const { return (rows + kPanel - 1) / kPanel; }
+  int vectors(int panel) const { return panel_vectors(rows - panel * kPanel); }
 };
 
 // Of each element, [panel][kKeyTile][kPanel]: the dot product, and what reached softmax's
@@ -123,7 +124,7 @@ class PartialSums {
       for (int j = 0; j < at.n; ++j) {
         const Column column = Variant::broadcast(columns, j);
         F across{};
-        for (int v = 0; v < kPanelVectors; ++v) {
+        for (int v = 0; v < kPanelVectors && panel * kPanel + v * kLanes < at.rows; ++v) {
           const int m = panel * kPanel + v * kLanes;
           const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
           const Row& row = rows[m / kLanes];

@@ -28,6 +28,17 @@ void load_rows(const typename Variant::Request& request, int64_t q0, typename Va
   }
 }
 
+// How many vectors of a panel are worked on where `lanes` of them are needed: as many as products
+// are compiled for.
+constexpr int panel_vectors(int64_t lanes) {
+  return lanes <= kLanes ? 1 : lanes <= 2 * kLanes ? 2 : kPanelVectors;
+}
+// The lanes of whole panels and a last one.
+constexpr int64_t padded_lanes(int64_t lanes) {
+  const int64_t whole = lanes / kPanel * kPanel;
+  return whole == lanes ? whole : whole + panel_vectors(lanes - whole) * kLanes;
+}
+
 // The query tiles of one (request, head): queries and what reached their outputs, each twice.
 template <int kD, int kDV>
 struct HeadQueries {
@@ -61,7 +72,8 @@ struct HeadQueries {
   void load(const Problem<Element>& problem, const Gradients& g, int64_t b, int64_t h,
             int64_t tile) {
     alignas(64) float q[kD], grad[kDV], out[kDV];
-    for (int m = 0; m < kQueryTile; ++m) {
+    const int64_t rows = std::min<int64_t>(kQueryTile, problem.queries - tile * kQueryTile);
+    for (int m = 0; m < padded_lanes(rows); ++m) {
       const int64_t i = tile * kQueryTile + m;
       float lse = -kInfinity, dot = 0, lse_grad = 0;
       if (i < problem.queries) {
@@ -125,7 +137,7 @@ struct HeadQueries {
                     m / kPanel * kWidth * kPanel + m % kPanel;
     for (int d = 0; d < kWidth; ++d) column[d * kPanel] = row[d];
     float* across = lanes_are_entries.data() + tile * kWide * kAcross + m * kPanel;
-    for (int d = 0; d < kWide * kPanel; ++d) {
+    for (int d = 0; d < padded_lanes(kWidth); ++d) {
       across[d / kPanel * kAcross + d % kPanel] = d < kWidth ? row[d] : 0.0f;
     }
   }

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +43,8 @@ def train(args: argparse.Namespace) -> None:
 def begin(args: argparse.Namespace) -> Run:
     """Return a run of no steps."""
     given = vars(args)
-    plan = Plan(**{f.name: given[f.name] for f in fields(Plan)})
+    chosen = {f.name: given[f.name] for f in fields(Plan) if given[f.name] is not None}
+    plan = replace(TASKS[args.task].plan, **chosen)
     texts = (text for pair in training_pairs(plan) for text in pair)
     vocabulary = Vocabulary.learn(texts, plan.pieces)
     shape = {f.name: given[f.name] for f in fields(Shape) if f.name in given}
@@ -76,7 +77,9 @@ def report(run: Run, count: int) -> None:
     task = TASKS[run.plan.task]
     asked = task.pairs(0, count, run.plan.seed).held_out
     found = translate(run.model, run.vocabulary, [pair.source for pair in asked])
-    table = Table("held out", "found", title=f"{run.plan.task} after {run.step} steps")
+    table = Table(title=f"{run.plan.task} after {run.step} steps", show_lines=True)
+    for heading in ("held out", "found"):
+        table.add_column(heading, overflow="fold")
     for pair, text in zip(asked[:_SHOWN], found, strict=False):
         table.add_row(pair.source, text if text == pair.target else f"{text}\n✗ {pair.target}")
     results.print(table)
@@ -129,8 +132,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         ("steps", "of training"), ("batch", "pairs a step"), ("warmup", "steps"),
         ("rate", "the paper's rates, times this"), ("smoothing", "of labels"), ("seed", ""),
     ):  # fmt: skip
-        default = getattr(plan, name)
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=said)
+        parser.add_argument(f"--{name}", type=type(getattr(plan, name)), help=said)
     for name, said in (
         ("attention", "variant for a sequence to itself"),
         ("cross", "variant for the decoder to the encoder"),

@@ -9,17 +9,19 @@ from transformer.constituency import sentences
 from transformer.number_names import number_names
 from transformer.pairs import Pairs
 from transformer.scores import Scores, translation_scores, tree_scores
+from transformer.train import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How its pairs are drawn (train, test, seed), and how what was found is scored."""
+    """How its pairs are drawn (train, test, seed), how it is learnt, how its results are scored."""
 
+    plan: Plan
     pairs: Callable[[int, int, int], Pairs]
     score: Callable[[Sequence[str], Sequence[str]], Scores]
 
 
 TASKS: Mapping[str, Task] = {
-    "numbers": Task(number_names, translation_scores),
-    "trees": Task(sentences, tree_scores),
+    "numbers": Task(Plan("numbers"), number_names, translation_scores),
+    "trees": Task(Plan("trees", pieces=220), sentences, tree_scores),
 }
