@@ -31,7 +31,7 @@ from attnlang.reference import Rounding, reference
 
 _FLOAT32_FLOOR = 1e-5
 _FLOAT32_ULPS = 4
-_FUSED_FACTOR = 1.5
+FUSED_FACTOR = 1.5
 # The largest of few errors is a matter of luck: below so many values half a unit in the last place
 # is allowed on top of the fused bound.
 _FEW_VALUES = 4096
@@ -98,11 +98,13 @@ class Oracle:
     def out_accuracy(self, found: Tensor, exact: Tensor) -> Accuracy:
         """Hold the output to its bound."""
         error = _error(found, exact)
-        bound = (self._float32_bound() * self._row_size(exact))[..., None].expand(error.shape)
+        bound = (float32_bound(self._variant, self._call, self._rows) * self._row_size(exact))[
+            ..., None
+        ].expand(error.shape)
         if self._call.q.dtype == torch.float32:
             return self._worst(error, bound, exact, "1e-5 + 4 eps max|score|")
         fused = _error(self.run("fused", None)[0].double(), exact).nan_to_num(0.0, 0.0).max()
-        bound = bound + _FUSED_FACTOR * fused
+        bound = bound + FUSED_FACTOR * fused
         if exact.numel() < _FEW_VALUES:
             bound = bound + torch.finfo(self._call.q.dtype).eps / 2 * exact.abs().max()
         return self._worst(error, bound, exact, f"1.5 x {fused:.1e}, the fused reference's")
@@ -116,12 +118,12 @@ class Oracle:
     def lse_accuracy(self, found: Tensor, exact: Tensor) -> Accuracy:
         """Hold the log-sum-exp, which is float32 whatever the inputs are, to its bound."""
         error = _error(found, exact)
-        bound = self._float32_bound()
+        bound = float32_bound(self._variant, self._call, self._rows)
         if self._call.q.dtype != torch.float32:
             fused = self.run("fused", None)[1]
             assert fused is not None, "the variant has a softmax"
             fused_error = _error(fused.double(), exact).nan_to_num(0.0, 0.0, 0.0)
-            bound = bound + _FUSED_FACTOR * fused_error.max()
+            bound = bound + FUSED_FACTOR * fused_error.max()
         return self._worst(error, bound, exact, "lse: 1e-5 + 4 eps max|score|")
 
     def _worst(self, error: Tensor, bound: Tensor, exact: Tensor, why: str) -> Accuracy:
@@ -140,13 +142,13 @@ class Oracle:
         worst = float(error.flatten()[place])
         return Accuracy(worst, float(bound.flatten()[place]), len(self._rows), why)
 
-    def _float32_bound(self) -> Tensor:
-        """Return the bound of each row, [B, HQ, R]."""
-        largest = _reference(
-            _largest_score(self._variant), self._call, self._rows, "exact", torch.float64
-        )[1]
-        largest = (largest / _SHARPNESS).nan_to_num(neginf=0.0)
-        return _FLOAT32_FLOOR + _FLOAT32_ULPS * torch.finfo(torch.float32).eps * largest
+
+def float32_bound(variant: Variant, call: Call, rows: Tensor | None = None) -> Tensor:
+    """Return the bound of each row's outputs, [B, HQ, R]."""
+    rows = torch.arange(call.shape.q) if rows is None else rows
+    largest = _reference(_largest_score(variant), call, rows, "exact", torch.float64)[1]
+    largest = (largest / _SHARPNESS).nan_to_num(neginf=0.0)
+    return _FLOAT32_FLOOR + _FLOAT32_ULPS * torch.finfo(torch.float32).eps * largest
 
 
 def _reference(

@@ -1,4 +1,4 @@
-"""`attnlang verify`: compiled kernels against the reference, on random calls."""
+"""`attnlang verify`: kernels, forward and backward, against the reference on random calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def verify(args: Namespace) -> int:
-    """Compare compiled kernels with the reference on random calls."""
+    """Compare compiled kernels, forward and backward, with the reference on random calls."""
     subjects = [
         (path, found)
         for path in spec_files(args.files)
@@ -92,6 +92,7 @@ class _Outcome:
     fine: int = 0
     worst: float = 0.0  # the largest error, as a share of what is allowed
     refused: str = ""  # why the spec takes no such call
+    forward_only: str = ""  # why no backward was run
     failed: list[tuple[int, str]] | None = None
 
     @property
@@ -126,6 +127,7 @@ def _run_case(subject: Compiled, seed: int, number: int, outcome: _Outcome) -> N
 
     from attnlang.cli.accuracy import compare
     from attnlang.cli.cases import make_case
+    from attnlang.cli.gradients import compare_gradients
     from attnlang.cli.trial import run_kernel
     from attnlang.ops.errors import CallError
 
@@ -141,7 +143,22 @@ def _run_case(subject: Compiled, seed: int, number: int, outcome: _Outcome) -> N
     except CallError as error:  # of a spec for other head dims: `v = k[0:512]`
         outcome.refused = str(error).splitlines()[0]
         return
-    outcome.add(number, compare(subject.ir, call, results["out"], results.get("lse"), seed), call)
+    accuracy = compare(subject.ir, call, results["out"], results.get("lse"), seed)
+    if accuracy.fine and not outcome.forward_only:
+        try:
+            with place.chosen():
+                backward = compare_gradients(subject, call, place, seed)
+            accuracy = _worse(accuracy, backward)
+        except CallError as error:  # of a target whose backward takes other head dims
+            outcome.forward_only = str(error).splitlines()[0]
+    outcome.add(number, accuracy, call)
+
+
+def _worse(first: Accuracy, second: Accuracy) -> Accuracy:
+    def share(accuracy: Accuracy) -> float:
+        return accuracy.error / accuracy.bound if accuracy.bound else 0.0
+
+    return second if not second.fine or share(second) > share(first) else first
 
 
 def _report(outcomes: list[_Outcome], seed: int) -> int:
@@ -152,9 +169,10 @@ def _report(outcomes: list[_Outcome], seed: int) -> int:
             continue
         failed = len(outcome.failed or ())
         worst = f"{100 * outcome.worst:.0f}%"
-        rows.append(
-            (outcome.label, str(outcome.fine + failed), worst, f"{failed} WRONG" if failed else "")
-        )
+        note = f"{failed} WRONG" if failed else ""
+        if outcome.forward_only:
+            note = f"{note} forward only: {outcome.forward_only}".strip()
+        rows.append((outcome.label, str(outcome.fine + failed), worst, note))
     console.result(console.table(rows, right=frozenset({1, 2})))
     console.message("worst: the largest error, as a share of what is allowed")
     wrong = [o for o in outcomes if o.failed]

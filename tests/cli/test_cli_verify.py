@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from attnlang.ir.nodes import Function
 from attnlang.ops.variant import Variant
+from attnlang.symbolic.build import const, multiply
+from attnlang.symbolic.derivative_rules import RULES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -40,6 +43,20 @@ def test_a_wrong_kernel_is_found_and_brought_back(cli, monkeypatch):
     assert again[0] in repeated.err
     monkeypatch.undo()
     assert cli(*again[0].split()).code == 0
+
+
+def test_a_wrong_derivative_is_found(cli, spec, monkeypatch):
+    text = "attention {}:\n score = 3.25 * tanh(score / 3.25)\n"
+    assert cli("verify", spec(text.format("right")), "--case", 0).code == 0
+    rule = RULES[Function.TANH]
+
+    def wrong(reached, call):
+        return tuple(multiply(const(1.01, call.span), x) for x in rule(reached, call))
+
+    monkeypatch.setitem(RULES, Function.TANH, wrong)
+    done = cli("verify", spec(text.format("planted")), "--case", 0)  # its own op, its own kernels
+    assert done.code == 2
+    assert "gradient of" in done.err
 
 
 def test_what_takes_no_call_that_is_tried_is_not_a_failure(cli, spec):
