@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam, Variant
+from attnlang.jit.units import Target
 from attnlang.ops import arguments as check
 from attnlang.ops import packed_arguments as packed
 from attnlang.ops.errors import CallError
@@ -64,7 +65,10 @@ def check_run(
         _check_pool(q, own)
         check.check_places(q, {"k": own.k, "v": own.v, "scale": scale, **plain})
     check.check_scale(ir, scale)
-    check_dtype(q)
+    runs = check_dtype(q)
+    if runs.target is not Target.CPU:
+        found = "the emulator" if runs.emulated else f"one on {q.device}"
+        raise CallError("q", "a CPU tensor, in a planned call", found)
     for param in ir.params:
         if isinstance(param, ScalarParam):
             check.check_scalar(param, plain[param.name])
