@@ -446,3 +446,38 @@ def test_a_request_is_computed_alike_in_any_company() -> None:
         tables = [torch.tensor([0, x.stop - x.start]) for x in (rows, keys)]
         alone = causal.plan(*tables, num_q_heads=4, batch_invariant=128)
         assert torch.equal(alone.run(scene.q[rows], (k[keys], v[keys])), out[rows])
+
+
+def test_a_run_that_does_not_fit_is_named() -> None:
+    scene = draw_scene(1100, requests=2, paged=True, page=4)
+    part = scene.parts[0]
+    pool = part.pools[0]
+    made = load("causal").plan(scene.q_indptr, part.kv, num_q_heads=4)
+    biased = attnlang.loads("attention a(t: float[B, KV]):\n  score = score + t[b, kv_idx]\n")
+    keys = sum(k.shape[0] for k in part.k)
+    bias = biased.plan(scene.q_indptr, part.kv, num_q_heads=4)
+    both = biased.plan(scene.q_indptr, [part.kv, part.kv], num_q_heads=4)
+    gated = load("gated_output").plan(scene.q_indptr, part.kv, num_q_heads=4)
+    wide = scene.q.clone().requires_grad_()
+    for plan, q, given, text in (
+        (made, wide, {}, "`q`: expected tensors that need no gradient, in a planned call"),
+        (made, scene.q.bfloat16(), {}, "`k`: expected the dtype of q, bfloat16, found float32"),
+        (made, scene.q[..., :8], {}, "`k`: expected q's head dim D = 8"),
+        (made, scene.q, {"scale": "1"}, "`scale`: expected a number"),
+        (made, scene.q, {"return_lse": True, "seed": 1.5}, "`seed`: expected an int"),
+        (bias, scene.q, {}, "`t`: expected a float tensor of shape .*found nothing"),
+        (bias, scene.q, {"t": torch.zeros(keys + 1)}, "`t`: expected shape .*sum KV = "),
+        (bias, scene.q, {"t": attnlang.Paged(torch.zeros(pool.shape[0], 3))}, "`t`: .*a Paged of"),
+        (both, scene.q, {"t": torch.zeros(keys)}, "`t`: .*a Paged tensor, or nothing over KV"),
+        (
+            gated,
+            scene.q,
+            {"gate": attnlang.Paged(torch.zeros(pool.shape[:2]))},
+            "`gate`: expected a Paged only for a tensor with B and KV",
+        ),
+    ):
+        with pytest.raises(CallError, match=text):
+            plan.run(q, **given)
+    out = bias.run(scene.q, t=torch.zeros(keys))
+    paged = bias.run(scene.q, t=attnlang.Paged(torch.zeros(pool.shape[0], 4)))
+    assert torch.equal(out, paged)
