@@ -1,6 +1,6 @@
 """A training step of the example's Transformer, beside the same model on eager attention.
 
-    python benchmarks/transformer_step.py [--seconds 20] [--json benchmarks/results/...]
+    python benchmarks/transformer_step.py [--seconds 20] [--json FILE]
 
 Both models begin alike and read the same batches, in turn, so a machine that drifts slows both; one
 thread, in CPU time. The cases: the batches that `make transformer` learns from, and longer ones.

@@ -32,7 +32,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Attend from x, whose first row is at position `start`, to keys that end at `lengths`."""
         q = self._split(self.to_q(x))
-        params = self.params(Call(x, q, keys, lengths, start))
+        params = self.params(Call(x, keys, lengths, start))
         attend = self._attention(self._place, self.training)
         heads = attend(q, keys.k, keys.v, q_offset=start, kv_lens=lengths, **params)
         joined: Tensor = self.to_out(heads.transpose(1, 2).flatten(2))

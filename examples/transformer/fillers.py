@@ -54,10 +54,9 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the rows x [B, Q, W] from position `start` on, their queries, and the keys."""
+    """One call: the rows x [B, Q, W] from position `start` on, and the keys."""
 
     x: Tensor
-    q: Tensor
     keys: Keys
     lengths: Tensor | None
     start: int
@@ -144,19 +143,6 @@ class Forget(nn.Module):
     def forward(self, call: Call) -> Params:
         """Return the sums."""
         return {"c": F.logsigmoid(self._linear(call.keys.memory)).cumsum(1).transpose(1, 2)}
-
-
-class Skewed(nn.Module):
-    """`srel`: the query's product with an embedding of each distance, [B, HQ, Q, KV]."""
-
-    def __init__(self, heads: Heads) -> None:
-        super().__init__()
-        self._table = nn.Parameter(torch.randn(heads.count, heads.longest, heads.dim) * 0.02)
-
-    def forward(self, call: Call) -> Params:
-        """Return the products; the last column is distance 0."""
-        near = self._table[:, -call.seen :]
-        return {"srel": call.q @ near.transpose(1, 2) * call.q.shape[3] ** -0.5}
 
 
 class PairBias(nn.Module):
@@ -246,7 +232,6 @@ FILLERS: Mapping[str, Filler] = {
     "graphormer": Paths,
     "log_n_scale": lambda h: Learned(a=torch.full((h.count,), 0.5)),
     "longformer": lambda h: Given(window_size=8),
-    "music_rel": Skewed,
     "padding": lambda h: Made(lambda call: {"length": _lengths(call)}),
     "pair_bias": lambda h: Together(PairBias(h), Gate(h)),
     "prefix_lm": lambda h: Made(lambda call: {"prefix": _lengths(call)}),
@@ -285,6 +270,7 @@ UNFIT: Mapping[str, str] = {
     "image_spans": _PACKED,
     "mla_absorbed": _DIMS,
     "mla_prefill": _DIMS,
+    "music_rel": "its distances are counted from the end of a sequence, where padding is",
     "packed_positions": _PACKED,
     "shared_question": _PACKED,
     "sliding_tile": _IMAGE,

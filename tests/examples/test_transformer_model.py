@@ -7,7 +7,7 @@ import torch
 from transformer.batches import sources
 from transformer.eager import eager
 from transformer.fillers import CROSS, FILLERS, UNFIT, UnfitError
-from transformer.gallery import GALLERY
+from transformer.gallery import GALLERY, Attend, Place, compiled
 from transformer.model import sinusoids
 from transformer.search import search, translate
 from transformer.train import loss_of
@@ -17,16 +17,28 @@ from transformer_runs import PAIRS, VOCABULARY, small_batches, small_run
 # Their weights are divided by KV, which grows while a decoder goes on token by token.
 GROWS = {"relu_squared", "silu"}
 
-QUICK = "full"
+
+def interpreted(place: Place, training: bool) -> Attend:
+    """A variant by its reference, which needs no kernel."""
+    return compiled(place, training).reference
+
+
+# Every variant by its reference; its kernels too, which take long to build, where there is time.
 EVERY = [
-    pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in sorted(FILLERS)
+    *(pytest.param(name, interpreted, id=f"{name}-reference") for name in sorted(FILLERS)),
+    *(
+        pytest.param(
+            name, compiled, id=f"{name}-compiled", marks=[] if name == "full" else pytest.mark.slow
+        )
+        for name in sorted(FILLERS)
+    ),
 ]
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_variant_trains_and_decodes(name):
+@pytest.mark.parametrize(("name", "attention"), EVERY)
+def test_a_variant_trains_and_decodes(name, attention):
     """All parameters learn, nothing looks ahead, and steps give what the whole gives."""
-    run, batch = small_run(variant=name), small_batches()[0]
+    run, batch = small_run(variant=name, attention=attention), small_batches()[0]
     loss_of(run.model, batch, 0.1).backward()
     for path, parameter in run.model.named_parameters():
         assert parameter.grad is not None, path
@@ -46,10 +58,9 @@ def test_a_variant_trains_and_decodes(name):
         torch.testing.assert_close(step[:, 0], whole[:, i], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CROSS)
 def test_a_variant_looks_at_the_source(name):
-    run, batch = small_run(cross=name), small_batches()[1]
+    run, batch = small_run(cross=name, attention=interpreted), small_batches()[1]
     loss_of(run.model, batch, 0.1).backward()
     assert all(p.grad.isfinite().all() for p in run.model.parameters())
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
+from support import EXAMPLES
 from transformer import __main__ as command_line
 from transformer.checkpoint import (
     KEPT,
@@ -103,6 +109,21 @@ def test_the_commands_train_go_on_and_apply(tmp_path, capsys):
     assert "step 4 of 4" in capsys.readouterr().err
     assert command_line.main(["apply", *folder, "a dog slept", "Anna laughed"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_number_names_are_learnt_in_six_minutes(tmp_path):
+    """What `make transformer` does, in CPU time, with the kernels that it must build."""
+    command = [sys.executable, "-m", "transformer", "train", "numbers", "--folder", tmp_path / "n"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, cwd=EXAMPLES, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 360
+    (exact,) = re.findall(r"exact match +([\d.]+)%", done.stdout)
+    assert float(exact) >= 99
 
 
 def test_variants_are_listed(capsys):
