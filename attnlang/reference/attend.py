@@ -7,12 +7,13 @@ whatever k, v or a tensor hold), scores and weights at the elements that are vis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import QK, Dot, Expr, Raw, VectorName
+from attnlang.ir.nodes import QK, Dot, Expr, Logic, LogicOp, Raw, VectorName
 from attnlang.ir.traverse import walk
 from attnlang.reference.domain import Axis, Domain, box, columns_of, keys_of, rows_of
 from attnlang.reference.evaluate import new_scope
@@ -144,10 +145,20 @@ def _seen(inputs: Inputs, mask: Expr | None) -> Tensor:
         seen = domain.coords[Axis.KV] < inputs.kv_lens.reshape(-1, 1, 1, 1)
     if mask is not None:
         scope = new_scope(inputs, _whole(inputs), domain, strict=False, width=sizes["D"])
-        seen = seen & scope.evaluate(mask)
+        for part in _conjuncts(mask):  # apart: a guard asks for values, which a traced graph lacks
+            seen = seen & scope.evaluate(part)
     seen = seen.expand(domain.shape)
     heads = (sizes["HKV"], sizes["HQ"] // sizes["HKV"])
     return seen.reshape(sizes["B"], *heads, 1, sizes["KV"]).any(2)
+
+
+def _conjuncts(mask: Expr) -> Iterator[Expr]:
+    match mask:
+        case Logic(LogicOp.AND, left, right):
+            yield from _conjuncts(left)
+            yield from _conjuncts(right)
+        case _:
+            yield mask
 
 
 def inner_products(inputs: Inputs, dot: Dot) -> Tensor:

@@ -85,6 +85,25 @@ def test_transforms_and_an_out_expression_are_part_of_the_graph():
         torch.testing.assert_close(got.grad, want.grad)
 
 
+def test_columns_that_nobody_sees_are_hidden_in_a_graph_too():
+    spec = (
+        "attention h(real: bool[B, KV]):\n k = l2_norm(k)\n mask = real[b, kv_col] and kv_idx > 2\n"
+    )
+    variant = attnlang.loads(spec)
+    g = torch.Generator().manual_seed(1)
+    real = torch.rand(2, 23, generator=g) < 0.6
+    vectors = [torch.randn(2, 2, 23, 16, generator=g) for _ in range(3)]
+    vectors[1][~real[:, None].expand(2, 2, 23)] = torch.nan
+    leaves = [t.clone().requires_grad_() for t in vectors]
+
+    def function(q, k, v):
+        return variant(q, k, v, real=real)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    assert same_gradients(function, compiled, leaves)
+    assert not any(t.grad.isnan().any() for t in leaves)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_checkpoint_in_a_graph_replays_its_dropout(backend):
     variant = attnlang.loads(DROPOUT)
