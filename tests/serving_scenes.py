@@ -225,7 +225,7 @@ def oracle(variant: Variant, scene: Scene, **call: object) -> tuple[Tensor, Tens
         rows = slice(scene.q_starts[b], scene.q_starts[b + 1])
         k, v, places = scene.keys(b)
         own = {n: x(b) if callable(x) else x for n, x in call.items()}
-        vectors = (scene.q[rows].double(), k, v)
+        vectors = (scene.q[rows].double(), k, *((v,) if variant.takes_v else ()))
         results = with_parts.reference(
             *(x.transpose(0, 1).unsqueeze(0) for x in vectors), **own, part_of=places,
             return_lse=softmax,
@@ -235,7 +235,8 @@ def oracle(variant: Variant, scene: Scene, **call: object) -> tuple[Tensor, Tens
         if lse is not None:
             lses.append(lse[0].transpose(0, 1))
     if not outs:
-        empty = scene.q.new_zeros((0, scene.heads, scene.parts[0].pools[1].shape[-1])).double()
+        last = next(x for x in reversed(scene.parts[0].pools) if x is not None)
+        empty = scene.q.new_zeros((0, scene.heads, last.shape[-1])).double()
         return empty, empty[..., 0] if softmax else None
     return torch.cat(outs), torch.cat(lses) if softmax else None
 
