@@ -25,7 +25,7 @@ class Plan:
 
     task: str = "numbers"
     pairs: int = 12_000  # for training
-    pieces: int = 100  # of the vocabulary
+    pieces: int = 160  # of the vocabulary
     steps: int = 800
     batch: int = 64  # pairs
     warmup: int = 300  # steps
