@@ -50,7 +50,7 @@ def test_gradients_agree_with_the_reference(
 def test_wide_heads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNLANG_EMULATE", "sm90")
     causal = attnlang.load(EXAMPLES / "causal.attn")
-    q = torch.zeros(1, 1, 4, 272, dtype=torch.bfloat16, requires_grad=True)
+    q = torch.zeros(1, 1, 4, 288, dtype=torch.bfloat16, requires_grad=True)
     with pytest.raises(attnlang.CallError, match="16, 32, 48"):
         causal(q, q, q)
     with torch.no_grad():

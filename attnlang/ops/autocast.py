@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 
+def is_autocasting(x: Tensor) -> bool:
+    """Whether autocast is enabled where a tensor lies; torch raises for a device without one."""
+    device = x.device.type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
 def autocast(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the vectors of a call in autocast's dtype, where it is enabled."""
     dtype = torch.get_autocast_dtype(q.device.type)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, cast, overload
 
-import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ops import arguments as check
 from attnlang.ops import packed
-from attnlang.ops.autocast import autocast
+from attnlang.ops.autocast import autocast, is_autocasting
 
 if TYPE_CHECKING:
     from attnlang.ops.block_sparse import BlockSparse
@@ -67,7 +66,7 @@ class Serving:
         """
         variant = cast("Variant", self)
         v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=variant.takes_v)
-        if isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type):
+        if isinstance(q, Tensor) and is_autocasting(q):
             q, k, v = autocast(q, k, v)
         values = check.name_params(variant.ir.params, args, params)
         call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)

@@ -17,7 +17,7 @@ from attnlang.ir.nodes import Scalar, ScalarParam, Size, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
-from attnlang.ops.autocast import autocast
+from attnlang.ops.autocast import autocast, is_autocasting
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record
@@ -176,7 +176,7 @@ class Variant(Serving):
         Raises CallError for a wrong argument.
         """
         v, args = self._passed(k, v, args)
-        if isinstance(q, Tensor) and torch.is_autocast_enabled(q.device.type):
+        if isinstance(q, Tensor) and is_autocasting(q):
             q, k, v = autocast(q, k, v)
         values = check.name_params(self._params, args, params)
         if wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):

@@ -22,6 +22,16 @@ _WGMMA_WIDEST = 256  # of an accumulator
 _SPLIT_WIDEST = 512  # of two warpgroups'
 
 
+def _value_warps(width: int) -> int:
+    """Return how many warps share the values of a row, so that each can hold its sums."""
+    return -(-width // _WGMMA_WIDEST)
+
+
+_VALUE_WIDTHS = tuple(
+    n for n in range(_STEP, _WIDEST + 1, _STEP) if n % (_STEP * _value_warps(n)) == 0
+)
+
+
 @dataclass(frozen=True, slots=True)
 class CudaTiles:
     """A skeleton and its tiles: rows of queries and keys, stages of keys in flight, warps."""
@@ -59,6 +69,12 @@ def choose_tiles(
             raise WidthError(
                 name, f"a head dim that GPU kernels take: 16, 32, 48 ... {_WIDEST}", str(width)
             )
+    if widths.acc not in _VALUE_WIDTHS:
+        wide = ", ".join(str(n) for n in _VALUE_WIDTHS if n > _WGMMA_WIDEST)
+        raise WidthError(
+            "v", f"a head dim that GPU kernels take: 16, 32 ... {_WGMMA_WIDEST}, {wide}",
+            str(widths.acc),
+        )  # fmt: skip
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
         return _sm90(widths, plain)
     if target is Target.SM90 and shared and widths.acc == _SPLIT_WIDEST:
@@ -80,7 +96,7 @@ def _sm90(widths: Widths, plain: bool) -> CudaTiles:
 
 def _sm80(widths: Widths) -> Iterator[CudaTiles]:
     """Yield tiles for warps of 16 rows, the best first; wide values are shared out by two warps."""
-    value_warps = -(-widths.acc // _WGMMA_WIDEST)
+    value_warps = _value_warps(widths.acc)
     shapes = ((128, 64), (128, 32), (64, 64), (64, 32), (64, 16), (32, 32), (32, 16), (16, 16))
     for rows, keys in shapes:
         yield CudaTiles("sm80", rows, keys, 2, rows // 16 * value_warps, 1)

@@ -205,7 +205,7 @@ MISTAKES = {
     "v's length": (lambda c: {"v": c.v[:, :, :3]}, "`v`: expected shape"),
     "k's head dim": (lambda c: {"k": c.k[..., :4]}, "`k`: expected shape"),
     "k's dtype": (lambda c: {"k": c.k.half()}, "`k`: expected the dtype of q"),
-    "v's dtype": (lambda c: {"v": c.v.half()}, "`v`: expected the dtype of q"),
+    "v's dtype": (lambda c: {"v": c.v.half()}, "`v`: expected the dtype of k"),
     "q's heads": (lambda c: {"q": c.q[:, :3]}, "`q`: expected a multiple of the 2 heads"),
     "q's rank": (lambda c: {"q": c.q[0]}, "`q`: expected 4 dimensions"),
     "complex q": (lambda c: {"q": c.q.to(torch.complex64)}, "a dtype that no kernel reads"),

@@ -70,7 +70,9 @@ extern "C" void window(int64_t keys, int64_t rows, int64_t size, int64_t tile, i
       const Interval distance = q - Interval{k0, k1 - 1};
       return (distance >= Interval::point(0)) & (distance < Interval::point(size));
     };
-    out[1] += cpu::tile_cost(coverage, keys, tile, verdict_of);
+    cpu::cover_tiles(coverage, 0, keys, tile, verdict_of, [&](int64_t k0, int64_t k1, Verdict) {
+      out[1] += (k1 - k0 + tile - 1) / tile;
+    });
   }
 }
 """

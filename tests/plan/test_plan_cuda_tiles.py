@@ -1,0 +1,37 @@
+"""Which widths of values the GPU kernels take, and in how many warps' shares."""
+
+import pytest
+
+from attnlang.jit.units import Target
+from attnlang.plan.cuda_tiles import choose_tiles
+from attnlang.plan.widths import WidthError, Widths
+
+WIDE = (*range(288, 513, 32), 528, 576)  # beyond 256, where two or three warps share a row
+
+
+def widths(head, value):
+    return Widths(head=head, value=value, product=head, acc=value, out=value)
+
+
+@pytest.mark.parametrize("target", [Target.SM80, Target.SM90])
+@pytest.mark.parametrize("value", [*range(16, 257, 16), *WIDE])
+def test_values_are_shared_out_in_whole_instructions(target, value):
+    tiles = choose_tiles(target, widths(64, value))
+    if tiles.skeleton == "sm80":
+        shares = tiles.warps * 16 // tiles.query_tile
+        assert value % shares == 0
+        assert value // shares % 16 == 0
+        assert value // shares <= 256
+
+
+@pytest.mark.parametrize("value", [n for n in range(272, 577, 16) if n not in WIDE])
+def test_other_widths_are_refused(value):
+    with pytest.raises(WidthError) as caught:
+        choose_tiles(Target.SM80, widths(64, value))
+    assert caught.value.argument == "v"
+    assert ", ".join(map(str, WIDE)) in caught.value.expected
+
+
+def test_the_widths_of_gallery_kernels_are_taken():
+    assert choose_tiles(Target.SM80, widths(576, 512)).skeleton == "sm80"
+    assert choose_tiles(Target.SM90, widths(512, 512), shared=True).skeleton == "sm90"
