@@ -66,7 +66,7 @@ class Serving:
         """
         variant = cast("Variant", self)
         v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=variant.takes_v)
-        if isinstance(q, Tensor) and is_autocasting(q):
+        if isinstance(q, Tensor) and is_autocasting(q.device.type):
             q, k, v = autocast(q, k, v)
         values = check.name_params(variant.ir.params, args, params)
         call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)

@@ -216,6 +216,10 @@ class _TwoParts(torch.autograd.Function):
 
 def _refuse(call: TrainingCall) -> None:
     """Refuse what has no derivative yet, naming the argument."""
+    if call.q.device.type not in ("cpu", "cuda"):
+        raise CallError(
+            "q", "a CPU or a CUDA tensor, in a call with gradients", f"one on {call.q.device}"
+        )
     if call.kv_indices is not None:
         raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
 

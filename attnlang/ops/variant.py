@@ -176,7 +176,7 @@ class Variant(Serving):
         Raises CallError for a wrong argument.
         """
         v, args = self._passed(k, v, args)
-        if isinstance(q, Tensor) and is_autocasting(q):
+        if isinstance(q, Tensor) and is_autocasting(q.device.type):
             q, k, v = autocast(q, k, v)
         values = check.name_params(self._params, args, params)
         if wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):

@@ -52,6 +52,12 @@ def test_all_on_meta_gives_shapes(biased, qkv) -> None:
     assert out.shape == qkv[0].shape
 
 
+def test_gradients_on_meta_are_refused(biased, qkv) -> None:
+    q, k, v = (x.to("meta") for x in qkv)
+    with pytest.raises(attnlang.CallError, match="`q`: expected a CPU or a CUDA tensor"):
+        biased(q.requires_grad_(), k, v, BIAS.to("meta"))
+
+
 def test_a_sparse_tensor_is_refused(biased, qkv) -> None:
     q, k, v = qkv
     with pytest.raises(attnlang.CallError, match="`k`: expected a dense tensor"):
