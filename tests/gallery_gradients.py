@@ -54,8 +54,13 @@ def check(
     device: str = "cpu",
     layout: str = "bshd",
     tails: bool = False,
+    kv_block: int = 0,
 ) -> None:
-    """Compare the gradients of one call; `tails`: lengths differ, and NaN lies past them."""
+    """Compare the gradients of one call.
+
+    `tails`: lengths differ, and NaN lies past them. `kv_block`: each row selects blocks of so many
+    columns, some twice; the first selects none, and nobody the last columns, which hold NaN.
+    """
     sizes = fit(name, sizes)
     variant = attnlang.load(EXAMPLES / f"{name}.attn")
     g = torch.Generator().manual_seed(zlib.crc32(f"{name}-{sizes}-{dtype}".encode()))
@@ -66,6 +71,16 @@ def check(
         past = (torch.arange(sizes.kv) >= lens[:, None])[:, None, :, None]
         k, v = (x.masked_fill(past, torch.nan) for x in (k, v))
         params["kv_lens"] = lens
+    if kv_block:
+        blocks = -(-sizes.kv // kv_block)
+        rows = (sizes.b, sizes.hkv, sizes.q)
+        chosen = torch.randint(-1, max(blocks - 1, 1), (*rows, blocks // 2 + 2), generator=g)
+        chosen[:, :, 0] = -1
+        params |= {"kv_indices": chosen.int(), "kv_block": kv_block}
+        if blocks > 1:
+            k, v = (x.clone() for x in (k, v))
+            for x in (k, v):
+                x[:, :, (blocks - 1) * kv_block :] = torch.nan
     vectors = {"q": q, "k": k} | ({"v": v} if "v" in variant.signature.parameters else {})
     if variant.ir.weights.dropout is not None:
         params["seed"] = 1

@@ -35,6 +35,7 @@ from attnlang.reference.attend import (
 )
 from attnlang.reference.entry import make_inputs
 from attnlang.reference.inputs import Inputs
+from attnlang.reference.selection import selected_by_any
 
 _STEP = 16  # entries of a head dim that a GPU's products take together
 
@@ -95,8 +96,7 @@ class Training:
         `arrange` names the raw op's arguments, `seed` is that of a dropout, named likewise.
         """
         variant = self._variant
-        _refuse(call)
-        runs = check_dtype(call.q)
+        runs = _runs(call)
         inputs = None if self._plain else self._inputs(call)
         q, k, v = self._vectors(call, inputs)
         reads_sum = any(isinstance(e, RowSum) for e in walk(variant.out))
@@ -143,7 +143,10 @@ class Training:
             self._variant, call.q, call.k, call.v, call.values, call.scale, call.q_offset,
             call.kv_offset, call.kv_lens, 0, "fused", None,
         )  # fmt: skip
-        return hide_columns(inputs, self._core(call).column_mask)
+        selected = None
+        if call.kv_indices is not None:
+            selected = selected_by_any(call.kv_indices, call.kv_block, inputs.sizes)
+        return hide_columns(inputs, self._core(call).column_mask, selected)
 
     def _products(self, core: Core, inputs: Inputs) -> dict[str, object]:
         return {n: inner_products(inputs, dot).contiguous() for n, dot in core.dots.items()}
@@ -214,14 +217,16 @@ class _TwoParts(torch.autograd.Function):
         return first, whole - first, None
 
 
-def _refuse(call: TrainingCall) -> None:
-    """Refuse what has no derivative yet, naming the argument."""
+def _runs(call: TrainingCall) -> Runs:
+    """Return what runs a call; refuse what has no derivative there yet, naming the argument."""
     if call.q.device.type not in ("cpu", "cuda"):
         raise CallError(
             "q", "a CPU or a CUDA tensor, in a call with gradients", f"one on {call.q.device}"
         )
-    if call.kv_indices is not None:
-        raise CallError("kv_indices", "nothing, in a call with gradients", "a tensor")
+    runs = check_dtype(call.q)
+    if call.kv_indices is not None and runs.target is not Target.CPU:
+        raise CallError("kv_indices", "nothing, in a call with gradients on a GPU", "a tensor")
+    return runs
 
 
 def _dtype_name(value: ParamValue) -> str:

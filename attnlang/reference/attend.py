@@ -120,14 +120,17 @@ def all_queries_and_keys(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return _all_transformed(inputs, _whole(inputs))
 
 
-def hide_columns(inputs: Inputs, mask: Expr | None) -> Inputs:
+def hide_columns(inputs: Inputs, mask: Expr | None, selected: Tensor | None = None) -> Inputs:
     """Return the inputs with zeros in the columns that do not exist or that `mask` hides from all.
 
-    The mask reads no row. What such a column holds then has no effect on any gradient.
+    The mask reads no row; `selected`, [B, HKV, KV], is false where no row selects a column. What
+    such a column holds then has no effect on any gradient.
     """
-    if mask is None and inputs.kv_lens is None:
+    if mask is None and inputs.kv_lens is None and selected is None:
         return inputs
     seen = _seen(inputs, mask)
+    if selected is not None:
+        seen = seen & selected.unsqueeze(2)
 
     def hide(x: Tensor) -> Tensor:
         return torch.where(seen.squeeze(2).unsqueeze(-1), x, torch.zeros_like(x))

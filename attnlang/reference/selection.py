@@ -21,8 +21,7 @@ def select_columns(indices: Tensor, block: int, sizes: Mapping[str, int], rows: 
         )
     if block < 1:
         raise ValueError(f"`kv_block` must be at least 1, found {block}")
-    block = min(block, max(sizes["KV"], 1))  # a larger block has the same columns
-    blocks = -(-sizes["KV"] // block)
+    block, blocks = _blocks(block, sizes)
     chosen = indices[:, :, rows].to(device=rows.device, dtype=torch.int64)
     wrong = (chosen < -1) | (chosen >= blocks)
     if bool(wrong.any()):
@@ -31,3 +30,19 @@ def select_columns(indices: Tensor, block: int, sizes: Mapping[str, int], rows: 
     marks.scatter_(3, torch.where(chosen < 0, blocks, chosen), True)
     columns = marks[..., :blocks].repeat_interleave(block, dim=3)[..., : sizes["KV"]]
     return columns.repeat_interleave(sizes["HQ"] // sizes["HKV"], dim=1)
+
+
+def selected_by_any(indices: Tensor, block: int, sizes: Mapping[str, int]) -> Tensor:
+    """Return which columns some query row selects, bool [B, HKV, KV]; wrong indices mark none."""
+    block, blocks = _blocks(block, sizes)
+    chosen = indices.reshape(*indices.shape[:2], -1).long()
+    valid = (chosen >= 0) & (chosen < blocks)
+    marks = torch.zeros(*chosen.shape[:2], blocks + 1, dtype=torch.bool, device=indices.device)
+    marks.scatter_(2, torch.where(valid, chosen, blocks), True)
+    return marks[..., :blocks].repeat_interleave(block, dim=2)[..., : sizes["KV"]]
+
+
+def _blocks(block: int, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Return the columns of a block, where a larger one has the same, and how many there are."""
+    block = min(block, max(sizes["KV"], 1))
+    return block, -(-sizes["KV"] // block)

@@ -12,16 +12,16 @@
 #include <memory>
 #include <vector>
 
-#include "attnlang/cpu/math.h"
 #include "attnlang/cpu/parallel.h"
 #include "attnlang/host/gradients.h"
 #include "kernels/cpu_backward_partials.h"
 #include "kernels/cpu_backward_queries.h"
+#include "kernels/cpu_backward_selection.h"
+#include "kernels/cpu_backward_tile.h"
 #include "kernels/cpu_gradient_sums.h"
 #include "kernels/cpu_gradient_variant.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_schedule.h"
-#include "kernels/cpu_tile.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/cpu_variant.h"
 
@@ -33,25 +33,9 @@ class Backward {
   using Params = typename Variant::Params;
   using Request = typename Variant::Request;
   using Row = typename Variant::Row;
-  using Column = typename Variant::Column;
   using Sums = typename Variant::Sums;
-  using Partials = typename Variant::Partials;
   using Queries = HeadQueries<kD, kDV>;
-  static constexpr int kPartials = Partials::kCount;
-
-  struct Scratch {
-    FloatTile<Element, kD, kDV> tile;
-    alignas(64) float no_key[kD];
-    alignas(64) float dots[kPanels * kKeyTile * kPanel];
-    alignas(64) float reached[kPanels * kKeyTile * kPanel];  // the weight; then the argument
-    alignas(64) float factors[kPanels * kKeyTile * kPanel];  // the factor
-    alignas(64) float weights[kPanels * kKeyTile * kPanel];
-    alignas(64) float slopes[kPanels * kKeyTile * kPanel];  // the dot product
-    alignas(64) float product[kKeyTile * kPanel];
-    alignas(64) int32_t hidden[kKeyTile];
-    typename Variant::ColumnTile columns;
-    Row rows[kQueryTile / kLanes];
-  };
+  using Scratch = BackwardTile<Variant, Element, kD, kDV>;
 
   Backward(const Problem<Element>& problem, const Params& params, const Gradients& gradients)
       : problem_(problem),
@@ -60,6 +44,7 @@ class Backward {
         tiles_((problem.queries + kQueryTile - 1) / kQueryTile),
         heads_(problem.batch * problem.kv_heads),
         cut_(KeyParts::of(heads_, problem.keys, kKeyTile)),
+        selections_(problem.call),
         query_grads_(problem.batch * problem.heads * cut_.parts * head_size()) {}
 
   int run(char* error) {
@@ -71,7 +56,7 @@ class Backward {
     const int threads = thread_count(slabs);
     std::vector<Worker> workers;
     for (int i = 0; i < threads; ++i) {
-      workers.emplace_back(tiles_, cut_.keys_per_part);
+      workers.emplace_back(tiles_, cut_.keys_per_part, selections_);
       if (!workers.back().complete()) return fail(error, "out of memory");
     }
     parallel_for(slabs, threads, [&](int64_t slab, int thread) {
@@ -98,14 +83,17 @@ class Backward {
     std::unique_ptr<Buffer<Scratch>> scratch = std::make_unique<Buffer<Scratch>>(1);
     std::unique_ptr<Queries> queries;
     std::unique_ptr<PartialSums<Variant>> partials;
+    std::unique_ptr<TileSelection> selection;
     std::unique_ptr<Buffer<float>> keys, values;  // the gradients of an item's keys and values
-    Worker(int64_t tiles, int64_t keys_per_part)
+    Worker(int64_t tiles, int64_t keys_per_part, const RowSelections& selections)
         : queries(std::make_unique<Queries>(tiles)),
           partials(std::make_unique<PartialSums<Variant>>(tiles)),
+          selection(std::make_unique<TileSelection>(selections, tiles)),
           keys(std::make_unique<Buffer<float>>(keys_per_part * kD)),
           values(std::make_unique<Buffer<float>>(keys_per_part * kDV)) {}
     bool complete() const {
-      return *scratch && queries->complete() && partials->complete() && *keys && *values;
+      return *scratch && queries->complete() && partials->complete() && selection->complete() &&
+             *keys && *values;
     }
   };
 
@@ -163,14 +151,20 @@ class Backward {
       const int n = static_cast<int>(std::min<int64_t>(kKeyTile, end - k0));
       run_keys(item, h, kv, k0, n, worker, query_grads, sums);
     }
-    if constexpr (kPartials > 0) finish_head(item.b, h, first, worker, sums);
+    if constexpr (Variant::Partials::kCount > 0) finish_head(item.b, h, first, worker, sums);
   }
 
   void run_keys(const Item& item, int64_t h, const StridedKv<Element>& kv, int64_t k0, int n,
                 Worker& worker, float* query_grads, const Sums& sums) {
     Scratch& scratch = *worker.scratch->data();
     const Request whole = problem_.template request<Variant>(params_, item.b, h);
-    load_keys(whole, kv, k0, n, scratch);
+    const TileSelection* selection = nullptr;
+    if (worker.selection->given()) {
+      worker.selection->load(item.b * problem_.kv_heads + item.h_kv, problem_.queries, k0, n);
+      if (!worker.selection->any()) return;
+      selection = worker.selection.get();
+    }
+    scratch.load_keys(whole, kv, k0, n, selection);
     worker.partials->start_keys();
     float* key_grads = worker.keys->data() + (k0 - item.k0) * kD;
     float* value_grads = worker.values->data() + (k0 - item.k0) * kDV;
@@ -178,43 +172,26 @@ class Backward {
       return tile_verdict<Variant>(whole, q0, q1, k0, k0 + n);
     };
     const auto run = [&](int64_t q0, int rows, bool masked) {
+      if (selection != nullptr) {
+        const Verdict selected = selection->verdict(q0, rows);
+        if (is_empty(selected)) return;
+        masked |= is_unknown(selected);
+      }
       const int64_t tile = q0 / kQueryTile;
       const Request request = this->request(item.b, h, tile);
       const TilePlace place{tile, rows, k0, n};
       if (masked || rows < kQueryTile) {
-        elements<true>(request, place, scratch, *worker.queries);
+        scratch.template elements<true>(request, place, selection, *worker.queries);
       } else {
-        elements<false>(request, place, scratch, *worker.queries);
+        scratch.template elements<false>(request, place, nullptr, *worker.queries);
       }
       const ElementGradients gradients{scratch.dots, scratch.reached, scratch.factors};
       worker.partials->add_elements(request, place, scratch.rows, scratch.columns, gradients, sums);
-      products(place, scratch, *worker.queries, query_grads, key_grads, value_grads);
+      scratch.products(place, *worker.queries, query_grads, key_grads, value_grads);
     };
     visit_tiles(query_coverage<Variant>(whole, k0, k0 + n), 0, problem_.queries, kQueryTile,
                 verdict_of, run);
     worker.partials->finish_keys(whole, k0, n, sums);
-  }
-
-  // Rows of K and V; what no row may see counts as zero, whatever it holds.
-  static void load_keys(const Request& request, const StridedKv<Element>& kv, int64_t k0, int n,
-                        Scratch& scratch) {
-    bool hides = false;
-    if constexpr (Variant::kColumnMask) {
-      for (int j = 0; j < n; j += kLanes) {
-        const I columns = splat_i(static_cast<int32_t>(k0) + j) + iota_i();
-        const Column column = Variant::column(request, columns);
-        const M hidden = ~Variant::column_keep(request, column);
-        hides |= any(hidden);
-        store(scratch.hidden + j, hidden);
-      }
-    }
-    const auto rows = kv.from(k0);
-    scratch.tile.load_keys(rows, n);
-    scratch.tile.load_values(rows, n, hides ? scratch.hidden : nullptr);
-    if (!hides) return;
-    for (int j = 0; j < n; ++j) {
-      if (scratch.hidden[j] != 0) scratch.tile.k_rows[j] = scratch.no_key;
-    }
   }
 
   // From the queries and what reached out and lse to what the element loop needs of each row.
@@ -226,138 +203,6 @@ class Backward {
       for (int m = 0; m < padded_lanes(tile_rows(tile)); m += kLanes) {
         queries.template row_terms<Variant>(request, scratch.rows[m / kLanes],
                                             tile * kQueryTile + m);
-      }
-    }
-  }
-
-  // Scores again, and from what reaches the weights what reaches the dot products.
-  template <bool kMasked>
-  void elements(const Request& request, const TilePlace& at, Scratch& scratch,
-                const Queries& queries) const {
-    load_rows<Variant>(request, at.tile * kQueryTile, scratch.rows);
-    for (int j = 0; j < at.n; j += kLanes) {
-      const I columns = splat_i(static_cast<int32_t>(at.k0) + j) + iota_i();
-      Variant::store(scratch.columns, j, Variant::column(request, columns));
-    }
-    for (int panel = 0; panel < at.panels(); ++panel) {
-      const float* q = queries.queries.data() + (at.tile * kQueryTile + panel * kPanel) * kD;
-      const float* grad = queries.grads.data() + (at.tile * kQueryTile + panel * kPanel) * kDV;
-      const int offset = panel * kKeyTile * kPanel;
-      const int vectors = at.vectors(panel);
-      dots(vectors, scratch.tile.k_rows, at.n, kD, q, scratch.dots + offset);
-      dots(vectors, scratch.tile.v_rows, at.n, kDV, grad, scratch.reached + offset);
-      element_panel<kMasked>(request, at, panel, scratch, queries);
-    }
-  }
-
-  // Runs a product compiled for so many vectors of a panel.
-  template <class Product>
-  static void with_vectors(int vectors, const Product& product) {
-    if (vectors == 1) return product.template operator()<1>();
-    if (vectors == 2) return product.template operator()<2>();
-    product.template operator()<kPanelVectors>();
-  }
-
-  // out[j] = rows[j] . panel, j < count, in the panel's first vectors.
-  static void dots(int vectors, const float* const* rows, int count, int depth, const float* panel,
-                   float* out) {
-    with_vectors(vectors, [&]<int kVectors>() {
-      dot_strip<FloatProduct, kVectors>(rows, 0, count, depth, panel, [&](int j, const F* sums) {
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) store(out + j * kPanel + v * kLanes, sums[v]);
-      });
-    });
-  }
-
-  template <bool kMasked>
-  static void element_panel(const Request& request, const TilePlace& at, int panel,
-                            Scratch& scratch, const Queries& queries) {
-    const Row* rows = scratch.rows + panel * kPanelVectors;
-    const int64_t first = at.tile * kQueryTile + panel * kPanel;
-    F base[kPanelVectors], delta[kPanelVectors];
-    M exists[kPanelVectors];
-    const int vectors = kMasked ? at.vectors(panel) : kPanelVectors;
-    for (int v = 0; v < vectors; ++v) {
-      base[v] = load_f(queries.base.data() + first + v * kLanes);
-      if constexpr (Variant::kSoftmax) delta[v] = load_f(queries.delta.data() + first + v * kLanes);
-      exists[v] = iota_i() + (panel * kPanel + v * kLanes) < splat_i(at.rows);
-    }
-    for (int j = 0; j < at.n; ++j) {
-      const Column column = Variant::broadcast(scratch.columns, j);
-      const auto element = [&](int v) __attribute__((always_inline)) {
-        const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
-        const F dot = load_f(scratch.dots + place);
-        const F grad = load_f(scratch.reached + place);
-        M live = splat_m(true);
-        if constexpr (kMasked) {
-          live = exists[v];
-          if constexpr (Variant::kMask) live &= Variant::keep(request, rows[v], column, dot);
-        }
-        F dropout = splat_f(1.0f);
-        if constexpr (Variant::kDropout) dropout = Variant::dropout(request, rows[v], column);
-        F weight, argument, factor{};
-        if constexpr (Variant::kSoftmax) {
-          const F p = exp2(Variant::score(request, rows[v], column, dot) + base[v]);
-          live &= p != 0.0f;
-          F all = dropout;
-          if constexpr (Variant::kFactor) all = Variant::factor(request, rows[v], column, dot);
-          weight = p * all;
-          argument = p * (grad * all - delta[v]);
-          factor = grad * p * dropout;
-        } else {
-          weight = Variant::weight(request, rows[v], column, dot);
-          argument = grad * dropout;
-        }
-        const F slope = Variant::dot_gradient(request, rows[v], column, dot, argument, factor);
-        store(scratch.weights + place, select(live, weight, F{}));
-        store(scratch.slopes + place, select(live, slope, F{}));
-        if constexpr (kPartials > 0) {
-          store(scratch.reached + place, select(live, argument, F{}));
-          store(scratch.factors + place, select(live, factor, F{}));
-        }
-      };
-      if constexpr (kMasked) {
-        for (int v = 0; v < vectors; ++v) element(v);
-      } else {
-#pragma GCC unroll 8
-        for (int v = 0; v < kPanelVectors; ++v) element(v);
-      }
-    }
-  }
-
-  // dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T.
-  static void products(const TilePlace& at, Scratch& scratch, const Queries& queries,
-                       float* query_grads, float* key_grads, float* value_grads) {
-    across<kDV>(at, scratch.weights, queries.grad_rows, scratch, value_grads);
-    across<kD>(at, scratch.slopes, queries.query_rows, scratch, key_grads);
-    for (int panel = 0; panel < at.panels(); ++panel) {
-      with_vectors(at.vectors(panel), [&]<int kVectors>() {
-        accumulate_strip<FloatProduct, kD, kVectors>(
-            scratch.tile.k_rows, 0, at.n, scratch.slopes + panel * kKeyTile * kPanel, nullptr,
-            query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
-      });
-    }
-  }
-
-  // out[j] += sum over rows m of matrix[j][m] * row m: lanes are entries.
-  template <int kWidth>
-  static void across(const TilePlace& at, const float* matrix, const Buffer<float>& rows,
-                     Scratch& scratch, float* out) {
-    constexpr int64_t kWide = Queries::wide(kWidth);
-    const float* pointers[kKeyTile];
-    for (int wide = 0; wide < kWide; ++wide) {
-      const float* packed = rows.data() + (at.tile * kWide + wide) * Queries::kAcross;
-      const int width = std::min(kPanel, kWidth - wide * kPanel);
-      for (int panel = 0; panel < at.panels(); ++panel) {
-        for (int j = 0; j < at.n; ++j) {
-          pointers[j] = matrix + (panel * kKeyTile + j) * kPanel;
-        }
-        dots(panel_vectors(width), pointers, at.n, at.vectors(panel) * kLanes,
-             packed + panel * kPanel * kPanel, scratch.product);
-        for (int j = 0; j < at.n; ++j) {
-          float* sum = out + j * kWidth + wide * kPanel;
-          for (int d = 0; d < width; ++d) sum[d] += scratch.product[j * kPanel + d];
-        }
       }
     }
   }
@@ -406,6 +251,7 @@ class Backward {
   const Gradients& gradients_;
   const int64_t tiles_, heads_;
   const KeyParts cut_;
+  const RowSelections selections_;
   Buffer<float> query_grads_;
 };
 
@@ -416,6 +262,7 @@ int run_backward(const Call& call, const Gradients& gradients, char* error) {
   static_assert(check_gradient_variant<Variant>());
   error[0] = '\0';
   if (check_call<Element, kD, kDV, kDV>(call, error) != 0) return -1;
+  if (call.kv_indices.data != nullptr && check_selection(call, error) != 0) return -1;
   const Problem<Element> problem(call);
   const typename Variant::Params params = Variant::params(call);
   if (problem.batch == 0 || problem.heads == 0) return 0;

@@ -107,13 +107,6 @@ def test_second_derivatives_are_refused(biased):
         torch.autograd.grad((out * weight).sum(), q, create_graph=True)
 
 
-def test_selected_columns_have_no_gradient(biased):
-    q, k, v, table = inputs()
-    chosen = torch.zeros(2, 2, 37, 1, dtype=torch.int32)
-    with pytest.raises(attnlang.CallError, match="kv_indices"):
-        biased(q, k, v, table=table, kv_indices=chosen)
-
-
 def test_a_wrong_call_is_refused_as_without_gradients(biased):
     q, k, v, table = inputs()
     with pytest.raises(attnlang.CallError, match="cap must be positive"):
