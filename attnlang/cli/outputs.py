@@ -22,7 +22,7 @@ def check_writable(option: str, path: Path) -> None:
         raise InputError(f"{option}: cannot write into {path.parent}")
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside the final place, then move it there in one step."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

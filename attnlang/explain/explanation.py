@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from attnlang.invent.shape import Shape
 from attnlang.passes import Declined
 from attnlang.symbolic.range_text import RangeText
 from attnlang.symbolic.variability import Level
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +250,16 @@ class Explanation:
 
         return to_html(self)
 
-    def plot(self, path: str | Path, format: str | None = None) -> None:
-        """Draw mask, tiles and roofline into a file; its suffix (or `format`) says in which format.
+    def plot(self, path: str | Path | None = None, format: str | None = None) -> Figure:
+        """Draw mask, tiles and roofline; return matplotlib's figure, which a notebook shows.
+
+        With a path the figure is saved there too; its suffix (or `format`) says in which format.
 
         Raises ModuleNotFoundError, saying what to install, where matplotlib is missing.
         """
         from attnlang.explain.picture import draw
 
-        draw(self, Path(path), format)
+        figure = draw(self)
+        if path is not None:
+            figure.savefig(path, format=format or Path(path).suffix.removeprefix(".").lower())
+        return figure

@@ -1,13 +1,12 @@
-"""The picture of an explanation, by matplotlib: mask, tiles and roofline in one file.
+"""The picture of an explanation, by matplotlib: mask, tiles and roofline in one figure.
 
-Maps an `Explanation` to PNG, SVG or PDF. Invariant: queries downwards, keys to the right, the
+Maps an `Explanation` to a figure. Invariant: queries downwards, keys to the right, the
 colours of the page.
 """
 
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,21 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
 MISSING = "a picture needs matplotlib: pip install 'attnlang[plot]'"
 _FULL, _PARTIAL, _EMPTY, _GREY = "#20639b", "#f0a03c", "#eceae3", "#5d6875"
 _DPI = 150
 _SECOND = 0.425  # where the second picture begins
 
 
-def draw(e: Explanation, path: Path, format: str | None = None) -> None:
-    """Draw an explanation into a file. Raises ModuleNotFoundError without matplotlib."""
+def draw(e: Explanation) -> Figure:
+    """Draw an explanation as a figure. Raises ModuleNotFoundError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError(MISSING) from None
-    figure = Figure(figsize=(11.0, 5.2))
+    figure = Figure(figsize=(11.0, 5.2), dpi=_DPI)
     FigureCanvasAgg(figure)
     mask = textwrap.shorten(to_text(e.mask), 120, placeholder=" …")
     figure.suptitle(_plain(e.title), x=0.06, y=0.97, ha="left", fontsize=13, fontweight="bold")
@@ -46,8 +44,7 @@ def draw(e: Explanation, path: Path, format: str | None = None) -> None:
         _legend(figure, e.tiles)
     if e.roofline is not None:
         _times(figure.add_axes((0.79, 0.1, 0.18, 0.26)), e.roofline)
-    suffix = format or path.suffix.removeprefix(".").lower()
-    figure.savefig(path, dpi=_DPI, format=suffix)
+    return figure
 
 
 def _plain(text: str) -> str:

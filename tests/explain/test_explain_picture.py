@@ -18,6 +18,16 @@ def test_a_picture_of_each_format(tmp_path):
         assert path.stat().st_size > 5_000
 
 
+def test_without_a_path_the_figure_comes_back(tmp_path):
+    figure = explained(example("causal"), 64, 64).plot()
+    assert [a.get_title() for a in figure.axes[:2]] == [
+        "elements that count",
+        "tiles, as the compiler knows them",
+    ]
+    figure.savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
 def test_the_picture_shows_the_verdicts(tmp_path):
     from matplotlib.image import imread
 
