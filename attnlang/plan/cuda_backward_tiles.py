@@ -20,6 +20,9 @@ _SUMS = 128  # floats of a thread that results may take
 _FLOATS = 168  # the same with the scores of a tile
 _WARPS = 8
 _SHAPES = ((128, 32), (64, 32), (64, 16), (32, 32), (32, 16), (16, 16))  # larger tiles spill
+# Where elements read tensors: the addresses and what is read of all of a thread's elements are on
+# their way at once, beside the products, and tiles of 32 spill in the main loop.
+_READING_SHAPES = ((128, 16), (64, 16), (32, 16), (16, 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +54,27 @@ class BackwardTiles:
         )
 
 
-def choose_backward_tiles(widths: Widths) -> BackwardTiles:
-    """Choose the tiles. Raises WidthError for widths that none take."""
+def choose_backward_tiles(widths: Widths, *, reads: bool = False) -> BackwardTiles:
+    """Choose the tiles; `reads`: each element reads a tensor.
+
+    Raises WidthError for widths that none take.
+    """
     limits = ("q", widths.product, _WIDEST), ("v", widths.acc, _WIDEST_VALUE)
     for name, width, widest in limits:
         if width % _STEP or width > widest:
             expected = f"a head dim that GPU kernels differentiate: 16, 32, 48 ... {_WIDEST}"
             raise WidthError(name, expected, str(width))
     both = widths.product + widths.acc
-    return BackwardTiles(keys=_block(both, both), queries=_block(widths.product, both))
+    shapes = _READING_SHAPES if reads else _SHAPES
+    return BackwardTiles(
+        keys=_block(both, both, shapes), queries=_block(widths.product, both, shapes)
+    )
 
 
-def _block(results: int, entries: int) -> Block:
+def _block(results: int, entries: int, shapes: tuple[tuple[int, int], ...]) -> Block:
     """Return the first shape that fits; a thread has half of its warp's entries for a row each."""
     split = -(-results // 2 // _SUMS)
-    for rows, tile in _SHAPES:
+    for rows, tile in shapes:
         shared = (rows + 2 * tile) * entries * _ELEMENT_BYTES + _HEADER_BYTES + 16 * tile
         floats = -(-results // _STEP // split) * _STEP // 2 + tile
         fits = shared <= _SHARED_BYTES and floats <= _FLOATS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnlang.ir.nodes import Call, Const, Expr, TensorParam, Variant
+from attnlang.ir.nodes import Call, Const, Expr, Load, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
@@ -23,6 +23,7 @@ from attnlang.plan.terms import Term, hoist, invariants
 from attnlang.plan.transforms import Transforms, plan_transforms
 from attnlang.plan.transforms import describe as describe_transforms
 from attnlang.plan.widths import Widths, measure
+from attnlang.symbolic.variability import Level, level
 
 MAX_HEAD_DIM = 576
 
@@ -92,7 +93,7 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
     roots = (*roots, *(e for program in programs for e in invariants(program)))
     tiles = backward = None
     if key.target is not Target.CPU and adjoint is not None:
-        backward = choose_backward_tiles(widths)
+        backward = choose_backward_tiles(widths, reads=_elements_read(roots))
     elif key.target is not Target.CPU:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0
@@ -106,6 +107,11 @@ def _plain(lowered: Lowered) -> bool:
     if not full or lowered.exponent is None or lowered.factor or lowered.dropout:
         return False
     return not any(isinstance(e, Call) for e in walk(lowered.exponent))
+
+
+def _elements_read(roots: tuple[Expr, ...]) -> bool:
+    """Whether each pair of a query and a key reads a tensor for itself."""
+    return any(isinstance(e, Load) and level(e) is Level.ELEMENT for e in walk(*roots))
 
 
 def describe(plan: Plan) -> str:

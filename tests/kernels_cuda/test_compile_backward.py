@@ -37,7 +37,7 @@ CASES = [
 
 @cache
 def _compile(functor: str, d: int, arch: str) -> tuple[Path, str]:
-    tiles = choose_backward_tiles(Widths(d, d, d, d, d))
+    tiles = choose_backward_tiles(Widths(d, d, d, d, d), reads=functor == "Biased")
     text = UNIT.format(
         functor=f"{functor}Gradient", element="Bf16", d=d, dv=d,
         keys=(tiles.keys.rows, tiles.keys.tile, tiles.keys.split),

@@ -2,9 +2,13 @@
 
 import pytest
 
+from attnlang.compiler import check_source, lower
 from attnlang.jit.units import Target
+from attnlang.passes.adjoint import adjoint
 from attnlang.plan.cuda_tiles import choose_tiles
+from attnlang.plan.plan import KernelKey, make_plan
 from attnlang.plan.widths import WidthError, Widths
+from attnlang.sources import Source
 
 WIDE = (*range(288, 513, 32), 528, 576)  # beyond 256, where two or three warps share a row
 
@@ -35,3 +39,22 @@ def test_other_widths_are_refused(value):
 def test_the_widths_of_gallery_kernels_are_taken():
     assert choose_tiles(Target.SM80, widths(576, 512)).skeleton == "sm80"
     assert choose_tiles(Target.SM90, widths(512, 512), shared=True).skeleton == "sm90"
+
+
+BIAS = """attention bias(bias: float[HQ, Q, KV]):
+    score = score + bias[h, q_row, kv_col]
+"""
+SLOPES = """attention slopes(slope: float[HQ]):
+    score = score + slope[h] * (kv_idx - q_idx)
+"""
+
+
+@pytest.mark.parametrize(("text", "tile"), [(BIAS, 16), (SLOPES, 32)], ids=["pair", "head"])
+def test_backward_tiles_are_smaller_where_each_element_reads_a_tensor(text, tile):
+    result = check_source(Source("test.attn", text))
+    result.raise_errors()
+    (variant,) = result.variants
+    lowered = lower(variant, {}, frozenset())
+    key = KernelKey("bf16", 64, 64, ("f32",), Target.SM80)
+    backward = make_plan(lowered, key, adjoint(lowered)).backward
+    assert (backward.keys.tile, backward.queries.tile) == (tile, tile)
