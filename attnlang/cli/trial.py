@@ -21,7 +21,8 @@ from attnlang.cli.peers import Peer, compare_speed
 from attnlang.cli.places import Place
 from attnlang.invent.inputs import Call
 from attnlang.ir.nodes import Variant as VariantIr
-from attnlang.ops.specialised import const_values, given_tensors, progress
+from attnlang.ops.binding import progress
+from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.tiles import Tiles
 from attnlang.ops.variant import Variant
 

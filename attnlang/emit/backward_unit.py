@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from attnlang.emit.dialect import CPU, CUDA
 from attnlang.emit.functor import FunctionText, Functor, FunctorContext, TileText
 from attnlang.emit.kernel_unit import FLAGS, number_lines
-from attnlang.emit.op_unit import backward_op_unit
+from attnlang.emit.op_unit import OP, backward_op_unit
 from attnlang.emit.simd_printer import param_field
 from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
@@ -79,7 +79,7 @@ class BackwardContext(FunctorContext):
 
 
 def backward_sources(plan: Plan, op_name: str) -> Sources:
-    """Emit a planned backward kernel and the op that runs it, `torch.ops.attnlang.<op_name>`."""
+    """Emit a planned backward kernel and the op that runs it, for the binding to register."""
     target = plan.key.target
     on_cpu = target is Target.CPU
     functor = _BackwardFunctor(plan)
@@ -88,8 +88,8 @@ def backward_sources(plan: Plan, op_name: str) -> Sources:
     text = number_lines(text, dialect.backward_unit)
     kernel = Unit(dialect.backward_unit, text, flags=FLAGS if on_cpu else ())
     workspace = None if on_cpu else BACKWARD_WORKSPACE
-    binding = backward_op_unit(plan.lowered.variant, op_name, BACKWARD, workspace)
-    return Sources(op_name, target, (kernel, binding), (), emulated=plan.key.emulated)
+    op = backward_op_unit(plan.lowered.variant, op_name, BACKWARD, workspace)
+    return Sources(op_name, target, (kernel, op), (OP,), emulated=plan.key.emulated)
 
 
 class _BackwardFunctor(Functor):

@@ -28,6 +28,8 @@ class Dialect:
     namespace: str
     template: str
     unit: str
+    packed_template: str  # of packed calls, and the name of their unit; "": there is none
+    packed_unit: str
     backward_template: str
     backward_unit: str
     function: str  # what opens a function of the functor
@@ -47,6 +49,8 @@ CPU = Dialect(
     namespace="cpu",
     template="cpu_kernel.cpp.j2",
     unit="kernel.cpp",
+    packed_template="cpu_packed.cpp.j2",
+    packed_unit="packed.cpp",
     backward_template="cpu_backward.cpp.j2",
     backward_unit="backward.cpp",
     function="static",
@@ -61,6 +65,8 @@ CUDA = Dialect(
     namespace="cuda",
     template="cuda_kernel.cu.j2",
     unit="kernel.cu",
+    packed_template="",
+    packed_unit="",
     backward_template="cuda_backward.cu.j2",
     backward_unit="backward.cu",
     function="ATTNLANG_DEVICE static",

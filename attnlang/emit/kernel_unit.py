@@ -1,4 +1,4 @@
-"""From a plan to the one translation unit of its kernel.
+"""From a plan to the one translation unit of its kernel, of dense calls or of packed ones.
 
 The unit holds the functor and one instantiation; loops, tiles and memory live in `codegen/kernels`.
 No text of the spec reaches the unit but through the printers and `spec_lines`.
@@ -12,9 +12,10 @@ from attnlang.emit.dialect import CPU, CUDA
 from attnlang.emit.functor import Functor
 from attnlang.emit.templates import render
 from attnlang.jit.units import Sources, Target, Unit
-from attnlang.plan.plan import Plan
+from attnlang.plan.plan import KernelKey, Plan
 
 RUN, COUNT_TILES, WORKSPACE = "attnlang_run", "attnlang_count_tiles", "attnlang_workspace"
+RUN_PACKED = "attnlang_run_packed"
 
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
 # Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
@@ -32,12 +33,22 @@ def kernel_sources(plan: Plan, name: str) -> Sources:
     """Emit the unit of a planned kernel; `name` opens the artifact's file name."""
     target = plan.key.target
     dialect = CPU if target is Target.CPU else CUDA
-    text = number_lines(render(dialect.template, Functor(plan, dialect).context()), dialect.unit)
-    if target is Target.CPU:
-        return Sources(name, target, (Unit(dialect.unit, text, flags=FLAGS),), (RUN, COUNT_TILES))
-    unit = Unit(dialect.unit, text)
-    entry_points = (RUN, COUNT_TILES, WORKSPACE)
-    return Sources(name, target, (unit,), entry_points, emulated=plan.key.emulated)
+    template, unit = dialect.template, dialect.unit
+    if plan.key.packed:
+        template, unit = dialect.packed_template, dialect.packed_unit
+    text = number_lines(render(template, Functor(plan, dialect).context()), unit)
+    flags = FLAGS if target is Target.CPU else ()
+    entry_points = tuple(kernel_functions(plan.key).values())
+    units = (Unit(unit, text, flags=flags),)
+    return Sources(name, target, units, entry_points, emulated=plan.key.emulated)
+
+
+def kernel_functions(key: KernelKey) -> dict[str, str]:
+    """Return the functions that a kernel exports, by what they do: run, count_tiles, workspace."""
+    if key.packed:
+        return {"run": RUN_PACKED}
+    functions = {"run": RUN, "count_tiles": COUNT_TILES}
+    return functions if key.target is Target.CPU else functions | {"workspace": WORKSPACE}
 
 
 def number_lines(text: str, unit: str) -> str:

@@ -1,7 +1,8 @@
-"""From a variant to the unit that registers its torch op: a table, no code of its own.
+"""From a variant to the unit of its torch op: a table, no code of its own.
 
-The unit holds the schema, the arguments' roles, and how sizes are solved and shapes compared;
-`runtime/include/attnlang/host/op.h` does the rest. Names reach it as escaped string literals only.
+The unit holds the schema, the arguments' roles, and how sizes are solved and shapes compared. The
+rest is `binding_sources`, the same for all ops and therefore built once a cache. Names reach a unit
+as escaped string literals only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.packing import packed_rows
 from attnlang.plan.widths import width_expr
 
+OP = "attnlang_op"  # the `Op`, or `BackwardOp`, that an op's object exports
+REGISTER, REGISTER_BACKWARD = "attnlang_register", "attnlang_register_backward"
+
+_FLAGS = ("-O1",)
 _CALL_SIZES = ("B", "HQ", "HKV", "Q", "KV", "D", "DV")
 _OPERATORS = {BinaryOp.ADD: "+", BinaryOp.SUB: "-", BinaryOp.MUL: "*"}
 _FUNCTIONS = {BinaryOp.FLOORDIV: "floor_div", BinaryOp.MOD: "floor_mod"}
@@ -95,21 +100,6 @@ class WidthText:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltInText:
-    """The kernel that an ahead-of-time object carries beside its op."""
-
-    dtype: str
-    head_dim: int
-    value_dim: int
-    param_dtypes: tuple[str, ...]  # with a spare one where there is none
-    run: str
-    count_tiles: str
-    workspace: str  # nullptr: of the CPU
-    target: int
-    features: str
-
-
-@dataclass(frozen=True, slots=True)
 class BackwardText:
     """The functions of a backward kernel, another unit of the same object."""
 
@@ -140,33 +130,42 @@ class OpContext:
     tensor_count: int
     size_count: int
     has_dropout: str
-    built_in: BuiltInText | None
     backward: BackwardText | None  # the backward kernel whose op this is
     widths: tuple[WidthText, ...]
 
 
+def binding_sources() -> Sources:
+    """Return what registers ops with torch and does their calls: nothing in it is a variant's."""
+    return Sources("attnlang_binding", Target.CPU, (binding_unit(),), (REGISTER, REGISTER_BACKWARD))
+
+
+def binding_unit() -> Unit:
+    """Return the unit alone, for an object that stands by itself."""
+    text = '#include "attnlang/host/op_binding.h"\n'
+    return Unit("binding.cpp", text, torch=True, flags=_FLAGS)
+
+
 def op_sources(variant: Variant, op_name: str) -> Sources:
-    """Emit the unit that registers `torch.ops.attnlang.<op_name>`; building it needs no kernel."""
-    return Sources(f"{op_name}_op", Target.CPU, (op_unit(variant, op_name),), ())
+    """Emit the op `torch.ops.attnlang.<op_name>`, for the binding to register."""
+    return Sources(f"{op_name}_op", Target.CPU, (op_unit(variant, op_name),), (OP,))
 
 
-def op_unit(variant: Variant, op_name: str, built_in: BuiltInText | None = None) -> Unit:
-    """Emit the unit alone; `built_in` is a kernel of another unit of the same object."""
-    text = render("op.cpp.j2", op_context(variant, make_schema(variant, op_name), built_in))
-    return Unit("op.cpp", text, torch=True, flags=("-O1",))
+def op_unit(variant: Variant, op_name: str) -> Unit:
+    """Emit the unit alone."""
+    context = op_context(variant, make_schema(variant, op_name))
+    return Unit("op.cpp", render("op.cpp.j2", context), portable=True, flags=_FLAGS)
 
 
 def backward_op_unit(variant: Variant, op_name: str, run: str, workspace: str | None) -> Unit:
-    """Emit the unit that registers the op of one backward kernel, `run` of the same object."""
+    """Emit the unit of the op of one backward kernel, `run` of the same object."""
     backward = BackwardText(run, workspace)
-    context = op_context(variant, make_schema(variant, op_name), backward=backward)
-    return Unit("op.cpp", render("op.cpp.j2", context), torch=True, flags=("-O1",))
+    context = op_context(variant, make_schema(variant, op_name), backward)
+    return Unit("op.cpp", render("op.cpp.j2", context), portable=True, flags=_FLAGS)
 
 
 def op_context(
     variant: Variant,
     schema: OpSchema,
-    built_in: BuiltInText | None = None,
     backward: BackwardText | None = None,
 ) -> OpContext:
     """Fill the template's context."""
@@ -197,7 +196,6 @@ def op_context(
         tensor_count=len(tensors),
         size_count=len(variant.sizes),
         has_dropout="true" if variant.weights.dropout is not None else "false",
-        built_in=built_in,
         backward=backward,
         widths=tuple(_widths(variant)),
     )

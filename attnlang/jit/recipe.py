@@ -141,7 +141,7 @@ def _digest(sources: Sources, tools: _Tools) -> str:
         sources.name,
         str(sources.target),
         sources.emulated,
-        [(unit.name, unit.text, unit.torch, unit.flags) for unit in sources.units],
+        [(u.name, u.text, u.torch, u.portable, u.flags) for u in sources.units],
         sources.entry_points,
         include_closure((unit.text for unit in sources.units), _roots(sources)),
         [_COMPILE_FLAGS, _LINK_FLAGS, _EMULATOR_FLAGS, TORCH_TARGET, tools.compiler.command[1:]],
@@ -178,7 +178,7 @@ def _compile(unit: Unit, sources: Sources, tools: _Tools) -> list[str]:
         return [*words, *unit.flags, *includes]
     if unit.torch and tools.torch:
         special = _torch_flags(tools.torch)
-    elif sources.on_gpu:
+    elif sources.on_gpu or unit.portable:
         special = ()
     else:
         special = cpu_flags(tools.cpu) + (_EMULATOR_FLAGS if sources.emulated else ())
@@ -199,7 +199,7 @@ def _uses_cpu(sources: Sources) -> bool:
     Units that call torch are not: they compute nothing, and with vector code enabled torch's
     headers read all of the intrinsics, which doubles the time of the build.
     """
-    return not sources.on_gpu and not all(unit.torch for unit in sources.units)
+    return not sources.on_gpu and not all(unit.torch or unit.portable for unit in sources.units)
 
 
 def _torch_flags(torch: TorchInstall) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Unit:
     name: str
     text: str
     torch: bool = False  # includes torch's stable-ABI headers
+    portable: bool = False  # computes nothing, and is compiled for every CPU alike
     flags: tuple[str, ...] = ()
 
 

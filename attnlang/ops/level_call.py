@@ -76,7 +76,7 @@ def call_level(
     named |= variant.seed_argument(facts.seed, q)
     specialised = variant.specialised(const_values(ir, own), given_tensors(ir, own))
     width = specialised.widths(q.shape[2], None if pools.v is None else pools.v.shape[-1]).value
-    specialised.op.ensure(variant.kernel_key(q, width, own), q.device)
+    specialised.op.ensure(variant.kernel_key(q, width, own, packed=True), q.device)
     op = variant.registered_op(own, "packed")
     vectors = (q, pools.k) if pools.v is None else (q, pools.k, pools.v)
     schedules = facts.schedules

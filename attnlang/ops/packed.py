@@ -127,4 +127,5 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
     check.check_scale(ir, call.scale)
     check.check_per_request("q_offset", call.q_offset, requests)
     check.check_per_request("kv_offset", call.kv_offset, requests)
-    specialised.op.ensure(variant.kernel_key(call.q, dv, values), call.q.device)
+    key = variant.kernel_key(call.q, dv, values, packed=True)
+    specialised.op.ensure(key, call.q.device)

@@ -6,8 +6,7 @@ they are first needed. Two variants that mean the same share the op.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from attnlang.emit.op_unit import op_sources
 from attnlang.ir.nodes import Kind, ScalarParam, Variant
 from attnlang.jit.build import build
 from attnlang.jit.units import Target
+from attnlang.ops.binding import progress
 from attnlang.ops.errors import CallError
 from attnlang.ops.torch_op import TorchOp
 from attnlang.ops.traced import check_traced
 from attnlang.passes import Lowered
 from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError, Widths, measure, value_dim
-
-progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
-"""Called with a line for each thing that is built; the command line shows it."""
 
 
 class Specialised:
@@ -65,7 +62,7 @@ class Specialised:
 
     @cached_property
     def op(self) -> TorchOp:
-        """The torch op, registered. Builds the binding on first use (not the kernels)."""
+        """The torch op, registered. Builds it on first use (not the kernels)."""
         library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
         return TorchOp.register(
             self.lowered.variant,
@@ -82,6 +79,8 @@ class Specialised:
         except WidthError as error:
             raise CallError(error.argument, error.expected, error.found) from None
         name = f"{self.name}_{key.dtype}"
+        if key.packed:
+            name += "_packed"
         if key.target is not Target.CPU:
             name += f"_{key.target}{'_emulated' if key.emulated else ''}"
         return build(kernel_sources(planned, name), progress=progress.get())

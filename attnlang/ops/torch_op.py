@@ -1,8 +1,9 @@
 """One registered torch op: its overloads, its fake implementation, and its kernels.
 
-Maps a variant, a built binding and a way to build kernels to `torch.ops.attnlang.<name>`. A kernel
-is built when first needed: by `ensure`, by the fake implementation while a graph is traced, or by
-the binding itself in a bare call. Invariant: an op name is registered once a process.
+Maps a variant, the built object of its op and a way to build kernels to
+`torch.ops.attnlang.<name>`. A kernel is built when first needed: by `ensure`, by the fake
+implementation while a graph is traced, or by the binding itself in a bare call. Invariant: an op
+name is registered once a process.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from attnlang.emit.kernel_unit import COUNT_TILES, RUN, WORKSPACE
+from attnlang.emit.kernel_unit import kernel_functions
 from attnlang.emit.op_schema import (
     API_VERSION,
     CALL_VERSION,
@@ -26,7 +28,7 @@ from attnlang.emit.op_schema import (
 )
 from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
-from attnlang.jit.units import Target
+from attnlang.ops.binding import register as register_with_torch
 from attnlang.ops.packed_op import PackedOp
 from attnlang.ops.targets import Runs, binding_device, runs_on
 from attnlang.ops.transforms import refuse_vmap
@@ -61,24 +63,27 @@ class _KeyStruct(ctypes.Structure):
         ("head_dim", ctypes.c_int32),
         ("value_dim", ctypes.c_int32),
         ("target", ctypes.c_int32),
+        ("packed", ctypes.c_int32),
         ("count", ctypes.c_int32),
         ("param_dtypes", ctypes.POINTER(ctypes.c_int32)),
     )
 
 
 _KeyPointer = ctypes.POINTER(_KeyStruct)
+_Table = ctypes.c_void_p
 _AddFunction = ctypes.CFUNCTYPE(
-    None, _KeyPointer, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+    None, _Table, _KeyPointer, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 )
 _BuilderFunction = ctypes.CFUNCTYPE(ctypes.c_int, _KeyPointer, ctypes.c_int32, ctypes.c_void_p)
-_SetBuilderFunction = ctypes.CFUNCTYPE(None, _BuilderFunction)
-_SetTargetFunction = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_int32)
+_SetBuilderFunction = ctypes.CFUNCTYPE(None, _Table, _BuilderFunction)
+_SetTargetFunction = ctypes.CFUNCTYPE(None, _Table, ctypes.c_int32, ctypes.c_int32)
 
 
 class _ApiStruct(ctypes.Structure):
     _fields_ = (
         ("version", ctypes.c_int32),
         ("call_version", ctypes.c_int32),
+        ("table", _Table),
         ("add", _AddFunction),
         ("set_builder", _SetBuilderFunction),
         ("set_target", _SetTargetFunction),
@@ -114,7 +119,7 @@ class TorchOp:
         ops = getattr(torch.ops, NAMESPACE)
         self.overload = getattr(ops, schema.name).default
         self.tiles = getattr(ops, f"{schema.name}_tiles").default
-        self.packed = PackedOp(schema, self._prepare)
+        self.packed = PackedOp(schema, partial(self._prepare, packed=True))
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
         if (self._api.version, self._api.call_version) != (API_VERSION, CALL_VERSION):
@@ -134,19 +139,19 @@ class TorchOp:
     ) -> TorchOp:
         """Register the op of a variant, or return the one registered under the name before.
 
-        `op_library` is what `op_sources` built; it is loaded unless an ahead-of-time copy of the op
-        is already there. `check` is called with the arguments by name when a graph is traced; what
-        it raises ends the trace.
+        `op_library` is what `op_sources` built; torch is told of it unless an ahead-of-time copy of
+        the op is already there. `check` is called with the arguments by name when a graph is
+        traced; what it raises ends the trace.
         """
         with _registering:
             if op_name not in _registered:
                 if not is_registered(op_name):
-                    load(op_library)
+                    register_with_torch(op_library)
                 if not is_registered(op_name):
                     raise RuntimeError(f"torch refused to register {NAMESPACE}::{op_name}")
                 op = TorchOp(variant, make_schema(variant, op_name), build_kernel, check)
                 op._register_fakes()
-                op._api.set_builder(op._builder)
+                op._api.set_builder(op._api.table, op._builder)
                 _registered[op_name] = op
             return _registered[op_name]
 
@@ -157,7 +162,7 @@ class TorchOp:
         """
         number, code = binding_device(device), Runs(key.target, key.emulated).code
         if self._targets.get(number) != code:
-            self._api.set_target(number, code)
+            self._api.set_target(self._api.table, number, code)
             self._targets[number] = code
         if key in self._ready:
             return
@@ -169,20 +174,22 @@ class TorchOp:
     def add(self, key: KernelKey, library: Path) -> None:
         """Load a built kernel and hand it to the op; the first one of a key stays."""
         handle = load(library)
-        run, count_tiles = (_address(handle, name) for name in (RUN, COUNT_TILES))
-        workspace = None if key.target is Target.CPU else _address(handle, WORKSPACE)
+        named = kernel_functions(key)
+        functions = (named.get(name) for name in ("run", "count_tiles", "workspace"))
+        addresses = (None if name is None else _address(handle, name) for name in functions)
         dtypes = (ctypes.c_int32 * len(key.param_dtypes))(*map(_code, key.param_dtypes))
         struct = _KeyStruct(
             _code(key.dtype),
             key.head_dim,
             key.value_dim,
             Runs(key.target, key.emulated).code,
+            key.packed,
             len(key.param_dtypes),
             dtypes,
         )
-        self._api.add(ctypes.byref(struct), run, count_tiles, workspace)
+        self._api.add(self._api.table, ctypes.byref(struct), *addresses)
 
-    def key(self, arguments: Mapping[str, object]) -> KernelKey:
+    def key(self, arguments: Mapping[str, object], *, packed: bool = False) -> KernelKey:
         """Return the key of the kernel that a call runs."""
         q = arguments["q"]
         assert isinstance(q, Tensor)
@@ -195,7 +202,8 @@ class TorchOp:
         runs = runs_on(q.device)
         width = self._widths(arguments).value
         head = int(q.shape[-1])
-        return KernelKey(_dtype_name(q), head, width, dtypes, runs.target, runs.emulated)
+        name = _dtype_name(q)
+        return KernelKey(name, head, width, dtypes, runs.target, runs.emulated, packed)
 
     def _widths(self, arguments: Mapping[str, object]) -> Widths:
         """Return the widths of a call's vectors."""
@@ -245,11 +253,11 @@ class TorchOp:
         self._prepare(arguments)
         return arguments
 
-    def _prepare(self, arguments: Mapping[str, object]) -> Widths:
+    def _prepare(self, arguments: Mapping[str, object], *, packed: bool = False) -> Widths:
         """Build the kernel of a call; return the widths of its vectors."""
         q = arguments["q"]
         assert isinstance(q, Tensor)
-        self.ensure(self.key(arguments), q.device)
+        self.ensure(self.key(arguments, packed=packed), q.device)
         return self._widths(arguments)
 
     def _build_for_binding(self, key: ctypes._Pointer[_KeyStruct], device: int, error: int) -> int:
@@ -266,6 +274,7 @@ class TorchOp:
                 dtypes,
                 runs.target,
                 runs.emulated,
+                bool(found.packed),
             )
             self.ensure(wanted, place)
         except BaseException as failure:

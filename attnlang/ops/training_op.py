@@ -19,9 +19,9 @@ from torch import Tensor
 from attnlang.compiler import backward_sources, plan_backward
 from attnlang.emit.op_schema import Argument, Role, make_schema
 from attnlang.jit.build import build
-from attnlang.jit.loader import load
+from attnlang.ops.binding import progress, register_backward
 from attnlang.ops.errors import CallError
-from attnlang.ops.specialised import Specialised, progress
+from attnlang.ops.specialised import Specialised
 from attnlang.ops.torch_op import NAMESPACE, is_registered
 from attnlang.ops.transforms import refuse_vmap
 from attnlang.plan.plan import KernelKey
@@ -45,7 +45,7 @@ class TrainingOp:
         self._softmax = core.lowered.exponent is not None
         self._scalars = [self._companion(a) for a in schema.scalars]
         self._tensors = [self._place(a.name) for a in schema.tensors]
-        load(library)
+        register_backward(library)
         backward, training = f"{name}_backward", f"{name}_training"
         if not is_registered(backward):
             raise RuntimeError(f"torch refused to register {NAMESPACE}::{backward}")

@@ -407,7 +407,9 @@ class Variant(Serving):
                 self._required.clear()
             self._required.add(facts)
 
-    def kernel_key(self, q: Tensor, dv: int, values: dict[str, ParamValue]) -> KernelKey:
+    def kernel_key(
+        self, q: Tensor, dv: int, values: dict[str, ParamValue], *, packed: bool = False
+    ) -> KernelKey:
         """Return the key of the kernel that such a call runs; `dv` is DV."""
         dtypes = []
         for param in self.ir.params:
@@ -419,7 +421,7 @@ class Variant(Serving):
                     dtypes.append("none")
         runs = check_dtype(q)
         name = check.DTYPE_NAMES[q.dtype]
-        return KernelKey(name, q.shape[-1], dv, tuple(dtypes), runs.target, runs.emulated)
+        return KernelKey(name, q.shape[-1], dv, tuple(dtypes), runs.target, runs.emulated, packed)
 
     def op_arguments(
         self,

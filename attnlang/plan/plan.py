@@ -38,6 +38,7 @@ class KernelKey:
     param_dtypes: tuple[str, ...]  # of the tensor parameters in their order; "none" when absent
     target: Target = Target.CPU
     emulated: bool = False  # a GPU's kernel that runs on the CPU
+    packed: bool = False  # runs packed calls, which are no other kernel's
 
 
 @dataclass(frozen=True, slots=True)

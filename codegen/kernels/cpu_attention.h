@@ -5,7 +5,7 @@
 
 #include "kernels/cpu_decode.h"
 #include "kernels/cpu_forward.h"
-#include "kernels/cpu_packed.h"
+#include "kernels/cpu_instance.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_schedule.h"
 #include "kernels/cpu_selected.h"
@@ -15,33 +15,17 @@
 
 namespace attnlang::cpu {
 
-template <class Variant, class Element, int kD, int kDV>
-constexpr bool check_instance() {
-  static_assert(std::is_same_v<Element, float> || std::is_same_v<Element, Bf16> ||
-                    std::is_same_v<Element, Half>,
-                "CPU kernels take float, Bf16 and Half");
-  static_assert(1 <= kD && kD <= 576, "head dimensions from 1 to 576");
-  static_assert(1 <= kDV && kDV <= 576, "value dimensions from 1 to 576");
-  return check_variant<Variant>();
-}
-
-template <class Variant, class Element, int kD, int kDV>
-int check_call(const Call& call, char* error) {
-  using Width = Widths<Variant, kD, kDV>;
-  return check_call<Element, Width::kHead, Width::kValue, Width::kOut>(call, error);
-}
-
 // 0, or -1 and a message in `error` (kErrorSize).
 template <class Variant, class Element, int kD, int kDV>
 int run(const Call& call, char* error) {
   static_assert(check_instance<Variant, Element, kD, kDV>());
   error[0] = '\0';
+  if (call.packed != nullptr) return fail(error, "this kernel runs no packed calls");
   if (check_call<Variant, Element, kD, kDV>(call, error) != 0) return -1;
   const Problem<Element> problem(call);
   problem.start_max();
   if (problem.batch == 0 || problem.heads == 0 || problem.queries == 0) return 0;
   try {
-    if (call.packed != nullptr) return PackedRun<Variant, Element, kD, kDV>(call).run(error);
     const typename Variant::Params params = Variant::params(call);
     if (call.kv_indices.data != nullptr) {
       if (check_selection(call, error) != 0) return -1;

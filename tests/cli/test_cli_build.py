@@ -82,6 +82,24 @@ def test_an_object_works_without_attnlang(cli, tmp_path):
     torch.testing.assert_close(got["lse"].double(), lse.double(), atol=2e-5, rtol=0)
 
 
+def test_an_object_runs_packed_calls_too(cli, tmp_path):
+    path, op = built(cli, "sliding_window", tmp_path, "--head-dim", "32")
+    dense = vectors(torch.float32, 32)
+    lengths = ((0, 50), (50, 50), (50, 70)), ((0, 60), (60, 70), (70, 91))  # one without a query
+    rows = {n: x[0].transpose(0, 1).contiguous() for n, x in dense.items()}
+    for name, spans in zip(("q_indptr", "kv_indptr"), lengths, strict=True):
+        rows[name] = torch.tensor([0, *(end for _, end in spans)])
+    got = client(tmp_path, [path], f"{op}_packed", rows, ["q_indptr", "kv_indptr"], window_size=9)
+    assert isinstance(got, dict), got
+    variant = attnlang.load(EXAMPLES / "sliding_window.attn")
+    for (q0, q1), (k0, k1) in zip(*lengths, strict=True):
+        parts = (dense["q"][:1, :, q0:q1], dense["k"][:1, :, k0:k1], dense["v"][:1, :, k0:k1])
+        own = variant.reference(*(x.double() for x in parts), window_size=9)
+        torch.testing.assert_close(
+            got["out"][q0:q1].double(), own[0].transpose(0, 1), atol=2e-5, rtol=0
+        )
+
+
 def test_objects_of_two_dtypes_share_the_op(cli, tmp_path):
     common = ("--head-dim", "32", "--param-dtype", "slopes=bf16")
     single, op = built(cli, "alibi", tmp_path / "f32", *common)
@@ -190,6 +208,8 @@ def test_features_are_named_once():
     variant = choose(EXAMPLES / "full.attn", None).variant
     planned = plan(lower(variant, {}, frozenset()), KernelKey("f32", 16, 16, ()))
     units = {u.name: u.text for u in aot_sources(planned, "full_0").units}
-    assert set(units) == {"kernel.cpp", "features.cpp", "op.cpp"}
+    assert sorted(units) == [
+        "binding.cpp", "built_in.cpp", "features.cpp", "kernel.cpp", "op.cpp", "packed.cpp"
+    ]  # fmt: skip
     for macro, feature in MACROS.items():
         assert f'#ifdef {macro}\n    "{feature} "\n' in units["features.cpp"]

@@ -5,10 +5,12 @@ import pytest
 from toy_params import SPAN, bound, const, integer, optional, real, size, tensor, variant
 
 from attnlang.emit.op_schema import make_schema
-from attnlang.emit.op_unit import c_string, op_context, op_sources, print_size
+from attnlang.emit.op_unit import binding_unit, c_string, op_context, op_sources, print_size
 from attnlang.ir.nodes import INT, Binary, BinaryOp, Coord, CoordName, Unary, UnaryOp
 from attnlang.jit.build import build
+from attnlang.jit.closure import include_closure
 from attnlang.jit.loader import load
+from attnlang.jit.recipe import include_roots
 from attnlang.jit.units import Sources, Target, Unit
 
 
@@ -48,7 +50,16 @@ def test_counts_leave_consts_out():
 
 def test_the_unit_is_the_same_for_the_same_variant():
     assert op_sources(variant(real("a")), "x") == op_sources(variant(real("a")), "x")
-    assert op_sources(variant(real("a")), "x").units[0].torch
+
+
+def test_the_unit_of_an_op_holds_nothing_of_torch():
+    """Else every variant would wait for torch's headers; the binding reads them once a cache."""
+    (op,) = op_sources(variant(real("a")), "x").units
+    reached = include_closure([op.text], include_roots())
+    assert not op.torch
+    assert {"attnlang/host/op.h", "attnlang/host/call.h"} <= {name for name, _ in reached}
+    assert not [name for name, text in reached if "torch/csrc" in text]
+    assert binding_unit().torch
 
 
 def test_no_name_of_the_user_reaches_the_unit_but_in_a_string():

@@ -1,4 +1,4 @@
-// The kernel that an ahead-of-time object carries: added to the op when the object is loaded.
+// What an ahead-of-time object does when it is loaded: it registers its op, and adds its kernels.
 //
 // The op may have been registered by another object before (one for another dtype, or a
 // just-in-time copy), so the kernel goes to whichever is in charge, through the dispatcher. A
@@ -9,8 +9,10 @@
 
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
+#include "attnlang/host/op.h"
 #include "attnlang/host/op_kernels.h"
 #include "attnlang/host/op_values.h"
 
@@ -35,19 +37,28 @@ inline std::string missing_features(const std::string& needed) {
   return missing;
 }
 
-class BuiltIn {
+class BuiltInOp {
  public:
-  BuiltIn(const std::string& op_name, const KernelKey& key, KernelFunction run, CountFunction count,
-          WorkspaceFunction workspace, const char* features) {
-    const std::string lend = "attnlang::" + op_name + "_api";
+  explicit BuiltInOp(Op& op) {
+    char error[kErrorSize] = "";
+    if (attnlang_register(&op, error) != 0) throw std::runtime_error(error);
+  }
+};
+
+class BuiltInKernel {
+ public:
+  BuiltInKernel(const Op& op, const KernelKey& key, KernelFunction run, CountFunction count,
+                WorkspaceFunction workspace, const char* features) {
+    const std::string lend = std::string("attnlang::") + op.spec->name + "_api";
     StableIValue stack[1] = {};
     check(aoti_torch_call_dispatcher(lend.c_str(), "", stack), "find the op");
     const auto& api = *reinterpret_cast<const Api*>(static_cast<uintptr_t>(stack[0]));
     if (const std::string missing = missing_features(features); !missing.empty()) {
       api.set_obstacle(
+          api.table,
           ("one that was loaded needs CPU features that this machine lacks:" + missing).c_str());
     } else {
-      api.add(&key, run, count, workspace);
+      api.add(api.table, &key, run, count, workspace);
     }
   }
 };

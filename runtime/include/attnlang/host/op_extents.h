@@ -13,26 +13,15 @@ namespace attnlang::op {
 
 constexpr int64_t kPositionLimit = int64_t{1} << 30;  // of lengths, offsets and bound sizes
 
-// Python's `//` and `%`, by 0 giving 0, as in the language.
-inline int64_t floor_div(int64_t a, int64_t b) {
-  if (b == 0) return 0;
-  return a / b - static_cast<int64_t>(a % b != 0 && (a < 0) != (b < 0));
-}
-inline int64_t floor_mod(int64_t a, int64_t b) { return b == 0 ? 0 : a - floor_div(a, b) * b; }
-
 [[noreturn]] inline void refuse_argument(const char* name, const std::string& why) {
   throw std::runtime_error(std::string("`") + name + "`: " + why);
 }
 
-class Extents {
+class CallExtents final : public Extents {
  public:
-  int64_t B, HQ, HKV, Q, KV, D;
-  int64_t DV;      // the width of v, also where the call passes none
-  int64_t out;     // of a row of the result
-  int64_t* bound;  // in the order of Variant.sizes
-
-  Extents(const Call& call, const Spec& spec, const Tensor* tensors, int64_t* bound_sizes)
-      : bound(bound_sizes), spec_(spec), tensors_(tensors), packed_(call.packed != nullptr) {
+  CallExtents(const Call& call, const Spec& spec, const Tensor* tensors, int64_t* bound_sizes)
+      : spec_(spec), tensors_(tensors), packed_(call.packed != nullptr) {
+    bound = bound_sizes;
     expect_rank("q", call.q, 4);
     expect_rank("k", call.k, 4);
     expect_rank("v", call.v, 4);
@@ -58,9 +47,8 @@ class Extents {
       refuse_argument("q", "expected lengths below 2 ** 30");
   }
 
-  // Solves extent(tensor, axis) == factor * size + offset; an absent tensor leaves the size as it
-  // is.
-  void solve(int64_t& size, int32_t tensor, int32_t axis, int64_t factor, int64_t offset) const {
+  void solve(int64_t& size, int32_t tensor, int32_t axis, int64_t factor,
+             int64_t offset) const override {
     const Tensor& t = tensors_[tensor];
     if (t.data == nullptr) return;
     const int64_t rest = t.size[axis] - offset;
@@ -71,7 +59,7 @@ class Extents {
     size = rest / factor;
   }
 
-  void expect(int32_t tensor, int32_t axis, int64_t size) const {
+  void expect(int32_t tensor, int32_t axis, int64_t size) const override {
     const Tensor& t = tensors_[tensor];
     if (packed_ && axis == spec_.tensors[tensor].row_axis) return;  // `op_packed.h` compares it
     if (t.data != nullptr && t.size[axis] != size) {

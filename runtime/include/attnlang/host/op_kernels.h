@@ -22,13 +22,14 @@ struct KernelKey {
   int32_t head_dim;
   int32_t value_dim;
   int32_t target;  // 0: the CPU; 80, 90: GPUs; 1000 more: such a kernel emulated on the CPU
+  int32_t packed;  // 1: of packed calls
   int32_t count;
   const int32_t* param_dtypes;  // of the tensor parameters in declared order, or kAbsent
 };
 
 inline bool operator==(const KernelKey& a, const KernelKey& b) {
   return a.dtype == b.dtype && a.head_dim == b.head_dim && a.value_dim == b.value_dim &&
-         a.target == b.target && a.count == b.count &&
+         a.target == b.target && a.packed == b.packed && a.count == b.count &&
          (a.count == 0 ||
           std::memcmp(a.param_dtypes, b.param_dtypes, sizeof(int32_t) * a.count) == 0);
 }
@@ -40,9 +41,24 @@ using BuilderFunction = int (*)(const KernelKey* key, int32_t device, char* erro
 struct Kernel {
   KernelKey key;
   KernelFunction run;
-  CountFunction count_tiles;
+  CountFunction count_tiles;    // null: of packed calls
   WorkspaceFunction workspace;  // null: of the CPU
   const Kernel* next;
+};
+
+class KernelTable;
+
+// How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
+constexpr int32_t kApiVersion = 3;
+struct Api {
+  int32_t version;       // kApiVersion
+  int32_t call_version;  // kCallVersion of the Call that kernels are given
+  KernelTable* table;    // the first argument of the functions
+  void (*add)(KernelTable* table, const KernelKey* key, KernelFunction run,
+              CountFunction count_tiles, WorkspaceFunction workspace);
+  void (*set_builder)(KernelTable* table, BuilderFunction builder);
+  void (*set_target)(KernelTable* table, int32_t device, int32_t target);
+  void (*set_obstacle)(KernelTable* table, const char* text);
 };
 
 class KernelTable {
@@ -108,6 +124,8 @@ class KernelTable {
     throw std::runtime_error(std::string(op_name) + ": the builder added no kernel");
   }
 
+  const Api& api() const { return api_; }
+
  private:
   static constexpr int32_t kUnknownTarget = -1, kMaxGpus = 64;
 
@@ -127,18 +145,17 @@ class KernelTable {
   std::array<std::atomic<int32_t>, kMaxGpus> gpu_targets_{};  // above kUnknownTarget
   std::mutex adding_;
   std::string obstacle_;
-};
-
-// How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
-constexpr int32_t kApiVersion = 2;
-struct Api {
-  int32_t version;       // kApiVersion
-  int32_t call_version;  // kCallVersion of the Call that kernels are given
-  void (*add)(const KernelKey* key, KernelFunction run, CountFunction count_tiles,
-              WorkspaceFunction workspace);
-  void (*set_builder)(BuilderFunction builder);
-  void (*set_target)(int32_t device, int32_t target);
-  void (*set_obstacle)(const char* text);
+  const Api api_{
+      .version = kApiVersion,
+      .call_version = kCallVersion,
+      .table = this,
+      .add = [](KernelTable* table, const KernelKey* key, KernelFunction run, CountFunction count,
+                WorkspaceFunction workspace) { table->add(*key, run, count, workspace); },
+      .set_builder = [](KernelTable* table, BuilderFunction f) { table->set_builder(f); },
+      .set_target = [](KernelTable* table, int32_t device,
+                       int32_t target) { table->set_target(device, target); },
+      .set_obstacle = [](KernelTable* table, const char* text) { table->set_obstacle(text); },
+  };
 };
 
 }  // namespace attnlang::op

@@ -7,7 +7,32 @@
 
 namespace attnlang::op {
 
-class Extents;
+// Python's `//` and `%`, by 0 giving 0, as in the language.
+inline int64_t floor_div(int64_t a, int64_t b) {
+  if (b == 0) return 0;
+  return a / b - static_cast<int64_t>(a % b != 0 && (a < 0) != (b < 0));
+}
+inline int64_t floor_mod(int64_t a, int64_t b) { return b == 0 ? 0 : a - floor_div(a, b) * b; }
+
+// The sizes of a call, as a spec's own unit sees them (`op_extents.h` fills them): it holds what a
+// spec declares and none of the code that reports.
+class Extents {
+ public:
+  int64_t B, HQ, HKV, Q, KV, D;
+  int64_t DV;      // the width of v, also where the call passes none
+  int64_t out;     // of a row of the result
+  int64_t* bound;  // in the order of Variant.sizes
+
+  // Solves extent(tensor, axis) == factor * size + offset; an absent tensor leaves the size as it
+  // is.
+  virtual void solve(int64_t& size, int32_t tensor, int32_t axis, int64_t factor,
+                     int64_t offset) const = 0;
+  // Refuses a tensor of another size in this dimension.
+  virtual void expect(int32_t tensor, int32_t axis, int64_t size) const = 0;
+
+ protected:
+  ~Extents() = default;
+};
 
 // What an argument of the schema is for.
 enum class Role : int32_t {
