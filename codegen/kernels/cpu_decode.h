@@ -47,7 +47,6 @@ class Decode {
 
   // What the products take of queries and weights.
   using Operand = std::conditional_t<kPairProducts<Element>, Bf16, float>;
-  static constexpr const Element* const* kNothing = nullptr;  // no rows to ask for
   static constexpr int kQueryRoom = kPairProducts<Element> ? padded_pairs(kD) : padded(kD);
 
   struct Scratch {
@@ -61,11 +60,9 @@ class Decode {
     Element k[kDecodeKeys * kD];
     Element v[kDecodeKeys * kDV];
     Element zeros[kDV];
-    const Element* k_rows[kDecodeKeys];
-    const Element* v_rows[kDecodeKeys];
-    const Element* next_k_rows[kDecodeKeys];
     typename Source::Stage stage;
     typename Source::Rows kv;
+    StoredRows next_keys, next_values;  // to be asked for
   };
 
   // Rows row0, row0 + step, ... of the group's heads x queries.
@@ -268,43 +265,45 @@ class Decode {
   template <bool kMasked>
   void run_block(const Item& item, const Requests& requests, int n, Scratch& scratch,
                  State& state) const {
-    const typename Source::Rows& kv = scratch.kv;
-    const bool goes_on =
-        kv.ahead != 0 && scratch.columns[n - 1] - scratch.columns[0] == kDecodeKeys - 1;
-    const int64_t ahead = goes_on ? kv.ahead : 0;
-    for (int j = 0; j < n; ++j) {
-      scratch.k_rows[j] = kv.k_row(j);
-      scratch.next_k_rows[j] = kv.k_row(j) + ahead;
-      scratch.v_rows[j] = kv.v_row(j);
-    }
-    if (kv.k_inner != 1) gather_rows<kD>(scratch.k_rows, n, kv.k_inner, scratch.k);
+    typename Source::Rows& kv = scratch.kv;
+    foresee(item, n, scratch);
+    const Ahead values{scratch.next_values.row, scratch.next_values.bytes};
+    const Ahead keys{scratch.next_keys.row, scratch.next_keys.bytes};
+    if (kv.k_inner != 1) gather_rows<kD>(kv.k, n, kv.k_inner, scratch.k);
     const int whole = padded(n);
-    for (int j = n; j < whole; ++j) {
-      scratch.k_rows[j] = scratch.k_rows[n - 1];
-      scratch.v_rows[j] = scratch.v_rows[n - 1];
-    }
+    for (int j = n; j < whole; ++j) kv.k[j] = kv.k[n - 1];
     for (int j = 0; j < whole; j += kLanes) {
-      dot_keys<kD, kDV>(scratch.queries, item.rows, scratch.k_rows + j, scratch.v_rows + j,
-                        scratch.scores + j, kDecodeKeys);
+      dot_keys<kD>(scratch.queries, item.rows, kv.k + j, values.from(j), scratch.scores + j,
+                   kDecodeKeys);
     }
     for (int r = 0; r < item.rows; ++r) {
       weigh_row<kMasked>(item, *requests[r], r, n, scratch, state);
     }
     constexpr bool kHides = kMasked && Variant::kColumnMask;
-    if (kv.v_inner != 1) gather_rows<kDV>(scratch.v_rows, n, kv.v_inner, scratch.v);
+    if (kv.v_inner != 1) gather_rows<kDV>(kv.v, n, kv.v_inner, scratch.v);
     for (int j = 0; kHides && j < n; ++j) {
-      if (hidden_from_all(scratch, item.rows, j)) scratch.v_rows[j] = scratch.zeros;
+      if (hidden_from_all(scratch, item.rows, j)) kv.v[j] = scratch.zeros;
     }
-    std::fill(scratch.v_rows + n, scratch.v_rows + kDecodeKeys, scratch.zeros);
+    std::fill(kv.v + n, kv.v + kDecodeKeys, scratch.zeros);
     for (int j = 0; j < n; j += kValueKeys) {
       if (kHides && hidden_from_some(scratch, item.rows, j)) {
         accumulate_visible(scratch, item.rows, j, state);
       } else {
-        const Element* const* next = goes_on ? scratch.next_k_rows + j : kNothing;
-        accumulate_values<kDV, kD>(weights(scratch, 0, j), kDecodeKeys, item.rows,
-                                   scratch.v_rows + j, next, state.acc);
+        accumulate_values<kDV>(weights(scratch, 0, j), kDecodeKeys, item.rows, kv.v + j,
+                               keys.from(j), state.acc);
       }
     }
+  }
+
+  // What to ask for while this block is worked on. After neighbours come their neighbours.
+  void foresee(const Item& item, int n, Scratch& scratch) const {
+    const int64_t first = scratch.columns[0], next = first + kDecodeKeys;
+    int64_t more = 0;
+    if (scratch.columns[n - 1] - first == kDecodeKeys - 1) {
+      more = std::min<int64_t>(kDecodeKeys, problem_.kv_len(item.b) - next);
+    }
+    source_.foresee(item.b, item.h_kv, scratch.kv, n, next, static_cast<int>(more),
+                    scratch.next_values, scratch.next_keys);
   }
 
   static bool hidden_from_all(const Scratch& scratch, int rows, int j) {
@@ -330,10 +329,10 @@ class Decode {
       const Element* values[kValueKeys];
       for (int i = 0; i < kValueKeys; ++i) {
         const bool skip = scratch.hidden[r * kDecodeKeys + j + i] != 0;
-        values[i] = skip ? scratch.zeros : scratch.v_rows[j + i];
+        values[i] = skip ? scratch.zeros : scratch.kv.v[j + i];
       }
-      accumulate_values<kDV, kD>(weights(scratch, r, j), kDecodeKeys, 1, values, kNothing,
-                                 state.acc + r * padded(kDV));
+      accumulate_values<kDV>(weights(scratch, r, j), kDecodeKeys, 1, values, Ahead{},
+                             state.acc + r * padded(kDV));
     }
   }
 

@@ -1,6 +1,7 @@
 // Where keys and values lie: views of one head, and the rows of some columns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "attnlang/cpu/simd.h"
@@ -30,10 +31,18 @@ struct KvRows {
   const Element* k[kMaxKeyTile];
   const Element* v[kMaxKeyTile];
   int64_t k_inner, v_inner;
-  int64_t ahead;  // from a key to that of the same place of the next block; 0: who knows
 
   const Element* k_row(int j) const { return k[j]; }
   const Element* v_row(int j) const { return v[j]; }
+};
+
+// Rows of some columns as they are stored, of any element type, to be asked for before they are
+// read. Without `bytes` there are none.
+struct StoredRows {
+  const void* row[kMaxKeyTile];
+  int64_t bytes;  // of a row
+
+  void repeat_last(int n) { std::fill(row + n, row + kMaxKeyTile, row[n - 1]); }
 };
 
 }  // namespace attnlang::cpu

@@ -85,6 +85,35 @@ class KvSource {
     make(request, b, h_kv, [at](int j) { return at[j]; }, n, stage, rows);
   }
 
+  // What is read soon by who has `rows` of n columns: their values, where those stay where they
+  // lie, else those of the `more` columns from `next` on; and the keys of the latter.
+  void foresee(int64_t b, int64_t h_kv, const Rows& rows, int n, int64_t next, int more,
+               StoredRows& values, StoredRows& keys) const {
+    constexpr bool kFromKey = Variant::kValueFromKey || Variant::kValueSharesKey;
+    constexpr bool kMade = Variant::kValue || (Variant::kValueSharesKey && Variant::kKey);
+    values.bytes = keys.bytes = 0;
+    const bool made = kMade || is_converted(Variant::kValueFromKey);
+    if (!made && rows.v_inner == 1) {
+      values.bytes = kDV * sizeof(Element);
+      fill(values, n, [&](int j) { return rows.v[j]; });
+    }
+    if (more <= 0) return;
+    const bool values_too = made && !kFromKey;
+    if (problem_.is_paged()) {
+      problem_.pages().locate_stored(h_kv, next, more, keys, values_too ? &values : nullptr);
+      return;
+    }
+    const StridedKv<Element> kv = problem_.kv(b, h_kv);
+    if (kv.k_inner == 1) {
+      keys.bytes = Width::kHead * sizeof(Element);
+      fill(keys, more, [&](int j) { return kv.k_row(next + j); });
+    }
+    if (values_too && kv.v_inner == 1) {
+      values.bytes = Width::kValue * sizeof(Element);
+      fill(values, more, [&](int j) { return kv.v_row(next + j); });
+    }
+  }
+
  private:
   static constexpr int64_t kTilesAtOnce = 16;
   static constexpr int64_t kTile = kMaxKeyTile;
@@ -99,6 +128,17 @@ class KvSource {
     place(stage.k, stage.v, n, rows);
   }
 
+  bool is_converted(bool keys) const {
+    return problem_.is_paged() && problem_.pages().is_converted(keys);
+  }
+
+  // The last row stands for those past it.
+  template <class RowOf>
+  static void fill(StoredRows& stored, int n, const RowOf& row_of) {
+    for (int j = 0; j < n; ++j) stored.row[j] = row_of(j);
+    stored.repeat_last(n);
+  }
+
   // What the call passed. Columns of pages are neighbours.
   template <class ColumnOf>
   [[gnu::always_inline]] void locate(int64_t b, int64_t h_kv, const ColumnOf& column_of, int n,
@@ -110,7 +150,6 @@ class KvSource {
     }
     const StridedKv<Element> kv = problem_.kv(b, h_kv);
     rows.k_inner = kv.k_inner, rows.v_inner = kv.v_inner;
-    rows.ahead = kMaxKeyTile * kv.k_stride;
     for (int j = 0; j < n; ++j) {
       rows.k[j] = kv.k_row(column_of(j));
       rows.v[j] = kv.v_row(column_of(j));
@@ -134,7 +173,7 @@ class KvSource {
   // Transformed rows are taken from `k` and `v`.
   static void place(const Element* k, const Element* v, int n, Rows& rows) {
     if constexpr (Variant::kKey) {
-      rows.k_inner = 1, rows.ahead = 0;
+      rows.k_inner = 1;
       for (int j = 0; j < n; ++j) rows.k[j] = k + j * kD;
     }
     if constexpr (Variant::kValue) {

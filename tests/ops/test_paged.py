@@ -113,23 +113,29 @@ def test_pages_of_one_byte_are_converted(
 
 
 @pytest.mark.parametrize("dtype", FP8, ids=str)
-def test_every_byte_reads_as_torch_reads_it(dtype: torch.dtype) -> None:
-    codes = torch.arange(256, dtype=torch.uint8).view(dtype)
-    values = codes.float()
-    k = torch.zeros(256, 1, 1, 16).to(dtype)
-    v = codes.reshape(256, 1, 1, 1).expand(-1, -1, -1, 16).contiguous()
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_every_byte_reads_as_torch_reads_it(element: torch.dtype, dtype: torch.dtype) -> None:
+    """Every code at every place of a row, whole registers or not, side by side or apart."""
+    width = 40
+    places = torch.arange(256).unsqueeze(1) + torch.arange(width)
+    codes = (places % 256).to(torch.uint8).view(dtype).reshape(256, 1, 1, width)
+    apart = torch.zeros(256, 1, 1, width, 2, dtype=torch.uint8).view(dtype)[..., 0]
+    apart.copy_(codes)
     variant = attnlang.loads("attention one_key:\n score = score\n")
     op = variant.registered_op({}, "packed")
     each = torch.arange(257, dtype=torch.int32)
-    q = torch.zeros(256, 1, 16)
+    q = torch.zeros(256, 1, width, dtype=element)
+    k = torch.zeros(256, 1, 1, width).to(dtype)
     variant.ragged(q, q, q, each, each)  # builds the kernel
-    out, _, _ = op(
-        q, k, v, q_indptr=each, page_indptr=each, page_indices=each[:256],
-        kv_lens=torch.ones(256, dtype=torch.int32),
-    )  # fmt: skip
-    assert torch.equal(out[:, 0, 0].isnan(), values.isnan())
-    same = out[:, 0, 0].nan_to_num() == values.nan_to_num()
-    assert same.all()
+    for v, scale in ((codes, 1.0), (apart, 1.0), (codes, -1.7)):
+        out, _, _ = op(
+            q, k, v, q_indptr=each, page_indptr=each, page_indices=each[:256],
+            kv_lens=torch.ones(256, dtype=torch.int32), v_scale=torch.tensor(scale),
+        )  # fmt: skip
+        want = (codes[:, 0].float() * torch.tensor(scale)).to(element)
+        assert torch.equal(out.isnan(), want.isnan())
+        finite = dict(nan=0.0, posinf=3e38, neginf=-3e38)
+        assert torch.equal(out.float().nan_to_num(**finite), want.float().nan_to_num(**finite))
 
 
 def test_scales_of_plain_pages() -> None:

@@ -12,13 +12,19 @@ namespace attnlang::cpu {
 // A row length rounded up to whole vectors.
 constexpr int padded(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// Asks for a row that is read soon: the hardware foresees neither rows that are read several at a
-// time nor a stream that another one interrupts. Any address will do.
-template <int kWidth, class Element>
-[[gnu::always_inline]] inline void prefetch_row(const Element* row) {
-  const auto* bytes = reinterpret_cast<const char*>(row);
-  for (size_t at = 0; at < kWidth * sizeof(Element); at += 64) __builtin_prefetch(bytes + at, 0, 2);
-}
+// Rows that are read soon, and are asked for meanwhile: the hardware foresees neither rows that are
+// read several at a time nor a stream that another one interrupts. Any address will do.
+struct Ahead {
+  const void* const* rows;
+  int64_t bytes;  // of a row; 0: there are none
+
+  [[gnu::always_inline]] void ask(int64_t j) const {
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(static_cast<const char*>(rows[j]) + at, 0, 2);
+    }
+  }
+  Ahead from(int64_t j) const { return {rows + j, bytes}; }
+};
 
 namespace detail {
 
@@ -31,16 +37,16 @@ template <int kWidth, class Element>
   return load_elements(row + chunk * kLanes);
 }
 
-// dots[r * stride + j] = queries[r] . keys[j] for kRows rows and kLanes keys, while kLanes rows of
-// kAhead entries are asked for, where there are such.
-template <int kRows, int kWidth, int kAhead, class Element>
-inline void dot_rows(const float* queries, const Element* const* keys, const Element* const* ahead,
+// dots[r * stride + j] = queries[r] . keys[j] for kRows rows and kLanes keys, while kLanes rows are
+// asked for.
+template <int kRows, int kWidth, class Element>
+inline void dot_rows(const float* queries, const Element* const* keys, const Ahead& ahead,
                      float* dots, int64_t stride) {
   constexpr int kPadded = padded(kWidth);
   F partial[kRows][kLanes];
   for (int64_t j = 0; j < kLanes; ++j) {
     const Element* key = keys[j];
-    if (ahead != nullptr) prefetch_row<kAhead>(ahead[j]);
+    ahead.ask(j);
     F sum[kRows] = {};
 #pragma GCC unroll 8
     for (int64_t c = 0; c < kPadded / kLanes; ++c) {
@@ -58,15 +64,15 @@ inline void dot_rows(const float* queries, const Element* const* keys, const Ele
 }  // namespace detail
 
 // dots[r * stride + j] = queries[r] . keys[j] for j < kLanes; queries: [rows][padded(kWidth)].
-// `ahead`: kLanes rows of kAhead entries that are read soon, or null.
-template <int kWidth, int kAhead, class Element>
-void dot_keys(const float* queries, int rows, const Element* const* keys,
-              const Element* const* ahead, float* dots, int64_t stride) {
+// `ahead`: kLanes rows.
+template <int kWidth, class Element>
+void dot_keys(const float* queries, int rows, const Element* const* keys, const Ahead& ahead,
+              float* dots, int64_t stride) {
   constexpr int kPadded = padded(kWidth);
   int r = 0;
   const auto each = [&]<int kRows>(std::integral_constant<int, kRows>) {
-    detail::dot_rows<kRows, kWidth, kAhead>(queries + r * kPadded, keys, r == 0 ? ahead : nullptr,
-                                            dots + r * stride, stride);
+    detail::dot_rows<kRows, kWidth>(queries + r * kPadded, keys, r == 0 ? ahead : Ahead{},
+                                    dots + r * stride, stride);
     r += kRows;
   };
   while (r + 8 <= rows) each(std::integral_constant<int, 8>{});
@@ -77,23 +83,19 @@ void dot_keys(const float* queries, int rows, const Element* const* keys,
 constexpr int kValueKeys = 8;  // values of 8 keys in registers, an accumulator or two, a weight
 
 // Of step c of `steps`, the rows that it asks for: evenly, kValueKeys in all.
-template <int kAhead, class Element>
-[[gnu::always_inline]] inline void prefetch_share(const Element* const* rows, int c, int steps) {
-  if (rows == nullptr) return;
-  for (int j = c * kValueKeys / steps; j < (c + 1) * kValueKeys / steps; ++j) {
-    prefetch_row<kAhead>(rows[j]);
-  }
+[[gnu::always_inline]] inline void ask_share(const Ahead& ahead, int c, int steps) {
+  for (int j = c * kValueKeys / steps; j < (c + 1) * kValueKeys / steps; ++j) ahead.ask(j);
 }
 
 // acc[r] += sum over j < kValueKeys of weights[r * stride + j] * values[j]; acc: [rows][padded].
-// `ahead`: kValueKeys rows of kAhead entries that are read soon, or null.
-template <int kWidth, int kAhead, class Element>
+// `ahead`: kValueKeys rows.
+template <int kWidth, class Element>
 void accumulate_values(const float* weights, int64_t stride, int rows, const Element* const* values,
-                       const Element* const* ahead, float* acc) {
+                       const Ahead& ahead, float* acc) {
   constexpr int kPadded = padded(kWidth), kSteps = kPadded / kLanes;
 #pragma GCC unroll 8
   for (int c = 0; c < kSteps; ++c) {
-    prefetch_share<kAhead>(ahead, c, kSteps);
+    ask_share(ahead, c, kSteps);
     F x[kValueKeys];
 #pragma GCC unroll 8
     for (int j = 0; j < kValueKeys; ++j) x[j] = detail::load_chunk<kWidth>(values[j], c);

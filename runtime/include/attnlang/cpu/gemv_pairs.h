@@ -35,14 +35,14 @@ template <int kWidth>
   return _mm512_loadu_si512(at);
 }
 
-template <int kRows, int kWidth, int kAhead>
-inline void dot_rows(const Bf16* queries, const Bf16* const* keys, const Bf16* const* ahead,
-                     float* dots, int64_t stride) {
+template <int kRows, int kWidth>
+inline void dot_rows(const Bf16* queries, const Bf16* const* keys, const Ahead& ahead, float* dots,
+                     int64_t stride) {
   constexpr int kPadded = padded_pairs(kWidth);
   F partial[kRows][kLanes];
   for (int64_t j = 0; j < kLanes; ++j) {
     const Bf16* key = keys[j];
-    if (ahead != nullptr) prefetch_row<kAhead>(ahead[j]);
+    ahead.ask(j);
     F sum[kRows] = {};
 #pragma GCC unroll 8
     for (int64_t c = 0; c < kPadded / kPairLanes; ++c) {
@@ -71,14 +71,14 @@ template <int... lane>
 }  // namespace detail
 
 // As the product of gemv.h; queries: [rows][padded_pairs(kWidth)].
-template <int kWidth, int kAhead>
-void dot_keys(const Bf16* queries, int rows, const Bf16* const* keys, const Bf16* const* ahead,
+template <int kWidth>
+void dot_keys(const Bf16* queries, int rows, const Bf16* const* keys, const Ahead& ahead,
               float* dots, int64_t stride) {
   constexpr int kPadded = padded_pairs(kWidth);
   int r = 0;
   const auto each = [&]<int kRows>(std::integral_constant<int, kRows>) {
-    detail::dot_rows<kRows, kWidth, kAhead>(queries + r * kPadded, keys, r == 0 ? ahead : nullptr,
-                                            dots + r * stride, stride);
+    detail::dot_rows<kRows, kWidth>(queries + r * kPadded, keys, r == 0 ? ahead : Ahead{},
+                                    dots + r * stride, stride);
     r += kRows;
   };
   while (r + 8 <= rows) each(std::integral_constant<int, 8>{});
@@ -87,15 +87,15 @@ void dot_keys(const Bf16* queries, int rows, const Bf16* const* keys, const Bf16
 }
 
 // As the sums of gemv.h.
-template <int kWidth, int kAhead>
+template <int kWidth>
 void accumulate_values(const Bf16* weights, int64_t stride, int rows, const Bf16* const* values,
-                       const Bf16* const* ahead, float* acc) {
+                       const Ahead& ahead, float* acc) {
   constexpr std::make_integer_sequence<int, kPairLanes> kEachLane;
   constexpr int kPairs = kValueKeys / 2;
   constexpr int kSteps = padded_pairs(kWidth) / kPairLanes;
 #pragma GCC unroll 8
   for (int c = 0; c < kSteps; ++c) {
-    prefetch_share<kAhead>(ahead, c, kSteps);
+    ask_share(ahead, c, kSteps);
     __m512i low[kPairs], high[kPairs];
 #pragma GCC unroll 8
     for (int t = 0; t < kPairs; ++t) {
