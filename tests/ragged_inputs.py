@@ -105,16 +105,19 @@ class Packed:
                 return x[self.rows(b)].transpose(0, 1)[None]
 
             assert_agrees(
-                _OneRequest(self.variant, b),
+                one_request(self.variant, b),
                 dense(self.q, self.rows(b)), dense(self.k, self.columns(b)),
                 dense(self.v, self.columns(b)), own(out), None if lse is None else own(lse),
                 **self.dense_params(b), **keywords,
             )  # fmt: skip
 
 
-class _OneRequest:
-    """A variant whose reference answers for one request of a batch alone."""
+def one_request(variant: attnlang.Variant, b: int) -> _OneRequest:
+    """Return a variant whose reference answers for request b of a batch alone."""
+    return _OneRequest(variant, b)
 
+
+class _OneRequest:
     def __init__(self, variant: attnlang.Variant, b: int) -> None:
         self.ir = variant.ir
         self._variant, self._b = variant, b

@@ -149,19 +149,22 @@ class OpSchema:
         words = self._list(self.packed_arguments)
         return f"{self.name}_packed({words}) -> (Tensor, Tensor, Tensor)"
 
-    @property
-    def training(self) -> str:
-        """The arguments of the op that autograd records, all positional: out and lse."""
-        words = (f"{a.type} {a.name}" for a in self.arguments)
+    def training(self, *, packed: bool = False) -> str:
+        """Return what follows the name of an op that autograd records, all positional."""
+        words = (f"{a.type} {a.name}" for a in self.passed(packed=packed))
         return f"({', '.join(words)}) -> (Tensor, Tensor)"
 
-    @property
-    def backward(self) -> str:
-        """The schema of a backward op: the forward's arguments, then what `op_backward.h` says.
+    def passed(self, *, packed: bool) -> tuple[Argument, ...]:
+        """Return the arguments of a dense or of a packed call."""
+        return self.packed_arguments if packed else self.arguments
+
+    def backward(self, *, packed: bool = False) -> str:
+        """Return the schema of a backward op: its forward's arguments, then those of `Saved`.
 
         It returns the gradients of q, k and v, of each run-time scalar and of each tensor.
         """
-        taken = {a.name for a in self.arguments}
+        arguments = self.passed(packed=packed)
+        taken = {a.name for a in arguments}
         extra = [
             f"{type_} {_free(name, taken)}"
             for type_, name in (
@@ -172,9 +175,10 @@ class OpSchema:
                 ("int", "wanted"),
             )
         ]
-        words = [f"{a.type} {a.name}" for a in self.arguments]
+        words = [f"{a.type} {a.name}" for a in arguments]
         results = ", ".join(["Tensor"] * (3 + len(self.scalars) + len(self.tensors)))
-        return f"{self.name}({', '.join([*words, *extra])}) -> ({results})"
+        name = f"{self.name}_packed" if packed else self.name
+        return f"{name}({', '.join([*words, *extra])}) -> ({results})"
 
     @property
     def scalars(self) -> tuple[Argument, ...]:

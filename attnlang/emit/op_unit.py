@@ -175,9 +175,9 @@ def op_context(
     return OpContext(
         variant=variant.name,
         name=c_string(schema.name),
-        schema=c_string(schema.forward if backward is None else schema.backward),
+        schema=c_string(schema.forward if backward is None else schema.backward()),
         tiles_schema=c_string(schema.tiles),
-        packed_schema=c_string(schema.packed),
+        packed_schema=c_string(schema.packed if backward is None else schema.backward(packed=True)),
         schedule_schema=c_string(schema.schedule),
         api_schema=c_string(schema.api),
         arguments=_arguments(schema.arguments),

@@ -117,7 +117,7 @@ def finish(
     inputs = Inputs(
         variant, q, q, None, default_scale(scale, width, dtype, q), rows.q_offset, rows.kv_offset,
         rows.kv_lens, scalars, tensors, sizes | {"DV": acc.shape[2]},
-        {VectorName.Q: width, VectorName.ACC: acc.shape[2]}, 0, dtype, None,
+        {VectorName.Q: width, VectorName.ACC: acc.shape[2]}, 0, 0, dtype, None,
     )  # fmt: skip
     _bind(variant, inputs)
     head = torch.arange(heads, device=q.device).reshape(1, heads, 1, 1)

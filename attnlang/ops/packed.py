@@ -17,11 +17,14 @@ from attnlang.ir.nodes import ScalarParam
 from attnlang.jit.units import Target
 from attnlang.ops import arguments as check
 from attnlang.ops import packed_arguments as packed
+from attnlang.ops.autocast import without_autocast
 from attnlang.ops.errors import CallError
+from attnlang.ops.handles import variant_of
+from attnlang.ops.packed_requests import Requests
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype
-from attnlang.ops.training import wants_gradient
-from attnlang.ops.transforms import refuse_tangents
+from attnlang.ops.training import TrainingCall, wants_gradient
+from attnlang.ops.transforms import refuse_func, refuse_tangents
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -68,8 +71,56 @@ def attend(
     variant: Variant, call: Ragged, *, return_lse: bool, return_max: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return out [sum Q, HQ, DV], lse [sum Q, HQ], max [B, HQ]; empty what is not asked for."""
+    recorded = wants_gradient(
+        {"q": call.q, "k": call.k, "v": call.v, "scale": call.scale, **call.values}
+    )
+    if recorded and torch.compiler.is_dynamo_compiling():
+        from attnlang.ops.traced_record import traced_packed
+
+        refuse_transforms(variant._handle)
+        return traced_packed(variant._handle, call, return_max=return_max)
+    if recorded and torch.compiler.is_compiling():
+        return record_traced(variant, call, return_max=return_max)
     if not torch.compiler.is_compiling():
-        _check(variant, call, return_lse=return_lse)
+        requests = _check(variant, call, return_lse=return_lse, recorded=recorded)
+        if recorded:
+            return _record(variant, call, requests, return_max=return_max)
+    seed = variant.seed_argument(call.seed, call.q)
+    return _run(variant, call, seed, return_lse=return_lse, return_max=return_max)
+
+
+def record_traced(
+    variant: Variant, call: Ragged, *, return_max: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Record a call whose offsets have no values yet; torch cannot take its requests apart."""
+    refuse_transforms(variant._handle)
+    return _record(
+        variant, call, Requests.untold(call.q_indptr, call.kv_indptr), return_max=return_max
+    )
+
+
+def refuse_transforms(handle: str) -> None:
+    """Refuse to trace what torch would transform request by request; runs as Python in a trace."""
+    if not variant_of(handle).training.plain:
+        raise CallError(
+            "q",
+            "tensors that need no gradient, in a compiled ragged call of a spec with transforms",
+            "one with requires_grad=True",
+            help="call it outside the graph, under torch.compiler.disable",
+        )
+
+
+refuse_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
+
+
+def _run(
+    variant: Variant,
+    call: Ragged,
+    seed: dict[str, object],
+    *,
+    return_lse: bool,
+    return_max: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     op = variant.registered_op(call.values, "packed")
     named = variant.op_arguments(call.values, call.scale, call.q_offset, call.kv_offset, None)
     names = variant.companions
@@ -78,14 +129,43 @@ def attend(
         named["return_lse"] = True
     if return_max:
         named["return_max"] = True
-    named |= variant.seed_argument(call.seed, call.q)
+    named |= seed
     vectors = (call.q, call.k) if call.v is None else (call.q, call.k, call.v)
     results: tuple[Tensor, Tensor, Tensor] = op(*vectors, **named)
     return results
 
 
-def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
-    """Check a ragged call's arguments and build its kernel where that is missing."""
+def _record(
+    variant: Variant, call: Ragged, requests: Requests, *, return_max: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend so that autograd can go back; the largest score has no gradient."""
+    refuse_func()
+    ir, values, q = variant.ir, call.values, call.q
+    seed = variant.seed_argument(call.seed, q)
+    if requests.count == 0 and not variant.training.plain:  # nothing that torch could transform
+        with torch.no_grad():
+            softmax = ir.weights.softmax is not None
+            nothing = _run(variant, call, seed, return_lse=softmax, return_max=return_max)
+        inputs = (q, call.k, call.v, call.scale, *values.values())
+        zero = sum(0 * x.sum() for x in inputs if isinstance(x, Tensor) and x.requires_grad)
+        return nothing[0] + zero, *nothing[1:]
+    consts, given = const_values(ir, values), given_tensors(ir, values)
+    dv = variant.value_dim(variant.specialised(consts, given), q.shape[2], call.v, values)
+    recorded = TrainingCall(
+        q, call.k, call.v, values, consts, given, dv, call.scale, call.q_offset, call.kv_offset,
+        None, requests=requests,
+    )  # fmt: skip
+    with without_autocast(q.device.type):
+        out, lse = variant.training.attend(recorded, variant.op_arguments, seed)
+        largest = q.new_empty(0)
+        if return_max:
+            with torch.no_grad():
+                largest = _run(variant, call, seed, return_lse=False, return_max=True)[2]
+    return out, q.new_empty(0) if lse is None else lse, largest
+
+
+def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) -> Requests:
+    """Check a ragged call's arguments; build its kernel unless autograd records it."""
     ir, values = variant.ir, call.values
     check.check_lse(ir, return_lse)
     check.check_seed(call.seed)
@@ -94,13 +174,6 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
     requests = max(call.q_indptr.numel() - 1, 0)
     shape = packed.check_packed_qkv(call.q, call.k, call.v, requests)
     vectors = {"q": call.q, "k": call.k, "v": call.v}
-    if wants_gradient({**vectors, **values, "scale": call.scale}):
-        raise CallError(
-            "q",
-            "tensors that need no gradient, in a ragged call",
-            "one with requires_grad=True",
-            help="call it under torch.no_grad()",
-        )
     own = {"scale": call.scale, "q_offset": call.q_offset, "kv_offset": call.kv_offset}
     own |= {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
     check.check_places(call.q, {**vectors, **values, **own})
@@ -127,5 +200,7 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool) -> None:
     check.check_scale(ir, call.scale)
     check.check_per_request("q_offset", call.q_offset, requests)
     check.check_per_request("kv_offset", call.kv_offset, requests)
-    key = variant.kernel_key(call.q, dv, values, packed=True)
-    specialised.op.ensure(key, call.q.device)
+    if not recorded:
+        key = variant.kernel_key(call.q, dv, values, packed=True)
+        specialised.op.ensure(key, call.q.device)
+    return Requests(call.q_indptr, call.kv_indptr, tuple(q_lens), tuple(kv_lens))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ops.handles import variant_of
+from attnlang.ops.packed import Ragged, record_traced
 from attnlang.ops.recorded import record
 
 
@@ -28,6 +29,34 @@ def traced_record(
         {n: x for n, x in call.items() if x is not None},
     )
     return passed
+
+
+def traced_packed(handle: str, call: Ragged, *, return_max: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Record a ragged call likewise; its results are those of `packed.attend`."""
+    fields = {
+        "q": call.q, "k": call.k, "v": call.v, "q_indptr": call.q_indptr,
+        "kv_indptr": call.kv_indptr, "scale": call.scale, "q_offset": call.q_offset,
+        "kv_offset": call.kv_offset, "seed": call.seed,
+    }  # fmt: skip
+    passed: tuple[Tensor, Tensor, Tensor] = _record_packed(
+        handle,
+        {n: x for n, x in call.values.items() if x is not None},
+        {n: x for n, x in fields.items() if x is not None},
+        return_max,
+    )
+    return passed
+
+
+@torch._dynamo.nonstrict_trace
+def _record_packed(
+    handle: str, values: dict[str, ParamValue], call: dict[str, Any], return_max: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    variant = variant_of(handle)
+    optional = dict.fromkeys(("v", "scale", "q_offset", "seed"))
+    named = {p.name: values.get(p.name) for p in variant.ir.params}
+    return record_traced(
+        variant, Ragged(**{**optional, **call, "values": named}), return_max=return_max
+    )
 
 
 @torch._dynamo.nonstrict_trace

@@ -8,9 +8,9 @@ and weights over vectors that are taken as they come.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from attnlang.reference.attend import (
 from attnlang.reference.entry import make_inputs
 from attnlang.reference.inputs import Inputs
 from attnlang.reference.selection import selected_by_any
+
+if TYPE_CHECKING:
+    from attnlang.ops.packed_requests import Requests
 
 _STEP = 16  # entries of a head dim that a GPU's products take together
 
@@ -66,6 +69,7 @@ class TrainingCall:
     kv_lens: Tensor | None
     kv_indices: Tensor | None = None
     kv_block: int = 1
+    requests: Requests | None = None  # of a packed call: q is [sum Q, HQ, D], k and v likewise
 
     @property
     def selection(self) -> dict[str, object]:
@@ -85,7 +89,7 @@ class Training:
 
     def __init__(self, variant: Variant) -> None:
         self._variant = variant
-        self._plain = is_plain(variant)
+        self.plain = is_plain(variant)
         self._cores: dict[object, _Core] = {}
 
     def attend(
@@ -97,21 +101,23 @@ class Training:
         """
         variant = self._variant
         runs = _runs(call)
-        inputs = None if self._plain else self._inputs(call)
+        inputs = () if self.plain else self._inputs(call)
         q, k, v = self._vectors(call, inputs)
         reads_sum = any(isinstance(e, RowSum) for e in walk(variant.out))
-        dv = v.shape[3]
+        dv = v.shape[-1]
         if reads_sum:  # the sum of the weights comes beside out, its gradient by a value of 1
             v = _with_one(v, runs)
         found = self._core(call)
-        lifted = {} if inputs is None else self._products(found.core, inputs)
+        lifted = self._products(call, found.core, inputs)
         op = self._op(call, found, runs, q, v)
-        scale = 1 / math.sqrt(call.q.shape[3]) if call.scale is None else call.scale
+        scale = 1 / math.sqrt(call.q.shape[-1]) if call.scale is None else call.scale
         own = None if found.core.scale is None else scale
         named = arrange(
             call.values, scale if own is None else None, call.q_offset, call.kv_offset, call.kv_lens
         )
         named |= {**seed, **call.selection, **lifted}
+        if call.requests is not None:
+            named |= call.requests.arguments(op.companions)
         if own is not None:
             assert found.core.scale is not None
             named |= {found.core.scale: 0.0, op.companions[found.core.scale]: own}
@@ -119,13 +125,16 @@ class Training:
         log_sum = lse if variant.weights.softmax is not None else None
         if isinstance(variant.out, Vector) and variant.out.name == VectorName.ACC:
             return acc.to(q.dtype), log_sum
-        assert inputs is not None
-        compute = acc.to(inputs.dtype)
+        compute = acc.to(inputs[0].dtype)
         row_sum = _row_sum(compute[..., dv:], q.dtype, runs) if reads_sum else None
         compute = compute[..., :dv]
         needs_lse = any(isinstance(e, Lse) for e in walk(variant.out))
-        out = outputs(inputs, compute, row_sum, log_sum if needs_lse else None)
-        return out.to(q.dtype), log_sum
+        last = log_sum.unsqueeze(-1) if needs_lse and log_sum is not None else None
+        if call.requests is None:
+            return outputs(inputs[0], compute, row_sum, last).to(q.dtype), log_sum
+        rows = [call.requests.of_queries(x) for x in (compute, row_sum, last)]
+        parts = [outputs(*each) for each in zip(inputs, *rows, strict=True)]
+        return call.requests.joined(parts).to(q.dtype), log_sum
 
     def _op(self, call: TrainingCall, found: _Core, runs: Runs, q: Tensor, v: Tensor) -> TrainingOp:
         """Return the op for these transformed vectors, its kernels built."""
@@ -133,42 +142,64 @@ class Training:
         dtypes = [_dtype_name(call.values[p.name]) for p in params]
         dtypes += [DTYPE_NAMES[torch.float32]] * len(found.core.dots)
         # int() of a symbolic size makes it a constant of the graph: kernels are built per head dim.
-        widths = int(q.shape[3]), int(v.shape[3])
+        widths = int(q.shape[-1]), int(v.shape[-1])
         key = KernelKey(DTYPE_NAMES[q.dtype], *widths, tuple(dtypes), runs.target, runs.emulated)
-        return TrainingOp.of(found.specialised, key, q.device)
+        packed = call.requests is not None
+        return TrainingOp.of(found.specialised, key, q.device, packed=packed)
 
-    def _inputs(self, call: TrainingCall) -> Inputs:
-        """Return what transforms are evaluated with, zeros in columns that nobody sees."""
+    def _inputs(self, call: TrainingCall) -> tuple[Inputs, ...]:
+        """Return what transforms are evaluated with, of each request of a packed call."""
+        if call.requests is None:
+            return (self._inputs_of(call, None),)
+        each = enumerate(call.requests.calls(self._variant, call))
+        return tuple(self._inputs_of(own, (b, call.requests.count)) for b, own in each)
+
+    def _inputs_of(self, call: TrainingCall, request: tuple[int, int] | None) -> Inputs:
+        """Return the inputs of a dense call, zeros in columns that nobody sees."""
         inputs = make_inputs(
             self._variant, call.q, call.k, call.v, call.values, call.scale, call.q_offset,
-            call.kv_offset, call.kv_lens, 0, "fused", None,
+            call.kv_offset, call.kv_lens, 0, "fused", None, request=request,
         )  # fmt: skip
         selected = None
         if call.kv_indices is not None:
             selected = selected_by_any(call.kv_indices, call.kv_block, inputs.sizes)
         return hide_columns(inputs, self._core(call).column_mask, selected)
 
-    def _products(self, core: Core, inputs: Inputs) -> dict[str, object]:
-        return {n: inner_products(inputs, dot).contiguous() for n, dot in core.dots.items()}
+    def _products(
+        self, call: TrainingCall, core: Core, inputs: Sequence[Inputs]
+    ) -> dict[str, object]:
+        """Return the products of whole vectors that the core reads, as its op takes them."""
+        found: dict[str, object] = {}
+        for name, dot in core.dots.items():
+            parts = [inner_products(each, dot) for each in inputs]
+            whole = parts[0] if call.requests is None else call.requests.joined(parts)
+            found[name] = whole.contiguous()
+        return found
 
-    def _vectors(self, call: TrainingCall, inputs: Inputs | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _vectors(
+        self, call: TrainingCall, inputs: Sequence[Inputs]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q', k' and v'."""
         variant, q, k, v = self._variant, call.q, call.k, call.v
-        if inputs is None:
-            assert v is not None
-            return q, k, v
-        if not isinstance(variant.q, Vector) or not isinstance(variant.k, Vector):
-            q, k = (x.to(q.dtype) for x in all_queries_and_keys(inputs))
-        if not (isinstance(variant.v, Vector) and variant.v.name == VectorName.V):
-            v = all_values(inputs).to(q.dtype)
+
+        def whole(parts: Sequence[Tensor]) -> Tensor:
+            one = parts[0] if call.requests is None else call.requests.joined(parts)
+            return one.to(call.q.dtype)
+
+        plain = not inputs
+        if not plain and not (isinstance(variant.q, Vector) and isinstance(variant.k, Vector)):
+            q, k = map(whole, zip(*map(all_queries_and_keys, inputs), strict=True))
+        if not plain and not (isinstance(variant.v, Vector) and variant.v.name == VectorName.V):
+            v = whole([all_values(each) for each in inputs])
         assert v is not None
         return q, k, v
 
     def _core(self, call: TrainingCall) -> _Core:
-        head, value = int(call.q.shape[3]), int(call.value_dim)
+        head, value = int(call.q.shape[-1]), int(call.value_dim)
         place = (call.consts, call.given, head, value, call.scale_wanted)
         if place not in self._cores:
             made = Core(self._variant, {}, None)
-            if not self._plain or call.scale_wanted:
+            if not self.plain or call.scale_wanted:
                 made = core(self._variant, head, value, scale=call.scale_wanted)
             consts, given = dict(call.consts), call.given | made.dots.keys()
             hidden = Specialised(self._variant, consts, call.given).lowered.column_mask
@@ -185,10 +216,10 @@ class _Core:
 
 def _with_one(v: Tensor, runs: Runs) -> Tensor:
     """Return v with a value of 1 beside it; on a GPU two of them, in a whole step of entries."""
-    more, ones = (1, 1) if runs.target is Target.CPU else (_STEP - v.shape[3] % _STEP, 2)
-    beside = v.new_zeros((*v.shape[:3], more))
+    more, ones = (1, 1) if runs.target is Target.CPU else (_STEP - v.shape[-1] % _STEP, 2)
+    beside = v.new_zeros((*v.shape[:-1], more))
     beside[..., :ones] = 1
-    return torch.cat([v, beside], dim=3)
+    return torch.cat([v, beside], dim=-1)
 
 
 def _row_sum(sums: Tensor, dtype: torch.dtype, runs: Runs) -> Tensor:

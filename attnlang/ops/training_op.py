@@ -1,8 +1,9 @@
 """The pair of torch ops that autograd records: attention without transforms, and its backward.
 
 Maps a core variant (q', k', v' as they are, the accumulated values as they come) and a kernel key
-to `torch.ops.attnlang.<name>_training`, which runs the raw op and saves what the backward op needs.
-Inference never passes through it. Invariant: an op name is registered once a process.
+to `torch.ops.attnlang.<name>_training`, which runs the raw op and saves what the backward op needs;
+with `_packed` behind it, of packed calls. Inference never passes through it. Invariant: an op name
+is registered once a process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from attnlang.plan.plan import KernelKey
 from attnlang.plan.widths import WidthError
 
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-_registered: dict[str, TrainingOp] = {}
+_registered: dict[tuple[str, bool], TrainingOp] = {}
 _registering = threading.Lock()
 
 _NO_SECOND = "attnlang has no second derivatives: call backward without create_graph"
@@ -37,22 +39,27 @@ _NO_SECOND = "attnlang has no second derivatives: call backward without create_g
 class TrainingOp:
     """One registered pair; `overload` is called with every argument of the raw op, by position."""
 
-    def __init__(self, core: Specialised, name: str, library: Path, device: torch.device) -> None:
-        self._raw = core.op.overload
+    def __init__(
+        self, core: Specialised, name: str, library: Path, device: torch.device, *, packed: bool
+    ) -> None:
+        self._raw = core.op.packed.overload if packed else core.op.overload
+        self._packed = packed
         schema = make_schema(core.lowered.variant, name)
-        self.arguments = schema.arguments
+        self.arguments = schema.passed(packed=packed)
         self.companions = schema.companions
         self._softmax = core.lowered.exponent is not None
         self._scalars = [self._companion(a) for a in schema.scalars]
         self._tensors = [self._place(a.name) for a in schema.tensors]
-        register_backward(library)
-        backward, training = f"{name}_backward", f"{name}_training"
+        kind = "_packed" if packed else ""
+        backward, training = f"{name}_backward{kind}", f"{name}_training{kind}"
+        if not is_registered(backward):
+            register_backward(library)
         if not is_registered(backward):
             raise RuntimeError(f"torch refused to register {NAMESPACE}::{backward}")
         ops = getattr(torch.ops, NAMESPACE)
         self._backward = getattr(ops, backward).default
         torch.library.register_fake(self._backward, self._fake_backward)
-        _LIBRARY.define(f"{training}{schema.training}")  # type: ignore[no-untyped-call]
+        _LIBRARY.define(f"{training}{schema.training(packed=packed)}")  # type: ignore[no-untyped-call]
         _LIBRARY.impl(training, self._run, device.type.upper())  # type: ignore[no-untyped-call]
         self.overload = getattr(ops, training).default
         torch.library.register_fake(self.overload, self._run)
@@ -62,7 +69,9 @@ class TrainingOp:
         )
 
     @staticmethod
-    def of(core: Specialised, key: KernelKey, device: torch.device) -> TrainingOp:
+    def of(
+        core: Specialised, key: KernelKey, device: torch.device, *, packed: bool = False
+    ) -> TrainingOp:
         """Return the pair for one kernel key, building its backward kernel where that is missing.
 
         Raises BuildError where the toolchain fails, CallError for head dims that no backward kernel
@@ -71,17 +80,17 @@ class TrainingOp:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
         name = f"{core.name}_{digest}"
         with _registering:
-            if name not in _registered:
+            if (name, packed) not in _registered:
                 try:
                     plan = plan_backward(core.lowered, key)
                 except WidthError as error:
                     raise CallError(error.argument, error.expected, error.found) from None
-                core.op.ensure(key, device)
+                core.op.ensure(replace(key, packed=packed), device)
                 library = build(backward_sources(plan, f"{name}_backward"), progress=progress.get())
-                _registered[name] = TrainingOp(core, name, library, device)
+                _registered[name, packed] = TrainingOp(core, name, library, device, packed=packed)
             else:
-                core.op.ensure(key, device)
-            return _registered[name]
+                core.op.ensure(replace(key, packed=packed), device)
+            return _registered[name, packed]
 
     def _place(self, name: str) -> int:
         return next(i for i, a in enumerate(self.arguments) if a.name == name)
@@ -113,7 +122,8 @@ class TrainingOp:
             asked = wanted >> bit & 1 and isinstance(given, Tensor)
             shape = given.shape if asked and isinstance(given, Tensor) else (0,)
             sums.append(q.new_empty(shape, dtype=torch.float32))
-        return (_dense_like(q), _dense_like(k), _dense_like(v), *sums)
+        vectors = [x.new_empty(x.shape) if self._packed else _dense_like(x) for x in (q, k, v)]
+        return (*vectors, *sums)
 
     def _save(self, ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
         tensors = [x for x in inputs if isinstance(x, Tensor)]

@@ -152,7 +152,7 @@ def _seen(inputs: Inputs, mask: Expr | None) -> Tensor:
             seen = seen & scope.evaluate(part)
     seen = seen.expand(domain.shape)
     heads = (sizes["HKV"], sizes["HQ"] // sizes["HKV"])
-    return seen.reshape(sizes["B"], *heads, 1, sizes["KV"]).any(2)
+    return seen.reshape(len(inputs.q), *heads, 1, sizes["KV"]).any(2)
 
 
 def _conjuncts(mask: Expr) -> Iterator[Expr]:
@@ -174,11 +174,10 @@ def inner_products(inputs: Inputs, dot: Dot) -> Tensor:
 
 
 def outputs(inputs: Inputs, acc: Tensor, row_sum: Tensor | None, lse: Tensor | None) -> Tensor:
-    """Return out [B, HQ, Q, *] of what was accumulated for all rows."""
+    """Return out [B, HQ, Q, *] of what was accumulated for all rows; `lse` is [B, HQ, Q, 1]."""
     whole = _whole(inputs)
     vectors = whole.vectors | {VectorName.ACC: acc.unsqueeze(3)}
-    last = None if lse is None else lse.unsqueeze(3)
-    provided = Provided(whole.box, whole.rows, vectors, row_sum=row_sum, lse=last)
+    provided = Provided(whole.box, whole.rows, vectors, row_sum=row_sum, lse=lse)
     domain = rows_of(whole.box)
     scope = new_scope(inputs, provided, domain, width=inputs.widths[VectorName.ACC])
     return _full(scope.evaluate(inputs.variant.out), domain).squeeze(3)
@@ -189,8 +188,8 @@ def _whole(inputs: Inputs) -> Provided:
     sizes = inputs.sizes
     rows = torch.arange(sizes["Q"], device=inputs.device)
     elements = box(
-        sizes["B"], sizes["HQ"], sizes["Q"], sizes["KV"],
-        group=sizes["HQ"] // sizes["HKV"], device=inputs.device,
+        len(inputs.q), sizes["HQ"], sizes["Q"], sizes["KV"],
+        group=sizes["HQ"] // sizes["HKV"], device=inputs.device, first=inputs.first,
     )  # fmt: skip
     vectors = {VectorName.Q: inputs.q.unsqueeze(3), VectorName.K: inputs.k.unsqueeze(2)}
     if inputs.v is not None:

@@ -115,11 +115,16 @@ class Domain:
 POINT = Domain((), {})
 
 
-def box(b: int, h: int, q: int, kv: int, *, group: int, device: torch.device) -> Domain:
-    """Return the box of elements of `h` query heads, `group` of them to a key/value head."""
+def box(
+    b: int, h: int, q: int, kv: int, *, group: int, device: torch.device, first: int = 0
+) -> Domain:
+    """Return the box of elements of `h` query heads, `group` of them to a key/value head.
+
+    The requests are those from `first` on.
+    """
     heads = torch.arange(h, device=device).reshape(1, h, 1, 1)
     coords: dict[Axis, Tensor] = {
-        Axis.B: torch.arange(b, device=device).reshape(b, 1, 1, 1),
+        Axis.B: torch.arange(first, first + b, device=device).reshape(b, 1, 1, 1),
         Axis.H: heads,
         Axis.H_KV: heads // group,
         Axis.Q: torch.arange(q, device=device).reshape(1, 1, q, 1),

@@ -125,9 +125,15 @@ def make_inputs(
     seed: int | None,
     rounding: Rounding,
     dtype: torch.dtype | None,
+    *,
+    request: tuple[int, int] | None = None,
 ) -> Inputs:
-    """Make the arguments of `reference` uniform."""
+    """Make the arguments of `reference` uniform.
+
+    With `request`, (b, B), q, k and v are those of request b alone of B; all else is the batch's.
+    """
     sizes = check_shapes(q, k, v)
+    first, sizes["B"] = (0, sizes["B"]) if request is None else request
     batch, device = sizes["B"], q.device
     double = torch.float64 in (q.dtype, dtype)
     compute = torch.float64 if double else torch.float32
@@ -158,6 +164,7 @@ def make_inputs(
         sizes=sizes,
         widths=widths if v is None else widths | {VectorName.V: sizes["DV"]},
         seed=seed,
+        first=first,
         dtype=compute,
         rounded=q.dtype if narrow else None,
     )

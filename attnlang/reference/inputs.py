@@ -36,6 +36,7 @@ class Inputs:
     sizes: dict[str, int]  # of the tensors that were passed; `KV` is the longest request's
     widths: Mapping[VectorName, int]
     seed: int
+    first: int  # the number of the request that q, k and v begin with
     dtype: torch.dtype  # of all float arithmetic
     rounded: (
         torch.dtype | None

@@ -8,8 +8,7 @@
 #pragma once
 
 #include <algorithm>
-#include <exception>
-#include <memory>
+#include <deque>
 #include <vector>
 
 #include "attnlang/cpu/parallel.h"
@@ -27,6 +26,29 @@
 
 namespace attnlang::cpu {
 
+// What a thread works in, whatever the problem: room for so many query tiles and keys.
+template <class Variant, class Element, int kD, int kDV>
+struct BackwardWorker {
+  Buffer<BackwardTile<Variant, Element, kD, kDV>> scratch;
+  HeadQueries<kD, kDV> queries;
+  PartialSums<Variant> partials;
+  TileSelection selection;
+  Buffer<float> keys, values;  // the gradients of an item's keys and values
+
+  BackwardWorker(int64_t tiles, int64_t most_keys, const RowSelections& selections)
+      : scratch(1),
+        queries(tiles),
+        partials(tiles),
+        selection(selections, tiles),
+        keys(most_keys * kD),
+        values(most_keys * kDV) {}
+  bool complete() const {
+    return scratch && queries.complete() && partials.complete() && selection.complete() && keys &&
+           values;
+  }
+};
+
+// The gradients of one problem: a dense call, or a request of a packed one.
 template <class Variant, class Element, int kD, int kDV>
 class Backward {
  public:
@@ -36,90 +58,54 @@ class Backward {
   using Sums = typename Variant::Sums;
   using Queries = HeadQueries<kD, kDV>;
   using Scratch = BackwardTile<Variant, Element, kD, kDV>;
+  using Worker = BackwardWorker<Variant, Element, kD, kDV>;
 
-  Backward(const Problem<Element>& problem, const Params& params, const Gradients& gradients)
+  // `heads`: the key heads of all problems of the call, which say how finely keys are cut.
+  Backward(const Problem<Element>& problem, const Params& params, const Gradients& gradients,
+           int64_t heads)
       : problem_(problem),
         params_(params),
         gradients_(gradients),
         tiles_((problem.queries + kQueryTile - 1) / kQueryTile),
-        heads_(problem.batch * problem.kv_heads),
-        cut_(KeyParts::of(heads_, problem.keys, kKeyTile)),
-        selections_(problem.call),
+        cut_(KeyParts::of(heads, problem.keys, kKeyTile)),
         query_grads_(problem.batch * problem.heads * cut_.parts * head_size()) {}
 
-  int run(char* error) {
-    if (!query_grads_) return fail(error, "out of memory");
-    GradientSums sums(gradients_, Variant::kScalarCount, Variant::kTensorCount, Variant::kOwned,
-                      problem_.kv_heads);
-    // With parameters, a slab is one key head's work in order; without, items go as they come.
-    const int64_t slabs = sums.any() ? problem_.kv_heads : heads_ * cut_.parts;
-    const int threads = thread_count(slabs);
-    std::vector<Worker> workers;
-    for (int i = 0; i < threads; ++i) {
-      workers.emplace_back(tiles_, cut_.keys_per_part, selections_);
-      if (!workers.back().complete()) return fail(error, "out of memory");
-    }
-    parallel_for(slabs, threads, [&](int64_t slab, int thread) {
-      if (!sums.any()) {
-        run_item(slab / cut_.parts, slab % cut_.parts, workers[thread], Variant::no_sums());
-        return;
-      }
-      Sums own = Variant::sums(gradients_, [&](int i) { return sums.at(i, slab); });
-      for (int64_t b = 0; b < problem_.batch; ++b) {
-        for (int64_t part = 0; part < cut_.parts; ++part) {
-          run_item(b * problem_.kv_heads + slab, part, workers[thread], own);
-        }
-      }
+  bool complete() const { return static_cast<bool>(query_grads_); }
+  int64_t tiles() const { return tiles_; }
+  int64_t keys_per_part() const { return cut_.keys_per_part; }
+  int64_t items() const { return problem_.batch * problem_.kv_heads * cut_.parts; }
+  int64_t item_cost() const { return problem_.queries * cut_.keys_per_part; }
+  int64_t query_blocks() const { return problem_.batch * problem_.heads * tiles_; }
+
+  // Where key head `slab` adds to the parameters' gradients; `whole` are those of the call.
+  Sums sums(const Gradients& whole, GradientSums& targets, int64_t slab) const {
+    return Variant::sums(gradients_, [&](int i) {
+      float* base = targets.at(i, slab);
+      const int tensor = i - Variant::kScalarCount;
+      if (base == nullptr || tensor < 0) return base;
+      return base + (static_cast<const float*>(gradients_.tensors[tensor].data) -
+                     static_cast<const float*>(whole.tensors[tensor].data));
     });
-    sums.finish();
-    const int64_t blocks = problem_.batch * problem_.heads * tiles_;
-    parallel_for(blocks, thread_count(blocks), [&](int64_t i, int) { write_queries(i); });
-    return 0;
   }
 
- private:
-  // What a thread works in.
-  struct Worker {
-    std::unique_ptr<Buffer<Scratch>> scratch = std::make_unique<Buffer<Scratch>>(1);
-    std::unique_ptr<Queries> queries;
-    std::unique_ptr<PartialSums<Variant>> partials;
-    std::unique_ptr<TileSelection> selection;
-    std::unique_ptr<Buffer<float>> keys, values;  // the gradients of an item's keys and values
-    Worker(int64_t tiles, int64_t keys_per_part, const RowSelections& selections)
-        : queries(std::make_unique<Queries>(tiles)),
-          partials(std::make_unique<PartialSums<Variant>>(tiles)),
-          selection(std::make_unique<TileSelection>(selections, tiles)),
-          keys(std::make_unique<Buffer<float>>(keys_per_part * kD)),
-          values(std::make_unique<Buffer<float>>(keys_per_part * kDV)) {}
-    bool complete() const {
-      return *scratch && queries->complete() && partials->complete() && selection->complete() &&
-             *keys && *values;
+  // All work of one key head, in order.
+  void run_slab(int64_t h_kv, Worker& worker, const Sums& sums) {
+    for (int64_t b = 0; b < problem_.batch; ++b) {
+      for (int64_t part = 0; part < cut_.parts; ++part) {
+        run_item((b * problem_.kv_heads + h_kv) * cut_.parts + part, worker, sums);
+      }
     }
-  };
-
-  struct Item {
-    int64_t b, h_kv, k0, k1;  // columns [k0, k1) of the tensors; those that exist end earlier
-  };
-
-  int64_t head_size() const { return tiles_ * kQueryTile * kD; }
-  float* query_grads(int64_t b, int64_t h, int64_t part) {
-    return query_grads_.data() + ((b * problem_.heads + h) * cut_.parts + part) * head_size();
-  }
-  Request request(int64_t b, int64_t h, int64_t tile) const {
-    const int64_t q0 = tile * kQueryTile;
-    return problem_.template request<Variant>(params_, b, h, q0 + tile_rows(tile) / 2);
-  }
-  int tile_rows(int64_t tile) const {
-    return static_cast<int>(std::min<int64_t>(kQueryTile, problem_.queries - tile * kQueryTile));
   }
 
-  void run_item(int64_t head, int64_t part, Worker& worker, const Sums& sums) {
+  void run_item(int64_t index, Worker& worker, const Sums& sums) {
+    const int64_t head = index / cut_.parts, part = index % cut_.parts;
     const int64_t begin = std::min(cut_.begin(part), problem_.keys);
     const int64_t end =
         part + 1 == cut_.parts ? problem_.keys : std::min(cut_.begin(part + 1), problem_.keys);
-    const Item item{head / problem_.kv_heads, head % problem_.kv_heads, begin, end};
-    std::fill_n(worker.keys->data(), (end - begin) * kD, 0.0f);
-    std::fill_n(worker.values->data(), (end - begin) * kDV, 0.0f);
+    const Item item{problem_.first + head / problem_.kv_heads, head % problem_.kv_heads, begin,
+                    end};
+    std::fill_n(worker.keys.data(), (end - begin) * kD, 0.0f);
+    std::fill_n(worker.values.data(), (end - begin) * kDV, 0.0f);
     const int64_t group = problem_.group();
     for (int64_t h = item.h_kv * group; h < (item.h_kv + 1) * group; ++h) {
       float* query_grads = this->query_grads(item.b, h, part);
@@ -127,6 +113,41 @@ class Backward {
       run_head(item, h, part == 0, worker, query_grads, sums);
     }
     write_keys(item, worker);
+  }
+
+  // A query tile of a head: the sum over the parts, in their order.
+  void write_queries(int64_t block) {
+    const int64_t tile = block % tiles_, head = block / tiles_;
+    const int64_t b = problem_.first + head / problem_.heads, h = head % problem_.heads;
+    alignas(64) float row[kD];
+    for (int m = 0; m < tile_rows(tile); ++m) {
+      std::fill_n(row, kD, 0.0f);
+      for (int64_t part = 0; part < cut_.parts; ++part) {
+        const float* column = query_grads(b, h, part) + tile * kQueryTile * kD +
+                              m / kPanel * kD * kPanel + m % kPanel;
+        for (int d = 0; d < kD; ++d) row[d] += column[d * kPanel];
+      }
+      float_to_row(gradient_row<Element>(gradients_.q, b, h, tile * kQueryTile + m),
+                   gradients_.q.stride[3], row, kD);
+    }
+  }
+
+ private:
+  struct Item {
+    int64_t b, h_kv, k0, k1;  // columns [k0, k1) of the tensors; those that exist end earlier
+  };
+
+  int64_t head_size() const { return tiles_ * kQueryTile * kD; }
+  float* query_grads(int64_t b, int64_t h, int64_t part) {
+    return query_grads_.data() +
+           (((b - problem_.first) * problem_.heads + h) * cut_.parts + part) * head_size();
+  }
+  Request request(int64_t b, int64_t h, int64_t tile) const {
+    const int64_t q0 = tile * kQueryTile;
+    return problem_.template request<Variant>(params_, b, h, q0 + tile_rows(tile) / 2);
+  }
+  int tile_rows(int64_t tile) const {
+    return static_cast<int>(std::min<int64_t>(kQueryTile, problem_.queries - tile * kQueryTile));
   }
 
   void clear_queries(float* grads) const {
@@ -139,10 +160,10 @@ class Backward {
   // `first`: what reaches a row without its keys (sink, shift) is added by the first part alone.
   void run_head(const Item& item, int64_t h, bool first, Worker& worker, float* query_grads,
                 const Sums& sums) {
-    Scratch& scratch = *worker.scratch->data();
-    Queries& queries = *worker.queries;
+    Scratch& scratch = *worker.scratch.data();
+    Queries& queries = worker.queries;
     load_head(item.b, h, scratch, queries);
-    worker.partials->start_head();
+    worker.partials.start_head(tiles_);
     std::fill_n(scratch.no_key, kD, 0.0f);
     scratch.tile.start();
     const auto kv = problem_.kv(item.b, item.h_kv);
@@ -156,18 +177,18 @@ class Backward {
 
   void run_keys(const Item& item, int64_t h, const StridedKv<Element>& kv, int64_t k0, int n,
                 Worker& worker, float* query_grads, const Sums& sums) {
-    Scratch& scratch = *worker.scratch->data();
+    Scratch& scratch = *worker.scratch.data();
     const Request whole = problem_.template request<Variant>(params_, item.b, h);
     const TileSelection* selection = nullptr;
-    if (worker.selection->given()) {
-      worker.selection->load(item.b * problem_.kv_heads + item.h_kv, problem_.queries, k0, n);
-      if (!worker.selection->any()) return;
-      selection = worker.selection.get();
+    if (worker.selection.given()) {
+      worker.selection.load(item.b * problem_.kv_heads + item.h_kv, problem_.queries, k0, n);
+      if (!worker.selection.any()) return;
+      selection = &worker.selection;
     }
     scratch.load_keys(whole, kv, k0, n, selection);
-    worker.partials->start_keys();
-    float* key_grads = worker.keys->data() + (k0 - item.k0) * kD;
-    float* value_grads = worker.values->data() + (k0 - item.k0) * kDV;
+    worker.partials.start_keys();
+    float* key_grads = worker.keys.data() + (k0 - item.k0) * kD;
+    float* value_grads = worker.values.data() + (k0 - item.k0) * kDV;
     const auto verdict_of = [&](int64_t q0, int64_t q1) {
       return tile_verdict<Variant>(whole, q0, q1, k0, k0 + n);
     };
@@ -181,17 +202,17 @@ class Backward {
       const Request request = this->request(item.b, h, tile);
       const TilePlace place{tile, rows, k0, n};
       if (masked || rows < kQueryTile) {
-        scratch.template elements<true>(request, place, selection, *worker.queries);
+        scratch.template elements<true>(request, place, selection, worker.queries);
       } else {
-        scratch.template elements<false>(request, place, nullptr, *worker.queries);
+        scratch.template elements<false>(request, place, nullptr, worker.queries);
       }
       const ElementGradients gradients{scratch.dots, scratch.reached, scratch.factors};
-      worker.partials->add_elements(request, place, scratch.rows, scratch.columns, gradients, sums);
-      scratch.products(place, *worker.queries, query_grads, key_grads, value_grads);
+      worker.partials.add_elements(request, place, scratch.rows, scratch.columns, gradients, sums);
+      scratch.products(place, worker.queries, query_grads, key_grads, value_grads);
     };
     visit_tiles(query_coverage<Variant>(whole, k0, k0 + n), 0, problem_.queries, kQueryTile,
                 verdict_of, run);
-    worker.partials->finish_keys(whole, k0, n, sums);
+    worker.partials.finish_keys(whole, k0, n, sums);
   }
 
   // From the queries and what reached out and lse to what the element loop needs of each row.
@@ -209,68 +230,81 @@ class Backward {
 
   // What was gathered by rows and by the whole head, and what reached sinks and shifts.
   void finish_head(int64_t b, int64_t h, bool first, Worker& worker, const Sums& sums) const {
-    Row* rows = worker.scratch->data()->rows;
+    Row* rows = worker.scratch.data()->rows;
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       const Request request = this->request(b, h, tile);
       load_rows<Variant>(request, tile * kQueryTile, rows);
-      worker.partials->finish_rows(request, tile, tile_rows(tile), rows,
-                                   worker.queries->sink.data(), worker.queries->shift.data(), first,
-                                   sums);
+      worker.partials.finish_rows(request, tile, tile_rows(tile), rows, worker.queries.sink.data(),
+                                  worker.queries.shift.data(), first, sums);
     }
-    worker.partials->finish_head(problem_.template request<Variant>(params_, b, h), sums);
+    worker.partials.finish_head(problem_.template request<Variant>(params_, b, h), sums);
   }
 
   void write_keys(const Item& item, Worker& worker) const {
     for (int64_t j = item.k0; j < item.k1; ++j) {
       float_to_row(gradient_row<Element>(gradients_.k, item.b, item.h_kv, j),
-                   gradients_.k.stride[3], worker.keys->data() + (j - item.k0) * kD, kD);
+                   gradients_.k.stride[3], worker.keys.data() + (j - item.k0) * kD, kD);
       float_to_row(gradient_row<Element>(gradients_.v, item.b, item.h_kv, j),
-                   gradients_.v.stride[3], worker.values->data() + (j - item.k0) * kDV, kDV);
-    }
-  }
-
-  // Query tile `block` of all heads: the sum over the parts, in their order.
-  void write_queries(int64_t block) {
-    const int64_t tile = block % tiles_, head = block / tiles_;
-    const int64_t b = head / problem_.heads, h = head % problem_.heads;
-    alignas(64) float row[kD];
-    for (int m = 0; m < tile_rows(tile); ++m) {
-      std::fill_n(row, kD, 0.0f);
-      for (int64_t part = 0; part < cut_.parts; ++part) {
-        const float* column = query_grads(b, h, part) + tile * kQueryTile * kD +
-                              m / kPanel * kD * kPanel + m % kPanel;
-        for (int d = 0; d < kD; ++d) row[d] += column[d * kPanel];
-      }
-      float_to_row(gradient_row<Element>(gradients_.q, b, h, tile * kQueryTile + m),
-                   gradients_.q.stride[3], row, kD);
+                   gradients_.v.stride[3], worker.values.data() + (j - item.k0) * kDV, kDV);
     }
   }
 
   const Problem<Element>& problem_;
   const Params& params_;
   const Gradients& gradients_;
-  const int64_t tiles_, heads_;
+  const int64_t tiles_;
   const KeyParts cut_;
-  const RowSelections selections_;
   Buffer<float> query_grads_;
 };
 
-// 0, or -1 and a message in `error` (kErrorSize).
+// The gradients of a call's problems. Without parameters, items go as they come, costly ones first;
+// with parameters, a slab is all work of one key head, in order.
 template <class Variant, class Element, int kD, int kDV>
-int run_backward(const Call& call, const Gradients& gradients, char* error) {
-  static_assert(check_variant<Variant>());
-  static_assert(check_gradient_variant<Variant>());
-  error[0] = '\0';
-  if (check_call<Element, kD, kDV, kDV>(call, error) != 0) return -1;
-  if (call.kv_indices.data != nullptr && check_selection(call, error) != 0) return -1;
-  const Problem<Element> problem(call);
-  const typename Variant::Params params = Variant::params(call);
-  if (problem.batch == 0 || problem.heads == 0) return 0;
-  try {
-    return Backward<Variant, Element, kD, kDV>(problem, params, gradients).run(error);
-  } catch (const std::exception& exception) {
-    return fail(error, "%s", exception.what());
+int run_problems(std::deque<Backward<Variant, Element, kD, kDV>>& problems, const Gradients& whole,
+                 const RowSelections& selections, int64_t kv_heads, char* error) {
+  using Problem = Backward<Variant, Element, kD, kDV>;
+  struct Place {
+    Problem* problem;
+    int64_t index;
+  };
+  std::vector<Place> items, blocks;
+  int64_t tiles = 0, most_keys = 0;
+  for (Problem& problem : problems) {
+    if (!problem.complete()) return fail(error, "out of memory");
+    for (int64_t i = 0; i < problem.items(); ++i) items.push_back({&problem, i});
+    for (int64_t i = 0; i < problem.query_blocks(); ++i) blocks.push_back({&problem, i});
+    tiles = std::max(tiles, problem.tiles());
+    most_keys = std::max(most_keys, problem.keys_per_part());
   }
+  GradientSums sums(whole, Variant::kScalarCount, Variant::kTensorCount, Variant::kOwned, kv_heads);
+  const int64_t count = static_cast<int64_t>(items.size());
+  const int64_t slabs = sums.any() ? kv_heads : count;
+  const int threads = thread_count(slabs);
+  std::deque<typename Problem::Worker> workers;
+  for (int i = 0; i < threads; ++i) {
+    if (!workers.emplace_back(tiles, most_keys, selections).complete()) {
+      return fail(error, "out of memory");
+    }
+  }
+  if (sums.any()) {
+    parallel_for(slabs, threads, [&](int64_t slab, int thread) {
+      for (Problem& problem : problems) {
+        problem.run_slab(slab, workers[thread], problem.sums(whole, sums, slab));
+      }
+    });
+    sums.finish();
+  } else {
+    const std::vector<int64_t> order =
+        longest_first(count, 1, 1, [&](int64_t i) { return items[i].problem->item_cost(); });
+    parallel_for(count, threads, [&](int64_t i, int thread) {
+      const Place& item = items[order[i]];
+      item.problem->run_item(item.index, workers[thread], Variant::no_sums());
+    });
+  }
+  const int64_t block_count = static_cast<int64_t>(blocks.size());
+  parallel_for(block_count, thread_count(block_count),
+               [&](int64_t i, int) { blocks[i].problem->write_queries(blocks[i].index); });
+  return 0;
 }
 
 }  // namespace attnlang::cpu

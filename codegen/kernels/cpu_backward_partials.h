@@ -39,10 +39,12 @@ class PartialSums {
   using Partials = typename Variant::Partials;
   static constexpr int kCount = Partials::kCount;
 
-  explicit PartialSums(int64_t tiles) : rows_(kCount * tiles * kQueryTile), tiles_(tiles) {}
+  explicit PartialSums(int64_t most_tiles) : rows_(kCount * most_tiles * kQueryTile) {}
   bool complete() const { return static_cast<bool>(rows_); }
 
-  void start_head() {
+  // A head of so many query tiles.
+  void start_head(int64_t tiles) {
+    tiles_ = tiles;
     std::fill_n(request_, kCount, 0.0);
     std::fill_n(rows_.data(), kCount * tiles_ * kQueryTile, 0.0f);
   }
@@ -152,7 +154,7 @@ class PartialSums {
   alignas(64) float columns_[(kCount > 0 ? kCount : 1) * kKeyTile];
   double request_[kCount > 0 ? kCount : 1];
   Buffer<float> rows_;  // [partial][row]
-  int64_t tiles_;
+  int64_t tiles_ = 0;
 };
 
 }  // namespace attnlang::cpu

@@ -16,11 +16,11 @@
 
 namespace attnlang::cpu {
 
-// A dense float32 tensor that is added to; indices are clamped, as those of reads are.
+// A float32 tensor that is added to; indices are clamped, as those of reads are.
 template <int kRank>
 struct SumView {
   float* data = nullptr;
-  int64_t size[kRank == 0 ? 1 : kRank] = {};
+  int64_t size[kRank == 0 ? 1 : kRank] = {}, stride[kRank == 0 ? 1 : kRank] = {};
 
   bool wanted() const { return data != nullptr; }
 
@@ -29,7 +29,7 @@ struct SumView {
   void add(float value, Index... index) const {
     int64_t offset = 0;
     int axis = 0;
-    ((offset = offset * size[axis] + clamp_index(index, size[axis]), ++axis), ...);
+    ((offset += clamp_index(index, size[axis]) * stride[axis], ++axis), ...);
     data[offset] += value;
   }
 };
@@ -38,7 +38,7 @@ template <int kRank>
 SumView<kRank> sum_view(const Tensor& tensor, float* data) {
   SumView<kRank> view{.data = data};
   for (int i = 0; i < kRank; ++i) {
-    view.size[i] = tensor.size[i];
+    view.size[i] = tensor.size[i], view.stride[i] = tensor.stride[i];
     if (tensor.size[i] == 0) view.data = nullptr;  // nothing to add to
   }
   return view;
@@ -59,10 +59,14 @@ void scatter(const SumView<kRank>& sums, F values, int count, Index... index) {
   }
 }
 
+// The elements in memory: where a stride is 0, an axis repeats them.
 inline int64_t count_elements(const Tensor& tensor) {
-  int64_t n = 1;
-  for (int i = 0; i < tensor.rank; ++i) n *= tensor.size[i];
-  return n;
+  int64_t last = 0;
+  for (int i = 0; i < tensor.rank; ++i) {
+    if (tensor.size[i] == 0) return 0;
+    last += (tensor.size[i] - 1) * tensor.stride[i];
+  }
+  return last + 1;
 }
 
 // The targets of a call: one a run-time scalar, then one a tensor.

@@ -1,7 +1,7 @@
 // Hand-written functors with their derivatives, as the emitter would print them, for kernel tests.
 #pragma once
 
-#include "kernels/cpu_backward.h"
+#include "kernels/cpu_backward_attention.h"
 #include "variants.h"
 
 namespace attnlang::cpu {

@@ -29,6 +29,7 @@ struct Binding {
   void (*schedule)(const Op& op, StackValue* stack, uint64_t inputs);
   void (*lend_api)(const Op& op, StackValue* stack, uint64_t inputs);
   void (*backward)(const BackwardOp& op, StackValue* stack, uint64_t inputs);
+  void (*packed_backward)(const BackwardOp& op, StackValue* stack, uint64_t inputs);
 };
 
 //   attnlang::<name>            the forward: (out, lse, max)
@@ -44,12 +45,13 @@ struct Op {
   KernelTable* kernels;
 };
 
-// The op of one backward kernel: `attnlang::<name>` (`op_backward.h`).
+// The ops of one backward kernel: `attnlang::<name>`, and on the CPU `attnlang::<name>_packed`
+// (`op_backward.h`).
 struct BackwardOp {
   const Spec* spec;
   BackwardFunction run;
   BackwardWorkspaceFunction workspace;  // of a GPU's kernel, maybe emulated; null: of the CPU
-  TorchFunction backward;
+  TorchFunction backward, packed_backward;
   const Binding* binding;  // filled when it is registered
 };
 
@@ -71,11 +73,14 @@ constexpr Op make_op(const Spec& spec) {
 template <BackwardOp& kOp>
 constexpr BackwardOp make_backward_op(const Spec& spec, BackwardFunction run,
                                       BackwardWorkspaceFunction workspace) {
+  using Stack = StackValue*;
   return {
       .spec = &spec,
       .run = run,
       .workspace = workspace,
-      .backward = [](StackValue* s, uint64_t n, uint64_t) { kOp.binding->backward(kOp, s, n); },
+      .backward = [](Stack s, uint64_t n, uint64_t) { kOp.binding->backward(kOp, s, n); },
+      .packed_backward = [](Stack s, uint64_t n,
+                            uint64_t) { kOp.binding->packed_backward(kOp, s, n); },
       .binding = nullptr,
   };
 }

@@ -3,6 +3,8 @@
 // Its arguments are those of the forward op, then out, lse, what reached them, and which parameters
 // want a gradient (a bit each: the run-time scalars, then the tensors). It returns the gradients of
 // q, k and v in their dtype, then one float32 tensor a parameter, empty where none is wanted.
+// `<name>_packed` is the same of packed calls, on the CPU: each tensor as the packed forward has
+// it.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +39,30 @@ struct Saved {
   }
 };
 
+// [rows, heads] as [1, heads, rows].
+inline Tensor packed_lse(const Tensor& t) {
+  if (t.rank != 2) refuse_argument("lse", "expected [rows, heads]");
+  Tensor rows = t;
+  rows.rank = 3;
+  rows.size[0] = 1, rows.size[1] = t.size[1], rows.size[2] = t.size[0];
+  rows.stride[0] = 0, rows.stride[1] = t.stride[1], rows.stride[2] = t.stride[0];
+  return rows;
+}
+
+// A tensor parameter as a packed call passes it, of one with the axes that the spec declares:
+// `unfolded` backwards.
+inline Tensor folded(const Tensor& tensor, const TensorParam& param) {
+  if (param.batch_axis < 0 || param.row_axis < 0) return tensor;
+  Tensor passed = tensor;
+  passed.rank = 0;
+  const auto take = [&](int32_t axis) { passed.size[passed.rank++] = tensor.size[axis]; };
+  take(param.row_axis);
+  for (int32_t axis = 0; axis < tensor.rank; ++axis) {
+    if (axis != param.row_axis && axis != param.batch_axis) take(axis);
+  }
+  return passed;
+}
+
 inline bool same_rows(const Call& call, const Tensor& t) {
   return std::equal(t.size, t.size + 3, call.q.size);
 }
@@ -56,18 +82,24 @@ inline void expect_saved(const Call& call, const Gradients& g, bool on_gpu) {
   }
 }
 
-// Dense, its memory ordered as the tensor's: heads inside rows where they lie so.
-inline void allocate_like(const Tensor& like, Tensor& result, const Device& device,
+// Dense, its memory ordered as the tensor's: heads inside rows where they lie so. That of a packed
+// one is [rows, heads, d].
+inline void allocate_like(const Tensor& like, bool packed, Tensor& result, const Device& device,
                           OwnedTensor& owner) {
   const int64_t h = like.size[1], n = like.size[2], d = like.size[3];
   const auto positive = at_least_one;
-  const bool rows_first = like.stride[1] < like.stride[2];
+  const bool rows_first = packed || like.stride[1] < like.stride[2];
   result = like;
   result.stride[0] = positive(h) * positive(n) * positive(d);
   result.stride[1] = rows_first ? positive(d) : positive(n) * positive(d);
   result.stride[2] = rows_first ? positive(h) * positive(d) : positive(d);
   result.stride[3] = 1;
-  result.data = allocate(4, result.size, result.stride, result.dtype, device, owner);
+  if (packed) {
+    const int64_t size[] = {n, h, d}, stride[] = {result.stride[2], result.stride[1], 1};
+    result.data = allocate(3, size, stride, result.dtype, device, owner);
+  } else {
+    result.data = allocate(4, result.size, result.stride, result.dtype, device, owner);
+  }
 }
 
 // Dense, float32, of a parameter's shape, `zeros` where the CPU adds to it; empty and null where
@@ -90,36 +122,50 @@ inline void allocate_sum(bool wanted, bool zeros, const Tensor& shape, Tensor& r
   if (zeros) std::memset(result.data, 0, static_cast<size_t>(count) * sizeof(float));
 }
 
-inline void backward(const BackwardOp& op, StableIValue* stack, uint64_t inputs) {
+inline void differentiate(const BackwardOp& op, StableIValue* stack, uint64_t inputs,
+                          const Argument* table, int32_t count) {
   const Spec& spec = *op.spec;
   const bool on_gpu = op.workspace != nullptr;
   const int32_t parameters = spec.scalar_count + spec.tensor_count;
-  expect_count(spec, inputs, spec.argument_count + kSavedArguments);
-  const Arguments arguments(stack, spec.arguments, spec.argument_count);
-  const Saved saved(stack + spec.argument_count);
+  expect_count(spec, inputs, count + kSavedArguments);
+  const Arguments arguments(stack, table, count);
+  const Saved saved(stack + count);
   static const KernelTable none;  // the kernel comes with the op
   Bound bound(spec, none, arguments);
   Call& call = bound.call;
   const DeviceGuard guard(bound.device);
 
+  const bool packed = call.packed != nullptr;
+  const auto rows_of = [&](const OwnedTensor& tensor) {
+    const Tensor rows = view(tensor.get(), "out");
+    return packed ? packed_rows(rows, "out") : rows;
+  };
+  const auto lse_of = [&](const OwnedTensor& tensor) {
+    const Tensor lse = view(tensor.get(), "lse");
+    return packed ? packed_lse(lse) : lse;
+  };
   Gradients gradients{};
-  gradients.out = view(saved.out.get(), "out");
-  gradients.out_grad = view(saved.out_grad.get(), "out_grad");
-  const Tensor lse = view(saved.lse.get(), "lse");
-  if (lse.rank == 3) gradients.lse = lse;
-  if (saved.lse_grad.get() != nullptr) gradients.lse_grad = view(saved.lse_grad.get(), "lse_grad");
+  gradients.out = rows_of(saved.out);
+  gradients.out_grad = rows_of(saved.out_grad);
+  if (view(saved.lse.get(), "lse").rank != 1) gradients.lse = lse_of(saved.lse);
+  if (saved.lse_grad.get() != nullptr) gradients.lse_grad = lse_of(saved.lse_grad);
   expect_saved(call, gradients, on_gpu);
 
   std::vector<OwnedTensor> results(3 + parameters);
-  allocate_like(call.q, gradients.q, bound.device, results[0]);
-  allocate_like(call.k, gradients.k, bound.device, results[1]);
-  allocate_like(call.v, gradients.v, bound.device, results[2]);
+  allocate_like(call.q, packed, gradients.q, bound.device, results[0]);
+  allocate_like(call.k, packed, gradients.k, bound.device, results[1]);
+  allocate_like(call.v, packed, gradients.v, bound.device, results[2]);
   std::vector<Tensor> sums(parameters);
   for (int32_t i = 0; i < parameters; ++i) {
     const bool wanted = (saved.wanted >> i & 1) != 0;
     const int32_t tensor = i - spec.scalar_count;
-    allocate_sum(wanted, !on_gpu, tensor < 0 ? Tensor{} : bound.tensors[tensor], sums[i],
+    const Tensor shape = tensor < 0 ? Tensor{} : bound.tensors[tensor];
+    const bool folds = packed && tensor >= 0;
+    allocate_sum(wanted, !on_gpu, folds ? folded(shape, spec.tensors[tensor]) : shape, sums[i],
                  bound.device, results[3 + i]);
+    if (wanted && folds && shape.rank != sums[i].rank) {
+      sums[i] = unfolded(sums[i], spec.tensors[tensor], bound.packed.requests);
+    }
   }
   gradients.scalars = sums.data();
   gradients.tensors = sums.data() + spec.scalar_count;
@@ -132,6 +178,14 @@ inline void backward(const BackwardOp& op, StableIValue* stack, uint64_t inputs)
   char error[kErrorSize] = "";
   if (op.run(&call, &gradients, error) != 0) report(spec, error);
   for (int32_t i = 0; i < 3 + parameters; ++i) stack[i] = from_handle(results[i].release());
+}
+
+inline void backward(const BackwardOp& op, StableIValue* stack, uint64_t inputs) {
+  differentiate(op, stack, inputs, op.spec->arguments, op.spec->argument_count);
+}
+
+inline void packed_backward(const BackwardOp& op, StableIValue* stack, uint64_t inputs) {
+  differentiate(op, stack, inputs, op.spec->packed_arguments, op.spec->packed_argument_count);
 }
 
 }  // namespace attnlang::op

@@ -25,7 +25,8 @@ inline constexpr Binding kBinding{.forward = forward,
                                   .packed = packed,
                                   .schedule = schedule,
                                   .lend_api = lend_api,
-                                  .backward = backward};
+                                  .backward = backward,
+                                  .packed_backward = packed_backward};
 
 inline TorchLibraryHandle open_library(const char* dispatch_key) {
   TorchLibraryHandle library = nullptr;
@@ -69,7 +70,12 @@ inline void register_backward_op(BackwardOp& op) {
   if (aoti_torch_library_def(definitions, op.spec->schema) != 0) return;
   op.binding = &kBinding;
   implement(open_library("CPU"), op.spec->name, op.backward);
-  if (op.workspace != nullptr) implement(open_library("CUDA"), op.spec->name, op.backward);
+  if (op.workspace != nullptr) {
+    implement(open_library("CUDA"), op.spec->name, op.backward);
+    return;
+  }
+  check(aoti_torch_library_def(definitions, op.spec->packed_schema), "define an op");
+  implement(open_library("CPU"), std::string(op.spec->name) + "_packed", op.packed_backward);
 }
 
 // Calls `f`; no exception passes through C.
