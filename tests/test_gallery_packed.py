@@ -1,4 +1,7 @@
-"""The gallery in ragged and paged calls, each request against the float64 reference."""
+"""The gallery in ragged and paged calls, each request against the float64 reference.
+
+Ragged ones with their gradients.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import zlib
 import pytest
 import torch
 from paged_inputs import Pool
+from ragged_gradients import check_gradients
 from ragged_inputs import pack
 from support import EXAMPLES, PARAMS, Sizes
 from test_gallery import SAMPLE
@@ -52,6 +56,25 @@ def test_variant_agrees_with_the_reference(name: str) -> None:
     paged, paged_lse = pool.run(pool.spread(call.k), v, paged=keys)
     assert torch.equal(paged, out)
     assert lse is None or torch.equal(paged_lse, lse)
+
+
+DIFFERENTIATED = ("alibi", "forgetting", "gated_output")  # by the default run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in DIFFERENTIATED else pytest.mark.slow)
+        for name in sorted(PARAMS.keys() - WITHOUT_A_PLACE)
+    ],
+)
+def test_gradients_agree_with_the_reference(name: str) -> None:
+    variant = attnlang.load(EXAMPLES / f"{name}.attn")
+    g = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    dtype = (torch.float32, torch.bfloat16)[zlib.crc32(name.encode()) % 2]
+    call = pack(variant, LENGTHS, HEADS, dtype, g)
+    seed = {"seed": 1} if variant.ir.weights.dropout is not None else {}
+    check_gradients(call, g, **seed)
 
 
 def test_the_list_of_what_has_no_place_is_right() -> None:

@@ -190,7 +190,6 @@ WRONG = {
     "short": ({"order": torch.zeros(4, dtype=torch.int32)}, "KV >= 6, for the longest request"),
     "offset": ({"q_offset": torch.zeros(3, dtype=torch.int32)}, r"int tensor \[B = 2\]"),
     "unknown": ({"kv_lens": torch.tensor([3, 6])}, "a name that the spec does not have"),
-    "grad": ({"q": torch.zeros(5, 4, 40, requires_grad=True)}, "need no gradient"),
     "place": ({"kv_indptr": torch.tensor([0, 3, 9]).to("meta")}, "found one on meta"),
 }
 
