@@ -41,6 +41,7 @@ template <int kD, int kDV>
 struct Bf16Tile {
   static constexpr int kPairs = (kD + 1) / 2;
   static constexpr int kKeyPairs = kKeyTile / 2;
+  static constexpr int kExp2Degree = 4;  // weights are rounded to 8 bits
 
   alignas(64) uint32_t q[kPanels * kPairs * kPanel];  // [panel][pair of d][kPanel]
   alignas(64) uint32_t k[kKeyTile * kPairs];

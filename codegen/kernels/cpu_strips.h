@@ -98,7 +98,7 @@ struct Strips {
       const float* row = scores + j * kPanel;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) weights[v] = load_f(row + v * kLanes) - base[v];
-      exp2_below_one<kVectors>(weights);
+      exp2_below_one<kVectors, Tile::kExp2Degree>(weights);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         sum[v] += weights[v];

@@ -41,6 +41,8 @@ void load_panels(float* panels, int rows, const Read& read) {
 
 template <class Element, int kD, int kDV>
 struct FloatTile {
+  static constexpr int kExp2Degree = 5;
+
   // [panel][d][kPanel]
   alignas(64) float q[kPanels * kD * kPanel];
   alignas(64) float k[kKeyTile * kD];

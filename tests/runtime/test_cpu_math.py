@@ -11,8 +11,8 @@ from cpu_harness import build
 
 UNARY = [
     "abs", "sign", "floor", "ceil", "round", "sqrt", "rsqrt", "exp", "exp2", "exp2_below_one",
-    "log", "log2", "log1p", "sin", "cos", "tanh", "sigmoid", "softplus", "relu", "gelu",
-    "silu", "erf", "cube", "inverse_square",
+    "weight_of_8_bits", "log", "log2", "log1p", "sin", "cos", "tanh", "sigmoid", "softplus", "relu",
+    "gelu", "silu", "erf", "cube", "inverse_square",
 ]  # fmt: skip
 BINARY = ["min", "max", "pow", "floordiv", "floormod"]
 INT_BINARY = ["floordiv", "floormod", "min", "max", "bit"]
@@ -26,6 +26,12 @@ template <Real T> T cube(T x) { return powi(x, 3); }
 template <Real T> T inverse_square(T x) { return powi(x, -2); }
 template <Integer T> T fifth(T x) { return ipow(x, 5); }
 inline float exp2_below_one(float x) { return exp2_below_one(splat_f(x))[0]; }
+#if defined(__AVX512DQ__)
+inline F weight_of_8_bits(F x) { exp2_below_one<1, 4>(&x); return x; }
+#else
+inline F weight_of_8_bits(F x) { return exp2_below_one(x); }
+#endif
+inline float weight_of_8_bits(float x) { return weight_of_8_bits(splat_f(x))[0]; }
 template <class T> T flag(T x) { return x; }
 inline int64_t flag(bool x) { return -int64_t{x}; }
 inline L wide(L x) { return x; }
@@ -124,6 +130,7 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 ORACLES = {
     "abs": np.abs, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "sqrt": np.sqrt,
     "sign": lambda x: np.where(np.isnan(x), 0, np.sign(x)), "rsqrt": lambda x: 1 / np.sqrt(x),
+    "weight_of_8_bits": np.exp2,
     "exp": np.exp, "exp2": np.exp2, "exp2_below_one": np.exp2, "log": np.log, "log2": np.log2,
     "log1p": np.log1p, "sin": np.sin, "cos": np.cos, "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x),
@@ -134,7 +141,9 @@ ORACLES = {
 # Relative error allowed, in units of 2^-24, beside an absolute one: sigmoid ends where exp(-x)
 # overflows.
 ACCURACY = {
-    "exp2": (4, 1e-44), "exp2_below_one": (4, 2.0**-126), "exp": (6, 1e-44), "log": (3, 1.2e-7),
+    "exp2": (4, 1e-44), "exp2_below_one": (4, 2.0**-126),
+    "weight_of_8_bits": (52, 2.0**-126),
+    "exp": (6, 1e-44), "log": (3, 1.2e-7),
     "log2": (4, 1.2e-7), "log1p": (6, 1e-44), "tanh": (4, 0), "sigmoid": (8, 1e-38),
     "softplus": (8, 1e-44), "silu": (10, 4e-37), "gelu": (8, 4e-7), "erf": (4, 0),
     "sin": (4, 0), "cos": (4, 0), "rsqrt": (4, 0), "cube": (4, 1e-44),
@@ -148,7 +157,7 @@ def test_float_functions(lib, name: str) -> None:
     if name in ("sin", "cos"):
         x = x[np.abs(np.nan_to_num(x)) < 1e4]
         x = np.resize(x, (len(x) + 15) // 16 * 16)
-    if name == "exp2_below_one":
+    if name in ("exp2_below_one", "weight_of_8_bits"):
         x = np.minimum(x, np.float32(0))
     if name in ("cube", "inverse_square"):  # these square first: no overflow in between
         x = np.where(np.abs(x) < 1e-12, np.float32(1), np.clip(x, -1e12, 1e12)).astype(np.float32)
@@ -180,7 +189,8 @@ def test_exactness(lib) -> None:
     assert _call(lib.f_exp2, x).tolist() == powers.tolist()
     whole = np.isfinite(x)
     assert (_call(lib.f_log2, powers)[whole] == x[whole]).all()
-    assert _call(lib.f_exp2_below_one, np.zeros(16, np.float32)).tolist() == [1.0] * 16
+    for below_one in (lib.f_exp2_below_one, lib.f_weight_of_8_bits):
+        assert _call(below_one, np.zeros(16, np.float32)).tolist() == [1.0] * 16
 
 
 def _floordiv(x: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -54,6 +54,12 @@ namespace detail {
 constexpr float kExp2Fraction[] = {1.32647273e-3f, 9.67151299e-3f, 5.55073358e-2f,
                                    2.40222424e-1f, 6.93147004e-1f, 1.0f};
 
+// The same for f in [0, 1]; by degree 4, for weights of which 8 bits are kept: 3e-6.
+constexpr float kExp2Rest[] = {1.86713005e-3f, 9.01703071e-3f, 5.57999127e-2f,
+                               2.40164444e-1f, 6.93151295e-1f, 1.0f};
+constexpr float kExp2RestOf4[] = {1.34266848e-2f, 5.22424728e-2f, 2.41280198e-1f, 6.93044841e-1f,
+                                  1.0f};
+
 // 2^f for f in [-1/2, 1/2]: 1e-7 relative, exactly 1 at 0. A weight of exactly 1 stays one.
 [[gnu::always_inline]] inline F exp2_fraction(F f) {
   F p = splat_f(kExp2Fraction[0]);
@@ -119,33 +125,40 @@ template <class Function>
 
 // 2^x for x <= 0, kCount vectors; 0 for what is too small for a normal number (or, by `scalef`, for
 // any). Stage by stage: one vector's chain of operations would fill the scheduler.
-template <int kCount>
+template <int kCount, int kDegree = 5>
 [[gnu::always_inline]] inline void exp2_below_one(F* x) {
-#if defined(__AVX512F__)
-  constexpr float kLeast = -151.0f;
+  F f[kCount], p[kCount];
+#if defined(__AVX512DQ__)
+  // `reduce` gives x - floor(x), and 0 for what is infinite; `scalef` takes the floor by itself.
+  constexpr const float* kTerms = kDegree == 4 ? detail::kExp2RestOf4 : detail::kExp2Rest;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) f[i] = (F)_mm512_reduce_ps((__m512)x[i], _MM_FROUND_TO_NEG_INF);
 #else
-  constexpr float kLeast = -127.0f;
+  // The nearest whole number is in the low bits of n + 1.5 * 2^23, of which a shift by 23 leaves n
+  // alone; n = -127 is zero.
+  static_assert(kDegree == 5);
+  constexpr const float* kTerms = detail::kExp2Fraction;
+  F shifted[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) x[i] = max_or_second(splat_f(-127.0f), x[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) shifted[i] = x[i] + 0x1.8p23f;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) f[i] = x[i] - (shifted[i] - 0x1.8p23f);
 #endif
-  F whole[kCount], p[kCount];
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) x[i] = max_or_second(splat_f(kLeast), x[i]);
+  for (int i = 0; i < kCount; ++i) p[i] = splat_f(kTerms[0]);
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) whole[i] = round(x[i]);
+  for (int t = 1; t <= kDegree; ++t) {
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) x[i] -= whole[i];
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) p[i] = splat_f(detail::kExp2Fraction[0]);
-#pragma GCC unroll 8
-  for (int t = 1; t < 6; ++t) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) p[i] = p[i] * x[i] + detail::kExp2Fraction[t];
+    for (int i = 0; i < kCount; ++i) p[i] = p[i] * f[i] + kTerms[t];
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
-#if defined(__AVX512F__)
-    x[i] = (F)_mm512_scalef_ps((__m512)p[i], (__m512)whole[i]);
+#if defined(__AVX512DQ__)
+    x[i] = (F)_mm512_scalef_ps((__m512)p[i], (__m512)x[i]);
 #else
-    x[i] = p[i] * (F)((detail::whole_to_int(whole[i]) + 127) << 23);  // whole = -127: zero
+    x[i] = p[i] * (F)(((I)shifted[i] << 23) + (127 << 23));
 #endif
   }
 }
