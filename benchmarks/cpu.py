@@ -2,15 +2,19 @@
 
     python benchmarks/cpu.py [--case 'decode/*' ...] [--seconds 6] [--json out.json] [--again]
     python benchmarks/cpu.py --list | --build | --show | --plot out.png
+    python benchmarks/cpu.py --isa portable         # the same for lowered flags, beside SDPA's
 
 The cases of `cpu_cases`, in pieces: what the file already holds is not measured again. Contenders
 take turns, so the ratios hold on a machine that drifts; arithmetic is timed in CPU time, reading
 memory on the wall. Let nothing else run. `--build` only builds and compiles, for a quiet run after.
+`--isa` builds kernels for fewer instructions and lets torch's own kernels use no more; the products
+that SDPA calls are MKL's, which choose for themselves (on AMD nothing keeps them from AVX2).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +25,8 @@ from typing import Any
 
 from attnlang.bench.clock import prepare_process
 
-RESULTS = Path(__file__).resolve().parent / "results" / "cpu.json"
+RESULTS = Path(__file__).resolve().parent / "results"
+CAPABILITIES = {"portable": "default", "x86-64-v3": "avx2"}  # torch's names for the instructions
 
 
 def _matching(patterns: list[str], names: Mapping[str, object]) -> list[str]:
@@ -54,19 +59,25 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", default=[], metavar="PATTERN")
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring, for each case")
     parser.add_argument("--until", type=float, default=80.0, help="start no case after SECONDS")
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, help="default: results/cpu.json")
+    parser.add_argument("--isa", choices=CAPABILITIES, help="for a CPU with fewer instructions")
     parser.add_argument("--again", action="store_true", help="measure what the file has, too")
     parser.add_argument("--build", action="store_true", help="build kernels, measure nothing")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--show", action="store_true", help="print the file")
     parser.add_argument("--plot", type=Path, help="draw the file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.json is None:
+        args.json = RESULTS / (f"cpu-{args.isa}.json" if args.isa else "cpu.json")
+    return args
 
 
 def main() -> None:
     """Measure some cases and add them to the file."""
     start = time.monotonic()
     args = _arguments()
+    if args.isa is not None:  # before torch is imported
+        os.environ |= {"ATTNLANG_CPU": args.isa, "ATEN_CPU_CAPABILITY": CAPABILITIES[args.isa]}
     prepare_process()
     from cpu_cases import all_cases
 

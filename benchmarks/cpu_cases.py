@@ -6,6 +6,7 @@ mask              masks that SDPA takes written out
 decode            few queries, beside the rate of reading the keys and values
 gallery           every variant of the gallery, beside plain attention over as many tiles
 ragged            odd lengths, cut requests and strided inputs, beside the aligned call
+lowered           in place of all of these where kernels are built for fewer instructions
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from attnlang.invent.scalars import Request, fit_shape
 from attnlang.invent.settings import Settings
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import Variant
+from attnlang.options import CpuTarget, options
 from attnlang.sources import Source
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -53,7 +55,9 @@ _FLEX_VARIANTS: Mapping[str, Mapping[str, ParamValue]] = {
 def all_cases() -> dict[str, Lazy]:
     """Return every case by name; making one draws its inputs."""
     found: dict[str, Lazy] = {}
-    for group in (_prefill, _flex, _masks, _decode, _gallery, _ragged):
+    native = options().cpu is CpuTarget.NATIVE
+    everything = (_prefill, _flex, _masks, _decode, _gallery, _ragged)
+    for group in everything if native else (_lowered,):
         found.update(group())
     return found
 
@@ -111,6 +115,20 @@ def _prefill_case(
             targets += (Target(PEAK, _OF_PEAK[dtype]),)
     peers = {SDPA, FLEX, EAGER} if n == 2048 and d == 64 else {SDPA}
     return Case(title, variant, call, frozenset(peers), targets=targets)
+
+
+def _lowered() -> Iterator[tuple[str, Lazy]]:
+    for name in ("full", "causal"):
+        for dtype in _DTYPES:
+            for d in (64, 128):
+                title = f"lowered/{name}/{dtype}/16-16/N2048/D{d}"
+                yield title, lambda a=(title, name, dtype, d): _lowered_case(*a)
+
+
+def _lowered_case(title: str, name: str, dtype: str, d: int) -> Case:
+    variant = load_variant(name)
+    call = make_call(variant, _square(_HEADS[0], 2048, d), _DTYPES[dtype])
+    return Case(title, variant, call, frozenset({SDPA}), targets=(Target(SDPA, 1.0),))
 
 
 def _flex() -> Iterator[tuple[str, Lazy]]:

@@ -270,8 +270,8 @@ MUTANTS = (
     Mutant(
         "a coefficient of the exponential is a little wrong",
         "runtime/include/attnlang/cpu/math.h",
-        "5.55073358e-2f",
-        "5.65073358e-2f",
+        "p[i] * f[i] + kTerms[t];",
+        "p[i] * f[i] + kTerms[t] * (t == 2 ? 1.02f : 1.0f);",
         "attention a: score = score * 3",
     ),
 )
