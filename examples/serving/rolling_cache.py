@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import attnlang
+from attnlang.ops.serving_plan import Plan
 
 SPEC = Path(__file__).resolve().parent.parent / "streaming_llm.attn"
 
@@ -50,16 +51,21 @@ def decode(tokens: int, sinks: int, window: int, heads: int = 8, kv_heads: int =
     """Attend with `tokens` random queries, one after another; return their results."""
     streaming = attnlang.load(SPEC)
     cache = RollingCache(sinks, window, kv_heads, 64)
-    q_indptr, plan, outs = torch.tensor([0, 1]), None, []
+    q_indptr, outs = torch.tensor([0, 1]), []
+    plan: Plan | None = None
     for _ in range(tokens):
         table = cache.add(torch.randn(kv_heads, 64), torch.randn(kv_heads, 64))
         if plan is None:
-            plan = streaming.plan(
+            made = streaming.plan(
                 q_indptr, table, num_q_heads=heads, n_sink=sinks, window_size=window
             )
+            assert isinstance(made, Plan)  # of pages
+            plan = made
         else:
             plan.update(q_indptr, table)
-        outs.append(plan.run(torch.randn(1, heads, 64)))
+        out = plan.run(torch.randn(1, heads, 64))
+        assert isinstance(out, Tensor)
+        outs.append(out)
     return torch.cat(outs)
 
 

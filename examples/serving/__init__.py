@@ -1,0 +1,6 @@
+"""A server's inner loop: continuous batching of a small decoder, its keys in pages of attnlang.
+
+Reading order: `model`, `requests`, `engine` (the loop), `caches` (what a loop asks of its cache),
+then the three caches: `paged` (attnlang), `padded` (torch's attention) and `flex` (FlexAttention,
+compiled). `python -m serving` runs them. `rolling_cache` stands alone.
+"""
