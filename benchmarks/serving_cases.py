@@ -1,6 +1,7 @@
 """The cases of `benchmarks/serving.py`: works to compare, the first of which is the measure.
 
 decode, prefill   contiguous keys beside pages of several sizes, and bfloat16 pages beside fp8
+dense             equal lengths as a dense call, which knows nothing of requests, beside a plan
 prefix            sequences behind one prompt: one format beside parts
 window            a window over skewed lengths, beside all keys
 plan              what a plan and an update cost, beside one layer's run
@@ -94,6 +95,18 @@ def _pages(q_len: int, lens: list[int], sizes: Sequence[int]) -> Case:
     return Case(works)
 
 
+def _dense(count: int, length: int) -> Case:
+    causal, q = load("causal"), rows([1] * count).unsqueeze(2)
+    shape = (count, length, KV_HEADS, WIDTH)
+    k, v = (torch.randn(shape, dtype=DTYPE).transpose(1, 2) for _ in "kv")
+    return Case(
+        {
+            "dense": lambda: causal(q, k, v),
+            "planned": _ragged(causal, [1] * count, [length] * count),
+        }
+    )
+
+
 def _fp8(lens: list[int]) -> Case:
     causal, q_lens = load("causal"), [1] * len(lens)
     works = {"bf16": _paged(causal, q_lens, paged(lens, 16))}
@@ -159,6 +172,7 @@ def _all() -> Iterator[tuple[str, Callable[[], Case]]]:
     for name, lens in LENGTHS.items():
         yield f"decode/{name}", lambda lens=lens: _pages(1, lens, (1, 16, 64))
         yield f"fp8/{name}", lambda lens=lens: _fp8(lens)
+    yield "dense/16x1024", lambda: _dense(16, 1024)
     yield "prefill/4x512", lambda: _pages(512, [512] * 4, (1, 16, 64))
     yield "prefill/chunk", lambda: _pages(128, [2048] * 4, (1, 16))
     yield "prefix/32k x 64", lambda: _prefix(32768, 128, 64)
