@@ -8,7 +8,7 @@ lie in the GPU's memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnlang.emit.programs import Programs
 from attnlang.emit.simd_printer import param_field, size_field
@@ -23,7 +23,10 @@ from attnlang.ir.nodes import (
     Scalar,
     ScalarParam,
     Size,
+    TensorParam,
+    VectorName,
 )
+from attnlang.plan.packing import packed_rows
 from attnlang.plan.plan import Plan, tensor_params
 
 TENSOR = {
@@ -38,6 +41,19 @@ TENSOR = {
     "u8": "uint8_t",
     "boolean": "bool",
 }
+_VECTOR_ROWS = 2  # the axis of q, k and v
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The axis of a view along which it has rows of requests.
+
+    `own`: in a packed call those of all requests, one after another; else each has the same.
+    """
+
+    of: str  # queries or keys
+    axis: int
+    own: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,7 @@ class CallField:
     value: str
     argument_type: str
     argument: str
+    rows: Rows | None = None
 
 
 def call_fields(plan: Plan, used: Iterable[Expr], programs: Programs) -> Iterator[CallField]:
@@ -100,14 +117,24 @@ def _tensors(plan: Plan, used: tuple[Expr, ...], programs: Programs) -> Iterator
         if param.name in names:
             view = f"{TENSOR[plan.dtypes[param.name]]}, {len(param.dims)}"
             value = f"view<{view}>(call.tensors[{i}])"
-            yield _plain(f"View<{view}>", param_field(param.name), value)
+            field = _plain(f"View<{view}>", param_field(param.name), value)
+            yield replace(field, rows=_rows(param))
+
+
+def _rows(param: TensorParam) -> Rows | None:
+    packed = packed_rows(param)
+    if not packed.packs or packed.row_axis < 0:
+        return None
+    return Rows("queries" if packed.size == "Q" else "keys", packed.row_axis, packed.folds)
 
 
 def _of_programs(plan: Plan, programs: Programs) -> Iterator[CallField]:
     """Yield vectors of hoisted products, and exact numbers."""
     for name in programs.vectors():
         view = f"{TENSOR[plan.key.dtype]}, 4"
-        yield _plain(f"View<{view}>", f"vector_{name.value}", f"view<{view}>(call.{name.value})")
+        field = _plain(f"View<{view}>", f"vector_{name.value}", f"view<{view}>(call.{name.value})")
+        rows = "queries" if name is VectorName.Q else "keys"
+        yield replace(field, rows=Rows(rows, _VECTOR_ROWS, own=True))
     exact = programs.exact()
     for i, param in _runtime(plan):
         if param.name in exact:

@@ -28,7 +28,7 @@ class Dialect:
     namespace: str
     template: str
     unit: str
-    packed_template: str  # of packed calls, and the name of their unit; "": there is none
+    packed_template: str  # of packed calls, and the name of their unit
     packed_unit: str
     backward_template: str
     backward_unit: str
@@ -65,8 +65,8 @@ CUDA = Dialect(
     namespace="cuda",
     template="cuda_kernel.cu.j2",
     unit="kernel.cu",
-    packed_template="",
-    packed_unit="",
+    packed_template="cuda_packed.cu.j2",
+    packed_unit="packed.cu",
     backward_template="cuda_backward.cu.j2",
     backward_unit="backward.cu",
     function="ATTNLANG_DEVICE static",

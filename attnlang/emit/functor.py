@@ -54,6 +54,15 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsText:
+    """A view with rows of requests: `rows` is queries or keys."""
+
+    name: str
+    rows: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionText:
     """A function of the functor that returns one expression."""
 
@@ -87,6 +96,8 @@ class FunctorContext:
     factor: str
     row_sum: str
     arguments: tuple[Field, ...]  # a GPU kernel's, of which it makes those of the call
+    packed: tuple[RowsText, ...]  # views with the rows of all requests, in a packed call
+    shared: tuple[RowsText, ...]  # views whose rows are those of every request
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
@@ -109,6 +120,11 @@ class FunctorContext:
 
 def _bool(value: bool) -> str:
     return "true" if value else "false"
+
+
+def _rows(plumbing: Iterable[CallField], *, own: bool) -> tuple[RowsText, ...]:
+    found = ((f.name, f.rows) for f in plumbing if f.rows is not None)
+    return tuple(RowsText(name, r.of, r.axis) for name, r in found if r.own == own)
 
 
 class Functor:
@@ -143,6 +159,8 @@ class Functor:
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
             arguments=tuple(Field(f.argument_type, f.name, f.argument, None) for f in plumbing),
+            packed=_rows(plumbing, own=True),
+            shared=_rows(plumbing, own=False),
             call=(
                 *(Field(f.type, f.name, self._read(f), None) for f in plumbing),
                 *self._term_fields(Level.CALL),

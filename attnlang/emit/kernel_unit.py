@@ -15,7 +15,7 @@ from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.plan import KernelKey, Plan
 
 RUN, COUNT_TILES, WORKSPACE = "attnlang_run", "attnlang_count_tiles", "attnlang_workspace"
-RUN_PACKED = "attnlang_run_packed"
+RUN_PACKED, PACKED_WORKSPACE = "attnlang_run_packed", "attnlang_packed_workspace"
 
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
 # Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
@@ -45,10 +45,12 @@ def kernel_sources(plan: Plan, name: str) -> Sources:
 
 def kernel_functions(key: KernelKey) -> dict[str, str]:
     """Return the functions that a kernel exports, by what they do: run, count_tiles, workspace."""
+    functions = {"run": RUN, "count_tiles": COUNT_TILES, "workspace": WORKSPACE}
     if key.packed:
-        return {"run": RUN_PACKED}
-    functions = {"run": RUN, "count_tiles": COUNT_TILES}
-    return functions if key.target is Target.CPU else functions | {"workspace": WORKSPACE}
+        functions = {"run": RUN_PACKED, "workspace": PACKED_WORKSPACE}
+    if key.target is Target.CPU:
+        del functions["workspace"]
+    return functions
 
 
 def number_lines(text: str, unit: str) -> str:

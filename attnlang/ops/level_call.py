@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
+from attnlang.jit.units import Target
 from attnlang.ops.levels import LevelTables
 from attnlang.ops.parts import Paged
 from attnlang.ops.routes import Facts
@@ -76,7 +77,8 @@ def call_level(
     named |= variant.seed_argument(facts.seed, q)
     specialised = variant.specialised(const_values(ir, own), given_tensors(ir, own))
     width = specialised.widths(q.shape[2], None if pools.v is None else pools.v.shape[-1]).value
-    specialised.op.ensure(variant.kernel_key(q, width, own, packed=True), q.device)
+    kernel = variant.kernel_key(q, width, own, packed=True)
+    specialised.op.ensure(kernel, q.device)
     op = variant.registered_op(own, "packed")
     vectors = (q, pools.k) if pools.v is None else (q, pools.k, pools.v)
     schedules = facts.schedules
@@ -87,8 +89,9 @@ def call_level(
         made: Tensor = planner(*vectors, **named, **{names[n]: x for n, x in work.items()})
         return made
 
-    key = None if facts.like is None else (part, op, facts.like)
-    named[names["schedule"]] = schedules.find(key, width, make)
+    if kernel.target is Target.CPU:  # a GPU's kernels deal out the work themselves
+        key = None if facts.like is None else (part, op, facts.like)
+        named[names["schedule"]] = schedules.find(key, width, make)
     out, lse, largest = op(*vectors, **named)
     return out, lse if facts.return_lse else None, largest if facts.return_max else None
 

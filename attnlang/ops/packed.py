@@ -124,7 +124,9 @@ def _run(
     op = variant.registered_op(call.values, "packed")
     named = variant.op_arguments(call.values, call.scale, call.q_offset, call.kv_offset, None)
     names = variant.companions
-    named |= {names["q_indptr"]: call.q_indptr, names["kv_indptr"]: call.kv_indptr}
+    # Kernels read the offsets where q is.
+    indptr = {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
+    named |= {names[name]: x.to(call.q.device) for name, x in indptr.items()}
     if return_lse:
         named["return_lse"] = True
     if return_max:
@@ -175,25 +177,29 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) 
     shape = packed.check_packed_qkv(call.q, call.k, call.v, requests)
     vectors = {"q": call.q, "k": call.k, "v": call.v}
     own = {"scale": call.scale, "q_offset": call.q_offset, "kv_offset": call.kv_offset}
-    own |= {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
     check.check_places(call.q, {**vectors, **values, **own})
     refuse_tangents({**vectors, **values, **own})
     runs = check_dtype(call.q)
-    if runs.target is not Target.CPU:
-        found = "the emulator" if runs.emulated else f"one on {call.q.device}"
-        raise CallError("q", "a CPU tensor, in a ragged call", found)
-    q_lens = packed.check_indptr("q_indptr", call.q_indptr, shape.q, "q")
-    kv_lens = packed.check_indptr("kv_indptr", call.kv_indptr, shape.kv, "k")
-    if len(kv_lens) != len(q_lens):
-        expected = f"q_indptr's {len(q_lens) + 1} offsets"
-        raise CallError("kv_indptr", expected, f"{len(kv_lens) + 1}")
+    if recorded and runs.target is not Target.CPU:
+        raise CallError(
+            "q",
+            "tensors that need no gradient, in a ragged call on a GPU",
+            "one with requires_grad=True",
+            help="call it under torch.no_grad()",
+        )
+    q_lens = packed.check_indptr("q_indptr", call.q_indptr, shape.q, "q", beside=call.q)
+    kv_lens = packed.check_indptr("kv_indptr", call.kv_indptr, shape.kv, "k", beside=call.q)
+    if call.kv_indptr.numel() != call.q_indptr.numel():
+        expected = f"q_indptr's {call.q_indptr.numel()} offsets"
+        raise CallError("kv_indptr", expected, f"{call.kv_indptr.numel()}")
     for param in ir.params:
         if isinstance(param, ScalarParam):
             check.check_scalar(param, values[param.name])
     specialised = variant.specialised(const_values(ir, values), given_tensors(ir, values))
     dv = variant.value_dim(specialised, shape.d, call.v, values)
     sizes = shape.sizes() | {"DV": dv}
-    longest = {"Q": max(q_lens, default=0), "KV": max(kv_lens, default=0)}
+    # Of offsets in a GPU's memory nothing is known: its kernels keep to the rows that are there.
+    longest = {"Q": max(q_lens or (), default=0), "KV": max(kv_lens or (), default=0)}
     packed.check_packed_tensors(ir, values, sizes, longest)
     for each in packed.each_sizes(ir, sizes, q_lens, kv_lens):
         variant.check_requires(values, each)
@@ -203,4 +209,4 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) 
     if not recorded:
         key = variant.kernel_key(call.q, dv, values, packed=True)
         specialised.op.ensure(key, call.q.device)
-    return Requests(call.q_indptr, call.kv_indptr, tuple(q_lens), tuple(kv_lens))
+    return Requests(call.q_indptr, call.kv_indptr, tuple(q_lens or ()), tuple(kv_lens or ()))

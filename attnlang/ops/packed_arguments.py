@@ -37,8 +37,13 @@ def check_packed_qkv(q: Tensor, k: Tensor, v: Tensor | None, requests: int) -> S
     return shape
 
 
-def check_indptr(name: str, indptr: Tensor, rows: int, of: str) -> list[int]:
-    """Check offsets int[B + 1] from 0 to the `rows` of `of`; return the lengths of the requests."""
+def check_indptr(
+    name: str, indptr: Tensor, rows: int, of: str, *, beside: Tensor | None = None
+) -> list[int] | None:
+    """Check offsets int[B + 1] from 0 to the `rows` of `of`; return the lengths of the requests.
+
+    They may lie in the memory of the GPU that `beside` is on, and are not read then: None.
+    """
     expected = "an int tensor [B + 1]"
     if not isinstance(indptr, Tensor):
         raise CallError(name, expected, type(indptr).__name__)
@@ -48,6 +53,8 @@ def check_indptr(name: str, indptr: Tensor, rows: int, of: str) -> list[int]:
     if indptr.dim() != 1 or indptr.shape[0] == 0:
         raise CallError(name, expected, f"shape {list(indptr.shape)}")
     if indptr.device.type != "cpu":
+        if beside is not None and indptr.device == beside.device:
+            return None
         raise CallError(name, "a CPU tensor", f"one on {indptr.device}")
     offsets: list[int] = indptr.tolist()
     if offsets[0] != 0:
@@ -120,12 +127,21 @@ def _check_dims(
 
 
 def each_sizes(
-    variant: Variant, sizes: Mapping[str, int], q_lens: Sequence[int], kv_lens: Sequence[int]
+    variant: Variant,
+    sizes: Mapping[str, int],
+    q_lens: Sequence[int] | None,
+    kv_lens: Sequence[int] | None,
 ) -> Iterator[dict[str, int]]:
     """Yield the sizes for which every `require` is checked: those of each request."""
     read = {e.name for r in variant.requires for e in walk(r.condition) if isinstance(e, Size)}
     if not read & {"Q", "KV"}:
         yield dict(sizes)
         return
+    for name, lengths in (("q_indptr", q_lens), ("kv_indptr", kv_lens)):
+        if lengths is None:
+            expected = "a CPU tensor, for the spec requires something of the lengths"
+            raise CallError(name, expected, "one on a GPU")
+    assert q_lens is not None
+    assert kv_lens is not None
     for q, kv in dict.fromkeys(zip(q_lens, kv_lens, strict=True)):
         yield {**sizes, "Q": q, "KV": kv}

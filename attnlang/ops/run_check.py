@@ -65,10 +65,8 @@ def check_run(
         _check_pool(q, own)
         check.check_places(q, {"k": own.k, "v": own.v, "scale": scale, **plain})
     check.check_scale(ir, scale)
-    runs = check_dtype(q)
-    if runs.target is not Target.CPU:
-        found = "the emulator" if runs.emulated else f"one on {q.device}"
-        raise CallError("q", "a CPU tensor, in a planned call", found)
+    if check_dtype(q).target is not Target.CPU:
+        _check_gpu(ir, q, pools, values)
     for param in ir.params:
         if isinstance(param, ScalarParam):
             check.check_scalar(param, plain[param.name])
@@ -85,6 +83,26 @@ def check_run(
     packed.check_packed_tensors(_without(ir, values), dense, sizes, longest)
     for each in packed.each_sizes(ir, sizes, lengths.q, lengths.kv):
         variant.check_requires(plain, each)
+
+
+def _check_gpu(
+    ir: Variant, q: Tensor, pools: tuple[Pools, ...], values: Mapping[str, Value]
+) -> None:
+    """Check what a GPU's kernels take no more than so far."""
+    for own in pools:
+        if own.k.dim() != 4:
+            continue
+        scaled = own.k_scale is not None or own.v_scale is not None
+        for name, x in (("k", own.k), ("v", own.v)):
+            if x is not None and (x.dtype != q.dtype or scaled):
+                raise CallError(name, "pages of q's dtype without scales, on a GPU", str(x.dtype))
+        for param in ir.params:
+            if not isinstance(param, TensorParam) or values[param.name] is None:
+                continue
+            rows = packed_rows(param)
+            if rows.folds and rows.size == "KV":
+                expected = "nothing: kernels for GPUs read no tensor over KV beside pages"
+                raise CallError(param.name, expected, "a tensor")
 
 
 def _without(ir: Variant, values: Mapping[str, Value]) -> Variant:

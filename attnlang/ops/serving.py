@@ -58,11 +58,12 @@ class Serving:
 
         q [sum Q, HQ, D], k [sum KV, HKV, D], v [sum KV, HKV, DV], any strides, hold the rows of all
         requests one after another; request b has rows `q_indptr[b]` to `q_indptr[b + 1]` of q, and
-        likewise of k and v (int32 or int64 [B + 1], on the CPU). Returns out [sum Q, HQ, DV], then
-        lse [sum Q, HQ] and max [B, HQ] where asked for. Each request is computed as a call of its
-        own: `Q` and `KV` are its lengths, `b` is its number. A tensor parameter with `B` and one of
-        `Q`, `KV` has the rows of all requests first and no `B`; one with `Q` or `KV` alone serves
-        all requests and is as long as the longest or longer. Raises CallError for a wrong argument.
+        likewise of k and v (int32 or int64 [B + 1], on the CPU or where q is). Returns out
+        [sum Q, HQ, DV], then lse [sum Q, HQ] and max [B, HQ] where asked for. Each request is
+        computed as a call of its own: `Q` and `KV` are its lengths, `b` is its number. A tensor
+        parameter with `B` and one of `Q`, `KV` has the rows of all requests first and no `B`; one
+        with `Q` or `KV` alone serves all requests and is as long as the longest or longer. Raises
+        CallError for a wrong argument.
         """
         variant = cast("Variant", self)
         v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=variant.takes_v)

@@ -109,6 +109,7 @@ struct Problem {
 template <class Element, int kD, int kDV, int kOut>
 [[gnu::cold]] int check_call(const Call& call, char* error) {
   if (check_shapes<Element, kD, kDV, kOut>(call, error) != 0) return -1;
+  if (check_offsets(call, error) != 0) return -1;
   for (int64_t b = 0; b < requests_of(call); ++b) {
     const auto [queries, keys] = lengths_of(call, b);
     const int64_t kv_offset = call.kv_offset[b];

@@ -69,7 +69,8 @@ class Attention {
  private:
   // Takes the workspace's pieces in order and, unless `problem` is null, enqueues everything.
   static const char* enqueue(const Call& call, Workspace& workspace, Problem<Element>* problem) {
-    const char* wrong = transform<Variant, Element, kD, kDV>(call, workspace, problem);
+    const char* wrong = transform<Variant, Element, kD, kDV>(
+        call, workspace, problem, DensePasses<Variant, Element, kD, kDV>{});
     if (wrong != nullptr) return wrong;
     if (FewRows::takes(call)) return FewRows::run(call, workspace, problem);
     return Forward::run(call, workspace, problem);

@@ -21,7 +21,7 @@ struct LineBlocks {
   using Facts = LineFacts<T, kSummary>;
   static constexpr int kMost = 64;  // blocks that are looked at; more of them count as anything
 
-  Facts* facts;
+  Facts* facts;  // null: nothing is known
   int32_t requests, heads, blocks;
   int64_t length;
 
@@ -36,6 +36,7 @@ struct LineBlocks {
       found.add(T{});
       return found;
     }
+    if (facts == nullptr) return anything();
     const int first = static_cast<int>(clamp_index(range.lo, length) / kLineBlock);
     const int last = static_cast<int>(clamp_index(range.hi, length) / kLineBlock);
     if (last - first >= kMost) return anything();

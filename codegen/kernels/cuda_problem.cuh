@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "attnlang/host/call.h"
+#include "attnlang/host/order.h"
 #include "attnlang/host/target.h"
 #include "attnlang/host/tensor_view.h"
 #include "kernels/call_check.h"
@@ -51,6 +52,21 @@ struct VectorRows {
   }
 };
 
+// Keys and values of one request in pages: column j is a slot of the page whose number stands at
+// j / size from the request's first on. A number that no page has counts as the nearest one.
+struct Pages {
+  PerRequest numbers;
+  int32_t size, count;  // slots of a page; pages that there are
+  int32_t begin;        // slots of all pages before the request's first, in the order of `numbers`
+
+  template <class T>
+  ATTNLANG_DEVICE T* row(const VectorRows<T>& pool, int h, int column) const {
+    const int slot = begin + column;
+    const int64_t page = bounded<int64_t>(numbers[slot / size], 0, count - 1);
+    return pool.row(page, h, slot % size);
+  }
+};
+
 // One float for each of [batch, heads, rows]; data null: not wanted.
 struct Scalars {
   float* data;
@@ -82,6 +98,7 @@ struct Problem {
   VectorRows<Element> out;
   VectorRows<float> wide_out;  // out itself, where the call wants float32; else its data is null
   Scalars lse, max;
+  Pages pages;  // where k and v are pools of them
 
   ATTNLANG_HD int group() const { return heads / kv_heads; }
 
@@ -133,6 +150,12 @@ constexpr int kProgramScratch = [] {
   else return 0;
 }();
 
+// Keys of one head that all requests have between them, those of a paged call as whole pages.
+inline int64_t key_rows(const Call& call) {
+  if (call.packed == nullptr || !call.packed->is_paged()) return call.k.size[2];
+  return call.packed->page_index_count * call.packed->page_size;
+}
+
 // The call's own tensors as the products see them, transforms left out.
 template <class Variant, class Element>
 Problem<Element> problem_of(const Call& call) {
@@ -158,12 +181,15 @@ Problem<Element> problem_of(const Call& call) {
 }
 
 // 0, or -1 and a message where no kernel can run the call. Lengths and offsets that lie on the
-// device are not looked at: kernels clamp lengths.
+// device are not looked at: kernels clamp them. `packed`: whether the kernels are those of packed
+// calls.
 template <class Variant, class Element, int kD, int kDV>
-[[gnu::cold]] int check_call(const Call& call, char* error) {
+[[gnu::cold]] int check_call(const Call& call, char* error, bool packed = false) {
   using Width = Widths<Variant, kD, kDV>;
   if (check_shapes<Element, Width::kHead, Width::kValue, Width::kOut>(call, error) != 0) return -1;
-  if (call.packed != nullptr) return fail(error, "kernels for GPUs take no packed call");
+  if ((call.packed != nullptr) != packed) {
+    return fail(error, "the kernel was built for %s calls", packed ? "packed" : "dense");
+  }
   for (int i = 0; i < 3; ++i) {
     if (call.q.size[i] > INT32_MAX || call.k.size[i] > INT32_MAX) {
       return fail(error, "a dimension is above 2^31");

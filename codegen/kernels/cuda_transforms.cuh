@@ -66,25 +66,31 @@ struct Passed {
   VectorRows<Element> new_q, new_k, new_v;
 };
 
+// q' of one row by one warp.
 template <class Variant, class Element, int kD, int kDV>
-__global__ void __launch_bounds__(kTransformWarps* kWarp)
-    transform_queries(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+ATTNLANG_DEVICE void transform_query(const Passed<Variant, Element, kD, kDV>& passed, int b, int h,
+                                     int query) {
   using Pass = Passed<Variant, Element, kD, kDV>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t index = int64_t{blockIdx.x} * kTransformWarps + warp_index();
-  const Problem<Element>& problem = passed.problem;
-  if (index >= int64_t{problem.batch} * problem.heads * problem.queries) return;
-  const int query = static_cast<int>(index % problem.queries);
-  const int head = static_cast<int>(index / problem.queries);
-  const int b = head / problem.heads, h = head % problem.heads;
   float* row = dynamic_shared<float>() + warp_index() * Pass::kFloats;
   const typename Variant::Params params = Variant::params(passed.arguments);
-  const auto request = problem.template request<Variant>(params, b, h, query);
+  const auto request = passed.problem.template request<Variant>(params, b, h, query);
   load_floats<Pass::Width::kHead>(row, passed.q.row(b, h, query), passed.q.stride[3], lane);
   __syncwarp();
   Variant::query(request, query, row, row + Pass::kWidest);
   __syncwarp();
   store_floats<kD>(passed.new_q.row(b, h, query), row + Pass::kWidest, lane);
+}
+
+template <class Variant, class Element, int kD, int kDV>
+__global__ void __launch_bounds__(kTransformWarps* kWarp)
+    transform_queries(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+  const int64_t index = int64_t{blockIdx.x} * kTransformWarps + warp_index();
+  const Problem<Element>& problem = passed.problem;
+  if (index >= int64_t{problem.batch} * problem.heads * problem.queries) return;
+  const int query = static_cast<int>(index % problem.queries);
+  const int head = static_cast<int>(index / problem.queries);
+  transform_query(passed, head / problem.heads, head % problem.heads, query);
 }
 
 // Whether some row of the group's heads may see columns [k0, k1); a head a lane.
@@ -105,15 +111,16 @@ ATTNLANG_DEVICE bool is_visited(const Problem<Element>& problem,
   }
 }
 
-// k' and v' of one column by one warp.
-template <class Variant, class Element, int kD, int kDV>
+// k' and v' of one column by one warp. RowOf: (vectors, b, h_kv, column) -> its memory.
+template <class Variant, class Element, int kD, int kDV, class RowOf>
 ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& passed,
                                       const typename Variant::Request& request, int b, int h_kv,
-                                      int column, float* row, int lane) {
+                                      int column, const RowOf& row_of, float* row, int lane) {
   using Pass = Passed<Variant, Element, kD, kDV>;
   float* result = row + Pass::kWidest;
   if constexpr (Variant::kKey || Variant::kValueFromKey) {
-    load_floats<Pass::Width::kHead>(row, passed.k.row(b, h_kv, column), passed.k.stride[3], lane);
+    load_floats<Pass::Width::kHead>(row, row_of(passed.k, b, h_kv, column), passed.k.stride[3],
+                                    lane);
     __syncwarp();
   }
   if constexpr (Variant::kKey) {
@@ -124,7 +131,7 @@ ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& p
   }
   if constexpr (Variant::kValue) {
     if constexpr (!Variant::kValueFromKey) {
-      load_floats<Pass::Width::kValue>(row, passed.v.row(b, h_kv, column), passed.v.stride[3],
+      load_floats<Pass::Width::kValue>(row, row_of(passed.v, b, h_kv, column), passed.v.stride[3],
                                        lane);
       __syncwarp();
     }
@@ -135,19 +142,15 @@ ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& p
   }
 }
 
-// A block makes kTransformTile columns of a head. Where no row may see them they become zeros: the
-// verdict of fewer rows may be the looser one, and finds them, masked. Columns that the request
-// does not have are never read.
-template <class Variant, class Element, int kD, int kDV>
-__global__ void __launch_bounds__(kTransformWarps* kWarp)
-    transform_keys(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+// A block makes kTransformTile columns of a head from k0 on. Where no row may see them they become
+// zeros: the verdict of fewer rows may be the looser one, and finds them, masked. Columns that the
+// request does not have are never read.
+template <class Variant, class Element, int kD, int kDV, class RowOf>
+ATTNLANG_DEVICE void transform_tile(const Passed<Variant, Element, kD, kDV>& passed, int b,
+                                    int h_kv, int k0, const RowOf& row_of) {
   const Problem<Element>& problem = passed.problem;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int tiles = (problem.keys + kTransformTile - 1) / kTransformTile;
-  const int head = static_cast<int>(blockIdx.x) / tiles;
-  const int b = head / problem.kv_heads, h_kv = head % problem.kv_heads;
   const Extent extent = problem.extent(b);
-  const int k0 = static_cast<int>(blockIdx.x) % tiles * kTransformTile;
   const int k1 = k0 + kTransformTile < extent.keys ? k0 + kTransformTile : extent.keys;
   if (k0 >= k1) return;
   const typename Variant::Params params = Variant::params(passed.arguments);
@@ -156,7 +159,7 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
   float* row = dynamic_shared<float>() + warp_index() * Passed<Variant, Element, kD, kDV>::kFloats;
   for (int column = k0 + warp_index(); column < k1; column += kTransformWarps) {
     if (visited) {
-      transform_column(passed, request, b, h_kv, column, row, lane);
+      transform_column(passed, request, b, h_kv, column, row_of, row, lane);
       continue;
     }
     if constexpr (Variant::kKey) store_zeros<kD>(passed.new_k.row(b, h_kv, column), lane);
@@ -164,12 +167,48 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
   }
 }
 
-// Takes room for what the spec transforms, and, unless only the room is counted, makes it and lets
-// `problem` see it. Null, or what is wrong.
 template <class Variant, class Element, int kD, int kDV>
-const char* transform(const Call& call, Workspace& workspace, Problem<Element>* problem) {
+__global__ void __launch_bounds__(kTransformWarps* kWarp)
+    transform_keys(const __grid_constant__ Passed<Variant, Element, kD, kDV> passed) {
+  const int tiles = (passed.problem.keys + kTransformTile - 1) / kTransformTile;
+  const int head = static_cast<int>(blockIdx.x) / tiles, kv_heads = passed.problem.kv_heads;
+  const int tile = static_cast<int>(blockIdx.x) % tiles;
+  const auto row_of = [](const auto& vectors, int b, int h, int i) { return vectors.row(b, h, i); };
+  transform_tile(passed, head / kv_heads, head % kv_heads, tile * kTransformTile, row_of);
+}
+
+// The passes over the rows of a dense call.
+template <class Variant, class Element, int kD, int kDV>
+struct DensePasses {
+  using Pass = Passed<Variant, Element, kD, kDV>;
+
+  static const char* queries(const Call& call, const Pass& pass) {
+    const int64_t rows = call.q.size[0] * call.q.size[1] * call.q.size[2];
+    return start(call, transform_queries<Variant, Element, kD, kDV>, pass,
+                 (rows + kTransformWarps - 1) / kTransformWarps);
+  }
+  static const char* keys(const Call& call, const Pass& pass) {
+    const int64_t tiles = (call.k.size[2] + kTransformTile - 1) / kTransformTile;
+    return start(call, transform_keys<Variant, Element, kD, kDV>, pass,
+                 call.q.size[0] * call.k.size[1] * tiles);
+  }
+
+ private:
+  template <class Kernel>
+  static const char* start(const Call& call, Kernel kernel, const Pass& pass, int64_t blocks) {
+    if (blocks == 0) return nullptr;
+    return launch(kernel, dim3(static_cast<unsigned>(blocks)), kTransformWarps * kWarp,
+                  Pass::kSharedBytes, call.stream, pass);
+  }
+};
+
+// Takes room for what the spec transforms, and, unless only the room is counted, makes it and lets
+// `problem` see it. Null, or what is wrong. `passes`: as DensePasses.
+template <class Variant, class Element, int kD, int kDV, class Passes>
+const char* transform(const Call& call, Workspace& workspace, Problem<Element>* problem,
+                      const Passes& passes) {
   const int64_t heads = call.q.size[1], queries = call.q.size[2];
-  const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];
+  const int64_t kv_heads = call.k.size[1], keys = key_rows(call);
   const int64_t q_rows = call.q.size[0] * heads * queries;
   const int64_t kv_rows = call.q.size[0] * kv_heads * keys;
   const auto take = [&](bool wanted, int64_t rows, int64_t width) {
@@ -189,21 +228,13 @@ const char* transform(const Call& call, Workspace& workspace, Problem<Element>* 
                          .new_q = VectorRows<Element>::packed(q, heads, queries, kD),
                          .new_k = VectorRows<Element>::packed(k, kv_heads, keys, kD),
                          .new_v = VectorRows<Element>::packed(v, kv_heads, keys, kDV)};
-    const auto enqueue = [&](auto kernel, int64_t blocks) -> const char* {
-      if (blocks == 0) return nullptr;
-      return launch(kernel, dim3(static_cast<unsigned>(blocks)), kTransformWarps * kWarp,
-                    Pass::kSharedBytes, call.stream, passed);
-    };
     if constexpr (Variant::kQuery) {
-      const char* wrong = enqueue(transform_queries<Variant, Element, kD, kDV>,
-                                  (q_rows + kTransformWarps - 1) / kTransformWarps);
+      const char* wrong = passes.queries(call, passed);
       if (wrong != nullptr) return wrong;
       problem->q = VectorRows<const Element>::packed(q, heads, queries, kD);
     }
     if constexpr (Pass::kKeyOrValue) {
-      const int64_t tiles = (keys + kTransformTile - 1) / kTransformTile;
-      const char* wrong =
-          enqueue(transform_keys<Variant, Element, kD, kDV>, call.q.size[0] * kv_heads * tiles);
+      const char* wrong = passes.keys(call, passed);
       if (wrong != nullptr) return wrong;
       if constexpr (Variant::kKey) {
         problem->k = VectorRows<const Element>::packed(k, kv_heads, keys, kD);

@@ -29,7 +29,8 @@ struct Sm80Shape {
   int row_warps, key_warps, value_warps;
   int row_tiles;  // 16-row tiles of a warp
   int key_tile, stages, blocks;
-  bool packed;  // rows may be of several heads
+  bool packed;         // rows may be of several heads
+  bool paged = false;  // keys and values may lie in pages
 
   constexpr int warps() const { return row_warps * key_warps * value_warps; }
   constexpr int rows() const { return row_warps * row_tiles * 16; }
@@ -55,6 +56,10 @@ class Sm80Forward {
   static constexpr int kWarpValues = kDV / kShape.value_warps;
   static constexpr int kWithin = kValueWithinKey<Variant, kD, kDV>;
   static constexpr bool kPacked = kShape.packed;
+  // Rows that a transform made lie one after another.
+  static constexpr bool kPagedKeys = kShape.paged && !Variant::kKey;
+  static constexpr bool kPagedValues =
+      kShape.paged && !Variant::kValue && !Variant::kValueSharesKey;
   // Where each warp reads only keys that it has loaded itself, it need not wait for the others.
   static constexpr bool kAlone = kWarps == kShape.key_warps;
   static constexpr bool kQueriesStay = kRowTiles == 1 && kD <= 64;  // in registers
@@ -85,7 +90,11 @@ class Sm80Forward {
                                                       kMost(kOutBytes, kStateBytes + kResultBytes));
 
   static ATTNLANG_DEVICE void run(const Launch& work) {
-    const Item item = item_of<kPacked, kRows>(work, static_cast<int>(blockIdx.x));
+    run(work, item_of<kPacked, kRows>(work, static_cast<int>(blockIdx.x)));
+  }
+
+  // `item`: what block blockIdx.x works on; blockIdx.y is the part of its keys.
+  static ATTNLANG_DEVICE void run(const Launch& work, const Item& item) {
     const Params params = Variant::params(work.arguments);
     Sm80Forward block(work, params, item);
     block.load_queries();
@@ -176,21 +185,24 @@ class Sm80Forward {
 
   // A tile's keys and values; what columns that no row may see hold is not even read.
   ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, int s) const {
-    load_vectors<kWithin >= 0>(request, tile, work_.problem.k, keys(s));
-    if constexpr (kWithin < 0) load_vectors<true>(request, tile, work_.problem.v, values(s));
+    load_vectors<kWithin >= 0, kPagedKeys>(request, tile, work_.problem.k, keys(s));
+    if constexpr (kWithin < 0) {
+      load_vectors<true, kPagedValues>(request, tile, work_.problem.v, values(s));
+    }
   }
 
   // kHides: they are values, of which a weight of 0 must not meet NaN.
-  template <bool kHides, int kWidth>
+  template <bool kHides, bool kPaged, int kWidth>
   ATTNLANG_DEVICE void load_vectors(const Request& request, KeyTile tile,
                                     const VectorRows<const Element>& vectors,
                                     SharedTile<Element, kWidth> to) const {
     constexpr int kLoaders = kShape.row_warps * kShape.value_warps * kWarp;
     const int thread = (row_warp_ + value_warp_ * kShape.row_warps) * kWarp + lane_;
     const int first = key_warp_ * kWarpKeys, begin = tile.k0 + first;
-    const Element* base = vectors.row(item_.b, item_.h_kv, 0);
+    const bool paged = kPaged && work_.problem.pages.size != 0;
+    const Element* base = paged ? nullptr : vectors.row(item_.b, item_.h_kv, 0);
     const bool hides = kHides && Variant::kColumnMask && tile.masked;
-    if (vectors.vectorised && !selects() && !hides) {
+    if (!paged && vectors.vectorised && !selects() && !hides) {
       copy_rows<kWarpKeys, kLoaders>(to, first, base + begin * vectors.stride[2], vectors.stride[2],
                                      keys_ - begin, thread);
       return;
@@ -203,6 +215,7 @@ class Sm80Forward {
         const bool hidden = !Variant::column_keep(request, Variant::column(request, column));
         if (hides && hidden) return nullptr;
       }
+      if (paged) return work_.problem.pages.row(vectors, item_.h_kv, column);
       return base + column * vectors.stride[2];
     };
     gather_rows<kWarpKeys, kLoaders>(to, first, row_of, vectors.stride[3], vectors.vectorised,

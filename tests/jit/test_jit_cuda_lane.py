@@ -66,7 +66,7 @@ _MATRIX = {Target.SM80: ("HMMA", "LDGSTS"), Target.SM90: ("HGMMA", "UTMALDG")}
 _CPU_SECONDS = 12.0
 
 
-def _sources(name: str, target: Target) -> str:
+def _sources(name: str, target: Target, *, packed: bool = False) -> str:
     variant = attnlang.load(EXAMPLES / f"{name}.attn").ir
     given = frozenset(p.name for p in tensor_params(variant))
     dtypes = tuple(
@@ -74,7 +74,7 @@ def _sources(name: str, target: Target) -> str:
         for p in tensor_params(variant)
     )
     dims = (576, 512) if name == "mla_absorbed" else (128, 128)
-    key = KernelKey("bf16", *dims, dtypes, target)
+    key = KernelKey("bf16", *dims, dtypes, target, packed=packed)
     consts = {
         p.name: p.default
         for p in variant.params
@@ -97,7 +97,18 @@ def _tool(name: str) -> str | None:
 def test_a_unit_keeps_to_registers_and_uses_the_matrix_units(
     name: str, target: Target, tmp_path: Path
 ) -> None:
-    (tmp_path / "kernel.cu").write_text(_sources(name, target))
+    _check_unit(name, target, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2_local", "rope", "document"])
+@pytest.mark.parametrize("target", [Target.SM80, Target.SM90])
+def test_so_does_one_of_packed_calls(name: str, target: Target, tmp_path: Path) -> None:
+    _check_unit(name, target, tmp_path, packed=True)
+
+
+def _check_unit(name: str, target: Target, tmp_path: Path, *, packed: bool = False) -> None:
+    (tmp_path / "kernel.cu").write_text(_sources(name, target, packed=packed))
     nvcc = find_nvcc()
     includes = [f"-I{root}" for root in include_roots()]
     command = [*nvcc.command, *FLAGS, *arch_flags(target), *includes, "-Xptxas", "-v"]
@@ -112,7 +123,8 @@ def test_a_unit_keeps_to_registers_and_uses_the_matrix_units(
     assert after.ru_utime - before.ru_utime < _CPU_SECONDS
     _check_ptxas(done.stdout + done.stderr)
     wide = name == "mla_absorbed"
-    _check_instructions(tmp_path / "kernel.o", _MATRIX[Target.SM80 if wide else target])
+    matrix = Target.SM80 if wide or packed else target
+    _check_instructions(tmp_path / "kernel.o", _MATRIX[matrix])
 
 
 def _check_ptxas(said: str) -> None:
@@ -122,7 +134,8 @@ def _check_ptxas(said: str) -> None:
     works out before them, are kept in local memory.
     """
     found = re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", said, re.DOTALL)
-    loops = {entry: int(n) for entry, n in found if "sm80_kernel" in entry or "forward" in entry}
+    names = re.compile("sm80_kernel|forward|packed_(rows|decode)_kernel")
+    loops = {entry: int(n) for entry, n in found if names.search(entry)}
     assert loops, said[-2000:]
     assert max(loops.values()) <= 255
 

@@ -93,6 +93,7 @@ struct Packed {
   PerRequest page_indptr;   // [B + 1]: of page_indices; data null: k and v are not paged
   PerRequest page_indices;  // column j of request b is the slot j % page of the page with the
                             // number page_indices[page_indptr[b] + j / page]
+  int64_t page_index_count;
   int64_t page_size;
   int64_t part;               // of a call over one of several sets of keys
   Tensor k_scale, v_scale;    // f32 [HKV]: keys and values are what is stored times that; null: 1
@@ -105,7 +106,7 @@ struct Packed {
   ATTNLANG_HD bool is_paged() const { return page_indices.data != nullptr; }
 };
 
-constexpr int32_t kCallVersion = 5;
+constexpr int32_t kCallVersion = 6;
 
 // The tensors of a packed call have a first axis of size 1 and stride 0, and the rows of all
 // requests one after another in place of those of one: q [1, HQ, sum Q, D],

@@ -205,10 +205,13 @@ struct Bound {
     return packed.is_paged() ? paged_rows(tensor, name) : rows_of(tensor, name);
   }
 
-  // Compares the offsets and the tensors' rows with the packed rows.
+  // Compares the offsets and the tensors' rows with the packed rows. Offsets in a GPU's memory are
+  // for its kernels to read.
   void pack() {
-    if (target != 0) refuse_argument("q_indptr", "packed calls run on the CPU alone");
-    const bool paged = packed.is_paged();
+    const bool paged = packed.is_paged(), readable = !device.is_gpu();
+    if (target != 0 && (schedule.data != nullptr || workers != 0)) {
+      refuse_argument("q", "schedules are for the CPU alone");
+    }
     if (paged != (packed.page_indptr.data != nullptr) ||
         paged == (packed.kv_indptr.data != nullptr)) {
       refuse_argument("kv_indptr", "expected it, or page_indptr and page_indices");
@@ -221,19 +224,26 @@ struct Bound {
       refuse_argument("k_scale", "expected pages beside it");
     }
     const int64_t rows = call.q.size[2];
-    const int64_t most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr");
-    int64_t columns = call.k.size[2], most_columns;
+    int64_t columns = call.k.size[2], most_rows = 0, most_columns = 0;
+    if (readable) most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr");
     if (paged) {
-      packed.page_size = columns;
-      most_columns = expect_pages(packed, call, page_count_, kv_starts);
-      columns = kv_starts.back();
-    } else {
+      packed.page_size = columns, packed.page_index_count = page_count_;
+      if (call.kv_lens.data == nullptr) {
+        refuse_argument("kv_lens", "expected the requests' lengths, with pages");
+      }
+      if (readable) most_columns = expect_pages(packed, call, page_count_, kv_starts);
+      if (readable) columns = kv_starts.back();
+    } else if (readable) {
       most_columns = expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr");
     }
     for (int32_t i = 0; i < spec.tensor_count; ++i) {
       const TensorParam& param = spec.tensors[i];
       if (tensors[i].data == nullptr) continue;
       const bool queries = param.rows == PackedAxis::queries;
+      const bool own = param.batch_axis >= 0 && param.row_axis >= 0;
+      if (target != 0 && paged && own && !queries) {
+        refuse_argument(spec.tensor_names[i], "expected none over KV, with pages on a GPU");
+      }
       if (axes[i].rows == PackedAxis::pages) continue;
       axes[i] = expect_rows(tensors[i], param, spec.tensor_names[i], queries ? rows : columns,
                             queries ? most_rows : most_columns);
