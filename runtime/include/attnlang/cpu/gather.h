@@ -116,6 +116,20 @@ template <class T, int kRank, class... Index>
   return reach < INT32_MAX;
 }
 
+// Lane by lane, in 64 bits. A function of its own: it is long, and a score may read several tensors
+// for each vector of a strip.
+template <class T, int kRank, class... Index>
+[[gnu::noinline]] LoadedLanes<T> load_each(const View<T, kRank>& view, Index... index) {
+  LoadedLanes<T> r{};
+  for (int i = 0; i < kLanes; ++i) {
+    int64_t offset = 0;
+    int axis = 0;
+    ((offset += lane_in(index, i, view.size[axis]) * view.stride[axis], ++axis), ...);
+    put_lane<T>(r, i, read_element(view.data + offset));
+  }
+  return r;
+}
+
 }  // namespace detail
 
 // Indices of rows or columns, those past the end brought to the last.
@@ -142,14 +156,7 @@ template <class T, int kRank, class... Index>
       return detail::gather<T>(view.data + base, offset);
     }
   }
-  Lanes r{};
-  for (int i = 0; i < kLanes; ++i) {
-    int64_t offset = 0;
-    int axis = 0;
-    ((offset += detail::lane_in(index, i, view.size[axis]) * view.stride[axis], ++axis), ...);
-    detail::put_lane<T>(r, i, read_element(view.data + offset));
-  }
-  return r;
+  return detail::load_each<T>(view, index...);
 }
 
 }  // namespace attnlang::cpu

@@ -107,7 +107,13 @@ template <Vector V, class T>
 }
 [[gnu::always_inline]] inline L truncate(F x) {
   L r;
+#if defined(__AVX512DQ__)
+  const __m512i halves[] = {_mm512_cvttps_epi64(_mm512_castps512_ps256((__m512)x)),
+                            _mm512_cvttps_epi64(_mm512_extractf32x8_ps((__m512)x, 1))};
+  std::memcpy(&r, halves, sizeof r);
+#else
   for (int i = 0; i < kLanes; ++i) r[i] = truncate(x[i]);
+#endif
   return r;
 }
 

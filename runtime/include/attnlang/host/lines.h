@@ -47,7 +47,7 @@ class Lines {
   }
 
   // What is known of a range, which is clamped to the line.
-  Facts over(int64_t b, int64_t h, Interval range, Read read) const {
+  [[gnu::noinline]] Facts over(int64_t b, int64_t h, Interval range, Read read) const {
     Facts facts;
     if (length_ <= 0) {
       facts.add(T{});
