@@ -36,15 +36,25 @@ constexpr float kLn2 = 0.69314718f;
 [[gnu::always_inline]] inline F ceil(F x) { return -floor(-x); }
 [[gnu::always_inline]] inline F rsqrt(F x) { return 1.0f / sqrt(x); }
 
+// a - b * c, rounded once, as its sign has to be right where the product is close to a.
+[[gnu::always_inline]] inline F rest_of(F a, F b, F c) {
+#if defined(__FMA__) || defined(__AVX512F__)
+  return a - b * c;
+#else
+  const Wide product = __builtin_convertvector(b, Wide) * __builtin_convertvector(c, Wide);
+  return __builtin_convertvector(__builtin_convertvector(a, Wide) - product, F);
+#endif
+}
+
 // `//` and `%` of floats: toward minus infinity, and by 0 give 0. A quotient just below a whole
 // number may round up to it; the rest then has the wrong sign.
 [[gnu::always_inline]] inline F floordiv(F a, F b) {
-  const F quotient = floor(a / b), rest = a - b * quotient;
+  const F quotient = floor(a / b), rest = rest_of(a, b, quotient);
   const M above = b > 0.0f ? rest < 0.0f : rest > 0.0f;
   return b == 0.0f ? F{} : above ? quotient - 1.0f : quotient;
 }
 [[gnu::always_inline]] inline F floormod(F a, F b) {
-  const F rest = a - b * floor(a / b);
+  const F rest = rest_of(a, b, floor(a / b));
   const M above = b > 0.0f ? rest < 0.0f : rest > 0.0f;
   return b == 0.0f ? F{} : above ? rest + b : rest;
 }
