@@ -10,10 +10,10 @@ file already holds is not measured again. Let nothing else run.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
 import attnlang  # noqa: E402
 from attnlang.bench.machine import BUSY_SHARE, Watch, this_machine  # noqa: E402
+from attnlang.bench.record import read_record, record_text  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
@@ -133,19 +134,17 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
 def main() -> None:
     """Measure some cases and add them to the file."""
     start, args, cases = time.monotonic(), _arguments(), all_cases()
-    machine = asdict(this_machine())
-    done: dict[str, object] = {}
-    if args.json.exists():
-        held = json.loads(args.json.read_text(encoding="utf-8"))
-        done = held["cases"] if held["machine"] == json.loads(json.dumps(machine)) else {}
+    machine = this_machine()
+    done = read_record(args.json, machine)
     names = [n for n in cases if any(fnmatch(n, p) for p in args.case or ["*"])]
+    if not names:
+        sys.exit(f"no case matches {', '.join(args.case)}")
     for name in [n for n in names if args.again or n not in done]:
         if time.monotonic() - start > args.until:
             print(f"{sum(n not in done for n in names)} cases are left: run it again")
             return
         found = done[name] = measure(cases[name], args.seconds)
-        record = {"machine": machine, "cases": done}
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(record_text(machine, done), encoding="utf-8")
         busy = (found["others"] or 0) > BUSY_SHARE
         print(
             f"{name}: {found['milliseconds']}, {found['speedup']} times as fast "

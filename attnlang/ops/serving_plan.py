@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlang.jit.units import Target
 from attnlang.ops import arguments as check
 from attnlang.ops.block_sparse import BlockSparse
 from attnlang.ops.block_sparse_plan import BlockSparsePlan
@@ -32,6 +33,7 @@ from attnlang.ops.routes import Facts, Routes
 from attnlang.ops.run_check import Lengths, check_run
 from attnlang.ops.schedules import Balance, Schedules
 from attnlang.ops.tables import check_table
+from attnlang.ops.targets import check_dtype
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -97,7 +99,10 @@ class Plan:
 
     @property
     def balance(self) -> tuple[Balance, ...]:
-        """How evenly the work of each packed call is spread, once a run of this step needed it."""
+        """How evenly the work of each packed call is spread, once a run of this step needed it.
+
+        Empty on a GPU, whose kernels deal the work out themselves.
+        """
         return self._step.schedules.balance
 
     @property
@@ -243,6 +248,9 @@ class Plan:
         if facts is not None and facts in step.checked:
             return facts
         self._check_q(q, step)
+        if self._options.split_tokens and check_dtype(q).target is not Target.CPU:
+            expected = "False, on a GPU: its kernels cut keys by the average length"
+            raise CallError("batch_invariant", expected, str(self._options.split_tokens))
         check_run(self._variant, step.lengths, q, pools, values, scale)
         if facts is not None:
             step.checked.add(facts)

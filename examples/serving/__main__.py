@@ -29,9 +29,9 @@ results = Console(highlight=False)
 messages = Console(stderr=True, highlight=False)
 
 
-def caches(args: argparse.Namespace, shape: Shape, load: Load) -> dict[str, Callable[[], Cache]]:
-    """Return what makes the cache of each loop."""
-    sizes = (shape, args.sequences, load.longest, _DTYPES[args.dtype])
+def caches(args: argparse.Namespace, shape: Shape, longest: int) -> dict[str, Callable[[], Cache]]:
+    """Return what makes the cache of each loop; `longest` is the most tokens of a sequence."""
+    sizes = (shape, args.sequences, longest, _DTYPES[args.dtype])
     return {
         "attnlang": lambda: PagedCache(*sizes, args.page),
         "padded": lambda: PaddedCache(*sizes),
@@ -40,10 +40,14 @@ def caches(args: argparse.Namespace, shape: Shape, load: Load) -> dict[str, Call
 
 
 def serve(
-    name: str, model: Decoder, make: Callable[[], Cache], load: Load, args: argparse.Namespace
+    name: str,
+    model: Decoder,
+    make: Callable[[], Cache],
+    loads: tuple[Load, Load],
+    args: argparse.Namespace,
 ) -> Outcome:
-    """Run a load twice: a short one, after which all is compiled, and the one that counts."""
-    short = Load(load.common, (Request((1,) * (args.chunk + 3), 2),), load.samples, 0.0)
+    """Run two loads: a short one, after which all is compiled, and the one that counts."""
+    short, load = loads
     total = sum(r.new_tokens for r in load.requests) * load.samples
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages) as bar:
@@ -95,8 +99,10 @@ def main() -> None:
         prompts=tuple(args.prompts), new_tokens=tuple(args.new_tokens), samples=args.samples,
         temperature=args.temperature,
     )  # fmt: skip
-    chosen = {n: make for n, make in caches(args, shape, load).items() if n in args.loop}
-    outcomes = {n: serve(n, model, make, load, args) for n, make in chosen.items()}
+    short = Load(load.common, (Request((1,) * (args.chunk + 3), 2),), load.samples, 0.0)
+    longest = max(short.longest, load.longest)
+    chosen = {n: make for n, make in caches(args, shape, longest).items() if n in args.loop}
+    outcomes = {n: serve(n, model, make, (short, load), args) for n, make in chosen.items()}
     first = next(iter(outcomes.values())).tokens
     same, found = {}, {}
     for name, outcome in outcomes.items():
@@ -115,9 +121,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serving", description=__doc__)
     loops = ("attnlang", "padded", "flex")
     parser.add_argument("--loop", nargs="+", choices=loops, default=loops)
-    parser.add_argument("--requests", type=int, default=12)
-    parser.add_argument("--samples", type=int, default=4, help="of each request")
-    parser.add_argument("--sequences", type=int, default=16, help="that run at once")
+    parser.add_argument("--requests", type=_positive, default=12)
+    parser.add_argument("--samples", type=_positive, default=4, help="of each request")
+    parser.add_argument("--sequences", type=_positive, default=16, help="that run at once")
     parser.add_argument(
         "--common", type=int, default=512, help="tokens that all prompts begin with"
     )
@@ -126,16 +132,34 @@ def _arguments() -> argparse.Namespace:
         ("--new-tokens", (16, 64), "of a sample"),
     ):
         parser.add_argument(
-            name, type=int, nargs=2, metavar=("LEAST", "MOST"), default=default, help=help
+            name, type=_positive, nargs=2, metavar=("LEAST", "MOST"), default=default, help=help
         )
     parser.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
-    parser.add_argument("--chunk", type=int, default=128, help="tokens of a prompt in a step")
-    parser.add_argument("--page", type=int, default=16, help="slots of a page")
+    parser.add_argument("--chunk", type=_positive, default=128, help="tokens of a prompt in a step")
+    parser.add_argument("--page", type=_positive, default=16, help="slots of a page")
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bf16")
     for f in fields(Shape):
-        parser.add_argument("--" + f.name.replace("_", "-"), type=int, default=f.default)
+        parser.add_argument("--" + f.name.replace("_", "-"), type=_positive, default=f.default)
     parser.add_argument("--json", type=Path, help="write the figures to a file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("prompts", "new_tokens"):
+        least, most = getattr(args, name)
+        if least > most:
+            parser.error(f"--{name.replace('_', '-')}: {least} is more than {most}")
+    if args.new_tokens[0] < 2:
+        parser.error("--new-tokens: 2 or more, for the time between them is measured")
+    if args.common < 0:
+        parser.error("--common: 0 or more tokens")
+    if args.samples > args.sequences:
+        parser.error(f"--samples: {args.samples} do not fit into {args.sequences} sequences")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("1 or more")
+    return value
 
 
 if __name__ == "__main__":

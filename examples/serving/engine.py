@@ -70,7 +70,7 @@ class Engine:
         self.outcome = Outcome()
 
     def run(self, advance: Callable[[int], None] = lambda tokens: None) -> Outcome:
-        """Serve all requests; the clock begins when the common beginning is read."""
+        """Serve all requests; the clock begins once the common beginning has been read."""
         self._read_common()
         self._began = time.perf_counter()
         while self._running or self._waiting:

@@ -8,7 +8,7 @@
 namespace attnlang::cpu {
 
 // The half with the same sign and digits: e4m3's exponent is 8 less, which `kScale` makes good.
-// `T` is uint16_t or lanes of it.
+// `T` is lanes of uint16_t.
 template <DType kType>
 struct Fp8;
 
@@ -35,7 +35,7 @@ struct Fp8<DType::f8e4m3> {
 template <DType kType, class Element>
 class Fp8Reader {
  public:
-  explicit Fp8Reader(float scale) : scale_(scale * Fp8<kType>::kScale) {
+  explicit Fp8Reader(float scale) : scale_(scale) {
     if constexpr (kLooksUp) {
       for (int code = 0; code < kMagnitudes; code += kLanes) {
         uint8_t codes[kLanes];
@@ -69,7 +69,7 @@ class Fp8Reader {
     const Words bits = Fp8<kType>::half_bits(__builtin_convertvector(bytes, Words));
     Half halves[kLanes];
     std::memcpy(halves, &bits, sizeof halves);
-    return load_elements(halves) * scale_;
+    return load_elements(halves) * Fp8<kType>::kScale * scale_;
   }
 
 #if defined(__AVX512BW__)
