@@ -115,10 +115,24 @@ def finish(
     tensors |= {_ROW_START: rows.start, _ROWS: rows.lens}
     sizes = {"B": rows.lens.shape[0], "HQ": heads, "HKV": kv_heads, "D": width}
     inputs = Inputs(
-        variant, q, q, None, default_scale(scale, width, dtype, q), rows.q_offset, rows.kv_offset,
-        rows.kv_lens, scalars, tensors, sizes | {"DV": acc.shape[2]},
-        {VectorName.Q: width, VectorName.ACC: acc.shape[2]}, 0, 0, dtype, None,
-    )  # fmt: skip
+        variant=variant,
+        q=q,
+        k=q,
+        v=None,
+        scale=default_scale(scale, width, dtype, q),
+        q_offset=rows.q_offset,
+        kv_offset=rows.kv_offset,
+        kv_lens=rows.kv_lens,
+        scalars=scalars,
+        tensors=tensors,
+        sizes=sizes | {"DV": acc.shape[2]},
+        widths={VectorName.Q: width, VectorName.ACC: acc.shape[2]},
+        seed=0,
+        first=0,
+        alone={},
+        dtype=dtype,
+        rounded=None,
+    )
     _bind(variant, inputs)
     head = torch.arange(heads, device=q.device).reshape(1, heads, 1, 1)
     domain = Domain(

@@ -22,8 +22,8 @@ from attnlang.ops.errors import CallError
 from attnlang.ops.handles import variant_of
 from attnlang.ops.packed_requests import Requests
 from attnlang.ops.specialised import const_values, given_tensors
-from attnlang.ops.targets import check_dtype
-from attnlang.ops.training import TrainingCall, wants_gradient
+from attnlang.ops.targets import check_dtype, runs_on
+from attnlang.ops.training import TrainingCall, refuse_gradient, wants_gradient
 from attnlang.ops.transforms import refuse_func, refuse_tangents
 
 if TYPE_CHECKING:
@@ -77,12 +77,13 @@ def attend(
     if recorded and torch.compiler.is_dynamo_compiling():
         from attnlang.ops.traced_record import traced_packed
 
-        refuse_transforms(variant._handle)
+        refuse_traced(variant._handle, call.q.device)
         return traced_packed(variant._handle, call, return_max=return_max)
     if recorded and torch.compiler.is_compiling():
         return record_traced(variant, call, return_max=return_max)
     if not torch.compiler.is_compiling():
-        requests = _check(variant, call, return_lse=return_lse, recorded=recorded)
+        check.check_lse(variant.ir, return_lse)
+        requests = _check(variant, call, raw=not recorded or return_max)
         if recorded:
             return _record(variant, call, requests, return_max=return_max)
     seed = variant.seed_argument(call.seed, call.q)
@@ -93,14 +94,24 @@ def record_traced(
     variant: Variant, call: Ragged, *, return_max: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Record a call whose offsets have no values yet; torch cannot take its requests apart."""
-    refuse_transforms(variant._handle)
+    refuse_traced(variant._handle, call.q.device)
     return _record(
         variant, call, Requests.untold(call.q_indptr, call.kv_indptr), return_max=return_max
     )
 
 
-def refuse_transforms(handle: str) -> None:
-    """Refuse to trace what torch would transform request by request; runs as Python in a trace."""
+def refuse_traced(handle: str, device: torch.device) -> None:
+    """Refuse what has no gradients in a graph; runs as Python in a trace.
+
+    On a GPU none has; elsewhere what torch would transform request by request.
+    """
+    if runs_on(device).target is not Target.CPU:
+        raise CallError(
+            "q",
+            "tensors that need no gradient, in a ragged call on a GPU",
+            "one with requires_grad=True",
+            help="call it under torch.no_grad()",
+        )
     if not variant_of(handle).training.plain:
         raise CallError(
             "q",
@@ -110,7 +121,7 @@ def refuse_transforms(handle: str) -> None:
         )
 
 
-refuse_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
+refuse_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
 
 
 def _run(
@@ -166,10 +177,9 @@ def _record(
     return out, q.new_empty(0) if lse is None else lse, largest
 
 
-def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) -> Requests:
-    """Check a ragged call's arguments; build its kernel unless autograd records it."""
+def _check(variant: Variant, call: Ragged, *, raw: bool) -> Requests:
+    """Check a ragged call's arguments; build the kernel that autograd knows nothing of if asked."""
     ir, values = variant.ir, call.values
-    check.check_lse(ir, return_lse)
     check.check_seed(call.seed)
     if not isinstance(call.q_indptr, Tensor):
         packed.check_indptr("q_indptr", call.q_indptr, 0, "q")
@@ -180,13 +190,9 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) 
     check.check_places(call.q, {**vectors, **values, **own})
     refuse_tangents({**vectors, **values, **own})
     runs = check_dtype(call.q)
-    if recorded and runs.target is not Target.CPU:
-        raise CallError(
-            "q",
-            "tensors that need no gradient, in a ragged call on a GPU",
-            "one with requires_grad=True",
-            help="call it under torch.no_grad()",
-        )
+    if runs.target is not Target.CPU:
+        given = {**vectors, "scale": call.scale, **values}
+        refuse_gradient(given, "a ragged call on a GPU")
     q_lens = packed.check_indptr("q_indptr", call.q_indptr, shape.q, "q", beside=call.q)
     kv_lens = packed.check_indptr("kv_indptr", call.kv_indptr, shape.kv, "k", beside=call.q)
     if call.kv_indptr.numel() != call.q_indptr.numel():
@@ -206,7 +212,7 @@ def _check(variant: Variant, call: Ragged, *, return_lse: bool, recorded: bool) 
     check.check_scale(ir, call.scale)
     check.check_per_request("q_offset", call.q_offset, requests)
     check.check_per_request("kv_offset", call.kv_offset, requests)
-    if not recorded:
+    if raw or requests == 0:
         key = variant.kernel_key(call.q, dv, values, packed=True)
         specialised.op.ensure(key, call.q.device)
     return Requests(call.q_indptr, call.kv_indptr, tuple(q_lens or ()), tuple(kv_lens or ()))

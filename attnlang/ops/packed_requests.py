@@ -2,13 +2,14 @@
 
 Maps rows of all requests one after another to dense calls of one request each, and back. Each
 keeps its number and the batch's size: what a spec reads under `b` and `B` is what kernels read.
+Rows are taken apart by one `split`, whose gradient is put together once: that of a slice is as
+large as the tensor, for each request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,7 +50,7 @@ class Requests:
         """Return [1, heads, Q, *] of each request from [sum Q, heads, *]; None of nothing."""
         if packed is None:
             return [None] * self.count
-        return [_dense(packed[rows]) for rows in _slices(self.q_lens)]
+        return [_dense(rows) for rows in _split(packed, self.q_lens)]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Return [rows, heads, *] from [1, heads, rows, *] of each request."""
@@ -58,38 +59,34 @@ class Requests:
     def calls(self, variant: Variant, call: TrainingCall) -> Iterator[TrainingCall]:
         """Yield a dense call of each request."""
         tensors = {p.name: packed_rows(p) for p in variant.params if isinstance(p, TensorParam)}
-        slices = zip(_slices(self.q_lens), _slices(self.kv_lens), strict=True)
-        for rows, columns in slices:
-            own = {"Q": rows, "KV": columns}
-            values = {
-                name: self._own(value, tensors[name], own) if name in tensors else value
-                for name, value in call.values.items()
-            }
+        values = {
+            name: self._parts(value, tensors.get(name)) for name, value in call.values.items()
+        }
+        q, k = _split(call.q, self.q_lens), _split(call.k, self.kv_lens)
+        v = None if call.v is None else _split(call.v, self.kv_lens)
+        for b in range(self.count):
             yield replace(
-                call, q=_dense(call.q[rows]), k=_dense(call.k[columns]),
-                v=None if call.v is None else _dense(call.v[columns]), values=values, requests=None,
+                call, q=_dense(q[b]), k=_dense(k[b]), v=None if v is None else _dense(v[b]),
+                values={name: parts[b] for name, parts in values.items()}, requests=None,
             )  # fmt: skip
 
-    def _own(self, value: ParamValue, axes: PackedRows, own: Mapping[str, slice]) -> ParamValue:
-        """Return a tensor as a dense call of the batch has it; other requests' rows repeat these.
+    def _parts(self, value: ParamValue, axes: PackedRows | None) -> list[ParamValue]:
+        """Return what a dense call of each request has: an axis of 1 for `B`, the request's rows.
 
         What has rows for the longest request gives the first ones.
         """
-        if not isinstance(value, Tensor) or axes.row_axis < 0:
-            return value
-        rows = own[axes.size]
+        if axes is None or not isinstance(value, Tensor) or axes.row_axis < 0:
+            return [value] * self.count
+        lens = self.q_lens if axes.size == "Q" else self.kv_lens
         if not axes.folds:
-            return value.narrow(axes.row_axis, 0, rows.stop - rows.start)
+            return [value.narrow(axes.row_axis, 0, length) for length in lens]
         last = axes.row_axis - (axes.batch_axis < axes.row_axis)
-        dense = value[rows].movedim(0, last).unsqueeze(axes.batch_axis)
-        return dense.expand(
-            *(self.count if i == axes.batch_axis else -1 for i in range(dense.dim()))
-        )
+        return [x.movedim(0, last).unsqueeze(axes.batch_axis) for x in _split(value, lens)]
 
 
 def _dense(rows: Tensor) -> Tensor:
     return rows.transpose(0, 1).unsqueeze(0)
 
 
-def _slices(lengths: Sequence[int]) -> Iterator[slice]:
-    return (slice(begin, end) for begin, end in pairwise(accumulate(lengths, initial=0)))
+def _split(rows: Tensor, lengths: Sequence[int]) -> Sequence[Tensor]:
+    return torch.split(rows, list(lengths))

@@ -23,7 +23,7 @@ from attnlang.ops.paged_kv import FP8_DTYPES
 from attnlang.ops.parts import Paged
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype
-from attnlang.ops.training import wants_gradient
+from attnlang.ops.training import refuse_gradient
 from attnlang.plan.packing import packed_rows
 
 if TYPE_CHECKING:
@@ -53,15 +53,9 @@ def check_run(
     plain: dict[str, ParamValue] = {}
     for name, value in values.items():
         plain[name] = value.tensor if isinstance(value, Paged) else value
-    vectors = {"q": q, "k": pools[0].k, "v": pools[0].v}
-    if wants_gradient({**vectors, **plain}):
-        raise CallError(
-            "q",
-            "tensors that need no gradient, in a planned call",
-            "one with requires_grad=True",
-            help="call it under torch.no_grad()",
-        )
     for own in pools:
+        stored = {"k": own.k, "v": own.v, "k_scale": own.k_scale, "v_scale": own.v_scale}
+        refuse_gradient({"q": q, **stored, "scale": scale, **plain}, "a planned call")
         _check_pool(q, own)
         check.check_places(q, {"k": own.k, "v": own.v, "scale": scale, **plain})
     check.check_scale(ir, scale)

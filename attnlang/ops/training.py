@@ -52,6 +52,18 @@ def wants_gradient(values: Mapping[str, object]) -> bool:
     )
 
 
+def refuse_gradient(values: Mapping[str, object], where: str) -> None:
+    """Refuse a call that autograd would record, naming the first argument that it is for."""
+    for name, value in values.items():
+        if wants_gradient({name: value}):
+            raise CallError(
+                name,
+                f"a tensor that needs no gradient, in {where}",
+                "one with requires_grad=True",
+                help="call it under torch.no_grad()",
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingCall:
     """The arguments of one call, checked; `value_dim` is DV."""
@@ -257,6 +269,9 @@ def _runs(call: TrainingCall) -> Runs:
     runs = check_dtype(call.q)
     if call.kv_indices is not None and runs.target is not Target.CPU:
         raise CallError("kv_indices", "nothing, in a call with gradients on a GPU", "a tensor")
+    if call.requests is not None and runs.target is not Target.CPU:
+        vectors = {"q": call.q, "k": call.k, "v": call.v, "scale": call.scale}
+        refuse_gradient(vectors | call.values, "a ragged call on a GPU")
     return runs
 
 

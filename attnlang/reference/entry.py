@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnlang.ir.nodes import Variant, VectorName
+from attnlang.ir.nodes import TensorParam, Variant, VectorName
+from attnlang.plan.packing import packed_rows
 from attnlang.reference.attend import Attended, attend
 from attnlang.reference.inputs import (
     Inputs,
@@ -130,7 +131,8 @@ def make_inputs(
 ) -> Inputs:
     """Make the arguments of `reference` uniform.
 
-    With `request`, (b, B), q, k and v are those of request b alone of B; all else is the batch's.
+    With `request`, (b, B), q, k, v and the tensors whose rows a packed call folds are those of
+    request b alone of B; all else is the batch's.
     """
     sizes = check_shapes(q, k, v)
     first, sizes["B"] = (0, sizes["B"]) if request is None else request
@@ -149,6 +151,7 @@ def make_inputs(
         dropout = variant.weights.dropout is not None
         seed = int(torch.randint(_SEED_END, ()).item()) if dropout else 0
     scalars, tensors = bind_params(variant, params, device)
+    rows = {p.name: packed_rows(p) for p in variant.params if isinstance(p, TensorParam)}
     widths = {VectorName.Q: sizes["D"], VectorName.K: sizes["D"]}
     inputs = Inputs(
         variant=variant,
@@ -165,6 +168,7 @@ def make_inputs(
         widths=widths if v is None else widths | {VectorName.V: sizes["DV"]},
         seed=seed,
         first=first,
+        alone={n: r.batch_axis for n, r in rows.items() if r.folds and request is not None},
         dtype=compute,
         rounded=q.dtype if narrow else None,
     )

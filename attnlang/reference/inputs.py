@@ -37,6 +37,7 @@ class Inputs:
     widths: Mapping[VectorName, int]
     seed: int
     first: int  # the number of the request that q, k and v begin with
+    alone: Mapping[str, int]  # tensors with that request's rows only, and the axis of `B`, 1 long
     dtype: torch.dtype  # of all float arithmetic
     rounded: (
         torch.dtype | None

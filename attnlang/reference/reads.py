@@ -51,7 +51,10 @@ def size(name: str, scope: Scope) -> Tensor:
 
 
 def load(expr: Load, scope: Scope) -> Tensor:
-    """Return the entries of a tensor at clamped indices; raise where one had to be clamped."""
+    """Return the entries of a tensor at clamped indices; raise where one had to be clamped.
+
+    Where it has the rows of one request alone, every request's stand there.
+    """
     inputs, vector = scope.inputs, expr.type.vector
     tensor = inputs.tensors.get(expr.tensor)
     if tensor is None:
@@ -59,11 +62,12 @@ def load(expr: Load, scope: Scope) -> Tensor:
     spots = []
     for axis, index in enumerate(expr.indices):
         value = lifted(index, scope.memo[id(index)], vector)
-        extent = tensor.shape[axis]
+        alone = inputs.alone.get(expr.tensor) == axis
+        extent = inputs.sizes["B"] if alone else tensor.shape[axis]
         outside = (value < 0) | (value >= extent)
         if scope.fails(outside, vector=vector):
             _raise_outside(expr.tensor, axis, extent, value, outside, scope)
-        spots.append(value.clamp(0, max(extent - 1, 0)))
+        spots.append(torch.zeros_like(value) if alone else value.clamp(0, max(extent - 1, 0)))
     if tensor.numel() == 0:  # a read that nothing selects
         nothing = torch.zeros_like(reduce(torch.add, spots))
         return inputs.cast(nothing, expr.type.kind)

@@ -50,5 +50,7 @@ def _check(param: TensorParam, inputs: Inputs) -> None:
     if tensor is None:
         return
     expected = [static_scope(inputs).size(dim) for dim in param.dims]
+    if param.name in inputs.alone:
+        expected[inputs.alone[param.name]] = 1
     if list(tensor.shape) != expected:
         raise ValueError(f"`{param.name}` must be {expected}, found shape {list(tensor.shape)}")

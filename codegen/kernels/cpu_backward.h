@@ -3,8 +3,9 @@
 //   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T
 //
 // Weights are computed again from the scores and the lse. A work item is (request, key head, part
-// of the keys): it owns the gradients of its keys and values; those of the queries are sums over
-// the parts of a head, added in the order of the parts. How work is cut depends on shapes alone.
+// of the keys): it owns the gradients of its keys and values; those of the queries are its own too
+// where its keys are all there are, else sums over the parts of a head, added in the order of the
+// parts. How work is cut depends on shapes alone.
 #pragma once
 
 #include <algorithm>
@@ -34,6 +35,7 @@ struct BackwardWorker {
   PartialSums<Variant> partials;
   TileSelection selection;
   Buffer<float> keys, values;  // the gradients of an item's keys and values
+  Buffer<float> query_grads;   // of a head, where nothing is added to them
 
   BackwardWorker(int64_t tiles, int64_t most_keys, const RowSelections& selections)
       : scratch(1),
@@ -41,10 +43,11 @@ struct BackwardWorker {
         partials(tiles),
         selection(selections, tiles),
         keys(most_keys * kD),
-        values(most_keys * kDV) {}
+        values(most_keys * kDV),
+        query_grads(tiles * kQueryTile * kD) {}
   bool complete() const {
     return scratch && queries.complete() && partials.complete() && selection.complete() && keys &&
-           values;
+           values && query_grads;
   }
 };
 
@@ -68,14 +71,15 @@ class Backward {
         gradients_(gradients),
         tiles_((problem.queries + kQueryTile - 1) / kQueryTile),
         cut_(KeyParts::of(heads, problem.keys, kKeyTile)),
-        query_grads_(problem.batch * problem.heads * cut_.parts * head_size()) {}
+        query_grads_(is_cut() ? problem.batch * problem.heads * cut_.parts * head_size() : 0) {}
 
   bool complete() const { return static_cast<bool>(query_grads_); }
   int64_t tiles() const { return tiles_; }
   int64_t keys_per_part() const { return cut_.keys_per_part; }
   int64_t items() const { return problem_.batch * problem_.kv_heads * cut_.parts; }
   int64_t item_cost() const { return problem_.queries * cut_.keys_per_part; }
-  int64_t query_blocks() const { return problem_.batch * problem_.heads * tiles_; }
+  // What `write_queries` is to do once all items are done.
+  int64_t query_blocks() const { return is_cut() ? problem_.batch * problem_.heads * tiles_ : 0; }
 
   // Where key head `slab` adds to the parameters' gradients; `whole` are those of the call.
   Sums sums(const Gradients& whole, GradientSums& targets, int64_t slab) const {
@@ -108,9 +112,12 @@ class Backward {
     std::fill_n(worker.values.data(), (end - begin) * kDV, 0.0f);
     const int64_t group = problem_.group();
     for (int64_t h = item.h_kv * group; h < (item.h_kv + 1) * group; ++h) {
-      float* query_grads = this->query_grads(item.b, h, part);
+      float* query_grads =
+          is_cut() ? this->query_grads(item.b, h, part) : worker.query_grads.data();
       clear_queries(query_grads);
       run_head(item, h, part == 0, worker, query_grads, sums);
+      if (is_cut()) continue;
+      for (int64_t tile = 0; tile < tiles_; ++tile) write_tile(item.b, h, tile, query_grads);
     }
     write_keys(item, worker);
   }
@@ -119,11 +126,23 @@ class Backward {
   void write_queries(int64_t block) {
     const int64_t tile = block % tiles_, head = block / tiles_;
     const int64_t b = problem_.first + head / problem_.heads, h = head % problem_.heads;
+    write_tile(b, h, tile, query_grads(b, h, 0));
+  }
+
+ private:
+  struct Item {
+    int64_t b, h_kv, k0, k1;  // columns [k0, k1) of the tensors; those that exist end earlier
+  };
+
+  bool is_cut() const { return cut_.parts > 1; }
+
+  // `query_grads`: of the head's first part; the others follow.
+  void write_tile(int64_t b, int64_t h, int64_t tile, const float* query_grads) const {
     alignas(64) float row[kD];
     for (int m = 0; m < tile_rows(tile); ++m) {
       std::fill_n(row, kD, 0.0f);
       for (int64_t part = 0; part < cut_.parts; ++part) {
-        const float* column = query_grads(b, h, part) + tile * kQueryTile * kD +
+        const float* column = query_grads + part * head_size() + tile * kQueryTile * kD +
                               m / kPanel * kD * kPanel + m % kPanel;
         for (int d = 0; d < kD; ++d) row[d] += column[d * kPanel];
       }
@@ -131,11 +150,6 @@ class Backward {
                    gradients_.q.stride[3], row, kD);
     }
   }
-
- private:
-  struct Item {
-    int64_t b, h_kv, k0, k1;  // columns [k0, k1) of the tensors; those that exist end earlier
-  };
 
   int64_t head_size() const { return tiles_ * kQueryTile * kD; }
   float* query_grads(int64_t b, int64_t h, int64_t part) {

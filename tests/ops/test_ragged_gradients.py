@@ -10,6 +10,7 @@ import torch
 from ragged_gradients import check_gradients, differentiate, results
 from ragged_inputs import Packed, offsets
 from test_ragged import LENGTHS, SPECS, call_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnlang
 from attnlang.ops.training_op import _registered, positional
@@ -161,11 +162,13 @@ def test_in_one_graph(name: str) -> None:
 
 def test_the_ops_are_sound() -> None:
     call = call_of("rows", torch.float32, ((3, 5), (0, 2), (1, 9)))
+    own = SPECS["rows"].replace("attention rows", "attention sound")  # registered by no other test
+    call = replace(call, variant=attnlang.loads(own))
     leaves = [x.detach().clone().requires_grad_() for x in (call.q, call.k, call.v)]
     params = call.packed_params()
     call.variant.ragged(*leaves, call.q_indptr, call.kv_indptr, **params)
     packed = [op for (_, kind), op in _registered.items() if kind]
-    op = next(op for op in packed if op.overload._schema.name.startswith("attnlang::rows"))
+    op = next(op for op in packed if op.overload._schema.name.startswith("attnlang::sound_"))
     named = call.variant.op_arguments(params, 0.25, None, 0, None)
     named |= {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
     torch.library.opcheck(op.overload, tuple(positional(op, leaves, named)))
@@ -186,5 +189,62 @@ def test_a_graph_with_transforms_is_refused() -> None:
 def test_kernels_of_a_gpu_refuse_it(monkeypatch) -> None:
     call = call_of("plain", torch.bfloat16)
     monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
-    with pytest.raises(attnlang.CallError, match="in a ragged call on a GPU"):
+    with pytest.raises(attnlang.CallError, match=r"`q`: .*in a ragged call on a GPU"):
         replace(call, q=call.q.clone().requires_grad_()).call()
+    with pytest.raises(attnlang.CallError, match=r"`v`: .*in a ragged call on a GPU"):
+        replace(call, v=call.v.clone().requires_grad_()).call()
+
+
+def test_a_graph_on_a_gpu_is_refused(monkeypatch) -> None:
+    variant = attnlang.loads("attention masked:\n mask = causal\n")
+    q = torch.ones(4, 2, 16, dtype=torch.bfloat16, requires_grad=True)
+    ends = offsets([1, 3])
+    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda q, ends: variant.ragged(q, q, q, ends, ends), backend="eager", fullgraph=True
+    )
+    with pytest.raises(Exception, match="in a ragged call on a GPU"):
+        compiled(q, ends)
+
+
+class _Made(TorchDispatchMode):
+    """Counts the elements of all results."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for x in results if isinstance(results, tuple | list) else (results,):
+            if isinstance(x, torch.Tensor):
+                self.elements += x.numel()
+        return results
+
+
+def test_work_on_a_tensor_of_many_requests_follows_its_rows() -> None:
+    """Its gradient is summed up in its own shape, not in the batch's for each request."""
+    gated = attnlang.loads(
+        "attention g(gate: float[B, HQ, Q, DV]):\n out = acc * gate[b, h, q_row, d]\n"
+    )
+
+    def made(requests: int) -> int:
+        ends = offsets([2] * requests)
+        q = torch.ones(2 * requests, 2, 16)
+        gate = torch.ones(2 * requests, 2, 16, requires_grad=True)
+        with _Made() as counted:
+            gated.ragged(q, q, q, ends, ends, gate=gate).sum().backward()
+        assert gate.grad is not None
+        return counted.elements
+
+    assert made(64) < 10 * made(8)
+
+
+def test_keys_that_no_head_asks_for_have_gradients_of_zero() -> None:
+    variant = attnlang.loads("attention masked:\n mask = causal\n")
+    q = torch.ones(5, 0, 16, requires_grad=True)
+    k, v = (torch.ones(9, 2, 16, requires_grad=True) for _ in range(2))
+    torch.full((9, 2, 16), torch.nan)  # what freed memory holds
+    variant.ragged(q, k, v, offsets([2, 3]), offsets([4, 5])).sum().backward()
+    for x in (k, v):
+        assert x.grad is not None
+        assert torch.equal(x.grad, torch.zeros(9, 2, 16))

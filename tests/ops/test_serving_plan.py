@@ -456,7 +456,13 @@ def test_a_run_that_does_not_fit_is_named() -> None:
     gated = load("gated_output").plan(scene.q_indptr, part.kv, num_q_heads=4)
     wide = scene.q.clone().requires_grad_()
     for plan, q, given, text in (
-        (made, wide, {}, "`q`: expected tensors that need no gradient, in a planned call"),
+        (made, wide, {}, "`q`: expected a tensor that needs no gradient, in a planned call"),
+        (
+            made,
+            scene.q,
+            {"scale": torch.tensor(0.5, requires_grad=True)},
+            "`scale`: expected a tensor that needs no gradient, in a planned call",
+        ),
         (made, scene.q.bfloat16(), {}, "`k`: expected the dtype of q, bfloat16, found float32"),
         (made, scene.q[..., :8], {}, "`k`: expected q's head dim D = 8"),
         (made, scene.q, {"scale": "1"}, "`scale`: expected a number"),

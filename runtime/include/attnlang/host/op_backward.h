@@ -130,7 +130,7 @@ inline void differentiate(const BackwardOp& op, StableIValue* stack, uint64_t in
   expect_count(spec, inputs, count + kSavedArguments);
   const Arguments arguments(stack, table, count);
   const Saved saved(stack + count);
-  static const KernelTable none;  // the kernel comes with the op
+  static const KernelTable& none = *new KernelTable;  // the kernel comes with the op
   Bound bound(spec, none, arguments);
   Call& call = bound.call;
   const DeviceGuard guard(bound.device);

@@ -111,9 +111,9 @@ class KernelTable {
     if (builder == nullptr) {
       if (const Kernel* kernel = find_for_gpu(key)) return *kernel;
       const std::lock_guard<std::mutex> guard(adding_);
-      throw std::runtime_error(
-          std::string(op_name) +
-          ": no kernel for these dtypes and head dims, and nothing to build one" + obstacle_);
+      throw std::runtime_error(std::string(op_name) + ": no kernel for these dtypes and head dims" +
+                               (key.packed != 0 ? " in packed calls" : "") +
+                               ", and nothing to build one" + obstacle_);
     }
     char error[kErrorSize] = "";
     if (builder(&key, device.is_gpu() ? device.index : -1, error) != 0) {
