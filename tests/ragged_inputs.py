@@ -51,6 +51,14 @@ class Packed:
     def columns(self, b: int) -> slice:
         return slice(int(self.kv_indptr[b]), int(self.kv_indptr[b + 1]))
 
+    def only(self, b: int) -> Packed:
+        """Return the call with NaN in the rows of all other requests."""
+        vectors = ((self.q, self.rows(b)), (self.k, self.columns(b)), (self.v, self.columns(b)))
+        q, k, v = (torch.full_like(x, torch.nan) for x, _ in vectors)
+        for poisoned, (x, rows) in zip((q, k, v), vectors, strict=True):
+            poisoned[rows] = x[rows]
+        return replace(self, q=q, k=k, v=v)
+
     def axes(self, name: str) -> PackedRows | None:
         """Return where a tensor parameter has rows; None of a number."""
         for param in self.variant.ir.params:
