@@ -6,6 +6,7 @@ common beginning. `fork` begins a sequence as a copy of another.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,7 +47,7 @@ class Cache(Protocol):
         """Store the step's keys and values, and attend; rows as the shares say."""
 
 
-class SlotCache:
+class SlotCache(ABC):
     """A row of a big tensor for each sequence, as long as the longest may become."""
 
     def __init__(self, shape: Shape, sequences: int, longest: int, dtype: torch.dtype) -> None:
@@ -96,10 +97,10 @@ class SlotCache:
             out[at] = self.single_tokens(layer, every)[slots]
         return out
 
+    @abstractmethod
     def run_of_tokens(self, layer: int, q: Tensor, share: Share) -> Tensor:
         """Attend for q [count, HQ, D], the last tokens of one sequence."""
-        raise NotImplementedError
 
+    @abstractmethod
     def single_tokens(self, layer: int, q: Tensor) -> Tensor:
         """Attend for q [sequences + 1, HQ, D], the last token of each; some rows mean nothing."""
-        raise NotImplementedError
