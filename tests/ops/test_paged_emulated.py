@@ -130,7 +130,7 @@ def test_what_the_kernels_do_not_take_is_refused() -> None:
         cache.k_pages, cache.v_pages, cache.indptr, cache.indices, cache.last_page_len, k_scale=2.0
     )
     plan = call.variant.plan(call.q_indptr, scaled, num_q_heads=HEADS.hq)
-    with pytest.raises(attnlang.CallError, match="without scales"):
+    with pytest.raises(attnlang.CallError, match="`k_scale`: expected None, on a GPU"):
         plan.run(call.q)
     hidden = call_of("hidden")
     with pytest.raises(RuntimeError, match="over KV"):
