@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from attnlang.emit.cpp_text import param_field, size_field
 from attnlang.emit.programs import Programs
-from attnlang.emit.simd_printer import param_field, size_field
 from attnlang.emit.vector_program import exact_name
 from attnlang.ir.nodes import (
     CallScale,

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnlang.emit.call_fields import TENSOR, CallField, call_fields
+from attnlang.emit.cpp_text import Lane
 from attnlang.emit.dialect import CUDA, Dialect
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.programs import Programs, ProgramText
 from attnlang.emit.range_printer import print_ranges
-from attnlang.emit.simd_printer import Lane, SimdPrinter
+from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
 from attnlang.ir.traverse import walk

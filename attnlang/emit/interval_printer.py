@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from attnlang.emit.cpp_text import param_field, plain
 from attnlang.emit.line_table import LineTable, Summary
-from attnlang.emit.simd_printer import SimdPrinter, param_field, plain, small_whole
+from attnlang.emit.simd_printer import SimdPrinter, small_whole
 from attnlang.ir.nodes import (
     QK,
     Binary,

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from attnlang.emit.simd_printer import Lane, SimdPrinter, param_field
+from attnlang.emit.cpp_text import Lane, param_field
+from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.ir.nodes import Expr, Kind, Load
 from attnlang.ir.printer import print_expr
 from attnlang.symbolic.lines import Axis, Line

@@ -7,13 +7,29 @@ generated structs. Ints are 32-bit lanes where `Ranges` proves that they fit, el
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import assert_never
 
+from attnlang.emit.cpp_text import (
+    ADD,
+    AND,
+    ANY,
+    EQUALITY,
+    MUL,
+    OR,
+    PRIMARY,
+    RELATION,
+    UNARY,
+    XOR,
+    Lane,
+    Value,
+    float_literal,
+    int32_literal,
+    int_literal,
+    param_field,
+    size_field,
+)
 from attnlang.emit.dialect import CPU, Dialect
 from attnlang.ir.nodes import (
     QK,
@@ -46,42 +62,13 @@ from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
 from attnlang.symbolic.variability import Level, level
 
-
-class Lane(StrEnum):
-    """What a C++ value is made of."""
-
-    F = "f"  # float, F
-    I = "i"  # I: 32-bit lanes; a scalar int is always L  # noqa: E741
-    L = "l"  # int64_t, L
-    M = "m"  # bool, M
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A C++ expression; `precedence` is C++'s (smaller binds tighter)."""
-
-    code: str
-    lane: Lane
-    vector: bool
-    precedence: int = 0
-
-    def at(self, precedence: int) -> str:
-        """Return the code, in parentheses where it binds more loosely than `precedence`."""
-        return self.code if self.precedence <= precedence else f"({self.code})"
-
-
-_PRIMARY, _UNARY, _MUL, _ADD, _RELATION, _EQUALITY, _AND, _XOR, _OR, _ANY = (
-    0, 3, 5, 6, 9, 10, 11, 12, 13, 99,
-)  # fmt: skip
-
 _ARITHMETIC = {
-    BinaryOp.ADD: ("+", _ADD, _ADD, _MUL),
-    BinaryOp.SUB: ("-", _ADD, _ADD, _MUL),
-    BinaryOp.MUL: ("*", _MUL, _MUL, _UNARY),
-    BinaryOp.DIV: ("/", _MUL, _MUL, _UNARY),
+    BinaryOp.ADD: ("+", ADD, ADD, MUL),
+    BinaryOp.SUB: ("-", ADD, ADD, MUL),
+    BinaryOp.MUL: ("*", MUL, MUL, UNARY),
+    BinaryOp.DIV: ("/", MUL, MUL, UNARY),
 }
 
-_FLOAT32_MAX = 3.4028234663852886e38
 _MAX_MULTIPLIED = 64  # of an exponent
 _NAMED = {BinaryOp.FLOORDIV: "floordiv", BinaryOp.MOD: "floormod"}
 _COMPARE = {
@@ -94,45 +81,12 @@ _COMPARE = {
 }
 
 
-def float_literal(value: float) -> str:
-    """Print a float constant as C++ float32 text; a finite one stays finite."""
-    if math.isnan(value):
-        return "std::numeric_limits<float>::quiet_NaN()"
-    sign = "-" if value < 0 else ""
-    if math.isinf(value):
-        return f"{sign}std::numeric_limits<float>::infinity()"
-    if abs(value) >= _FLOAT32_MAX:
-        return f"{sign}std::numeric_limits<float>::max()"
-    return f"{value!r}f"
-
-
-_INT_LITERAL = re.compile(r"int64_t\{(-?\d+)\}")
-
-
-def int_literal(value: int) -> str:
-    """Print an int constant as C++ int64_t text."""
-    if value == -(2**63):
-        return "std::numeric_limits<int64_t>::min()"
-    return f"int64_t{{{value}}}"
-
-
-def plain(code: str) -> str:
-    """Print an int literal without its type, where any int type will do."""
-    found = _INT_LITERAL.fullmatch(code)
-    return found[1] if found else code
-
-
 def small_whole(exponent: Expr) -> int | None:
     """Return a constant exponent for which a float is multiplied out, in lanes and intervals."""
     match exponent:
         case Const(int() | float() as n) if abs(n) <= _MAX_MULTIPLIED and n == int(n):
             return int(n)
     return None
-
-
-def _int32(code: str) -> str:
-    literal = plain(code)
-    return literal if literal != code else f"int32_t({code})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,16 +168,16 @@ class SimdPrinter:
             case Unary(op=op, operand=operand):
                 x = self._print(operand)
                 if op == UnaryOp.NOT:
-                    return self._not(x, _UNARY)
+                    return self._not(x, UNARY)
                 x = self._widen(x, expr)
-                return Value(f"-{x.at(_PRIMARY)}", x.lane, x.vector, _UNARY)
+                return Value(f"-{x.at(PRIMARY)}", x.lane, x.vector, UNARY)
             case Binary():
                 return self._binary(expr)
             case Compare():
                 return self._compare(expr)
             case Logic(op=op, left=left, right=right):
                 a, b = self._print(left), self._print(right)
-                symbol, precedence = ("&", _AND) if op == LogicOp.AND else ("|", _OR)
+                symbol, precedence = ("&", AND) if op == LogicOp.AND else ("|", OR)
                 return self._mask_infix(symbol, precedence, a, b)
             case Select():
                 return self._select(expr)
@@ -245,7 +199,7 @@ class SimdPrinter:
             case int():
                 return Value(int_literal(expr.value), Lane.L, False)
             case float():
-                return Value(float_literal(expr.value), Lane.F, False, _UNARY)
+                return Value(float_literal(expr.value), Lane.F, False, UNARY)
             case _:
                 assert_never(expr.value)
 
@@ -301,7 +255,7 @@ class SimdPrinter:
 
     def _not(self, x: Value, precedence: int) -> Value:
         symbol = self.dialect.negation if x.vector else "!"
-        return Value(f"{symbol}{x.at(precedence)}", Lane.M, x.vector, _UNARY)
+        return Value(f"{symbol}{x.at(precedence)}", Lane.M, x.vector, UNARY)
 
     def _binary(self, expr: Binary) -> Value:
         a, b = self._print(expr.left), self._print(expr.right)
@@ -357,10 +311,10 @@ class SimdPrinter:
         if kind == Kind.BOOL:
             if vector:
                 a, b = self._vector(a, Lane.M), self._vector(b, Lane.M)
-                differ = self._mask_infix("^", _XOR, a, b)
+                differ = self._mask_infix("^", XOR, a, b)
                 if expr.op == CompareOp.NE:
                     return differ
-                return self._not(differ, _PRIMARY)
+                return self._not(differ, PRIMARY)
         elif kind == Kind.INT and vector:
             a, b, lane = self._comparable(expr, a, b)
             if lane == Lane.L and self.dialect.splits_longs:
@@ -368,9 +322,9 @@ class SimdPrinter:
                 code = f"compare<{_COMPARE[expr.op]}>({', '.join(parts)})"
                 return Value(code, Lane.M, True)
             if lane == Lane.L:
-                return Value(f"narrow({a.at(_ANY)} {expr.op.value} {b.at(_ADD)})", Lane.M, True)
-        precedence = _EQUALITY if expr.op in (CompareOp.EQ, CompareOp.NE) else _RELATION
-        code = f"{a.at(_ADD)} {expr.op.value} {b.at(_ADD)}"
+                return Value(f"narrow({a.at(ANY)} {expr.op.value} {b.at(ADD)})", Lane.M, True)
+        precedence = EQUALITY if expr.op in (CompareOp.EQ, CompareOp.NE) else RELATION
+        code = f"{a.at(ADD)} {expr.op.value} {b.at(ADD)}"
         return Value(code, Lane.M, vector, precedence)
 
     def _comparable(self, expr: Compare, a: Value, b: Value) -> tuple[Value, Value, Lane]:
@@ -405,7 +359,7 @@ class SimdPrinter:
 
     @staticmethod
     def _operand(x: Value, precedence: int) -> str:
-        return x.at(precedence if x.precedence == precedence else _UNARY)
+        return x.at(precedence if x.precedence == precedence else UNARY)
 
     def _select(self, expr: Select) -> Value:
         condition, then, other = (
@@ -474,7 +428,7 @@ class SimdPrinter:
     def _int(self, x: Value, lane: Lane) -> Value:
         """Bring an int to a lane width; a scalar stays one."""
         if not x.vector:
-            return Value(_int32(x.code), Lane.I, False) if lane == Lane.I else x
+            return Value(int32_literal(x.code), Lane.I, False) if lane == Lane.I else x
         if x.lane == lane:
             return x
         name = "to_long" if lane == Lane.L else "to_int"
@@ -489,15 +443,5 @@ class SimdPrinter:
         """Bring a value into vector form, of a given lane."""
         if x.vector:
             return self._int(x, lane) if x.lane in (Lane.I, Lane.L) and lane != x.lane else x
-        inner = _int32(x.code) if lane == Lane.I and x.lane == Lane.L else x.code
+        inner = int32_literal(x.code) if lane == Lane.I and x.lane == Lane.L else x.code
         return Value(f"splat_{lane.value}({inner})", lane, True)
-
-
-def param_field(name: str) -> str:
-    """Return the field of a parameter; the prefix keeps users' names apart from C++'s."""
-    return f"arg_{name}"
-
-
-def size_field(name: str) -> str:
-    """Return the field of a size."""
-    return f"size_{name}"

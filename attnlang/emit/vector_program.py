@@ -11,14 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from attnlang.emit.cpp_text import Lane, Value, float_literal, param_field
 from attnlang.emit.dialect import Dialect, Rows
-from attnlang.emit.simd_printer import (
-    Lane,
-    SimdPrinter,
-    Value,
-    float_literal,
-    param_field,
-)
+from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import (
     Binary,
