@@ -145,6 +145,21 @@ CASE(pack_f16) {
                 static_cast<float*>(out));
 }
 
+// Every pair of neighbouring codes of 8-bit floats.
+__global__ void eight_bits_kernel(float* out) {
+  const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  const uint32_t pair = i | ((i + 1) & 0xff) << 8 | 0xabcd0000u;
+  const Pair e4m3 = unpack<Half>(halves_of_e4m3(pair));
+  const Pair e5m2 = unpack<Half>(halves_of_e5m2(pair));
+  out[i * 4] = e4m3.low;
+  out[i * 4 + 1] = e4m3.high;
+  out[i * 4 + 2] = e5m2.low;
+  out[i * 4 + 3] = e5m2.high;
+}
+CASE(eight_bits) {
+  return launch(eight_bits_kernel, dim3(8), 32, 0, stream, static_cast<float*>(out));
+}
+
 __global__ void approximate_kernel(const float* in, float* out) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const float x = in[i];

@@ -48,6 +48,7 @@ def cases() -> dict[str, Case]:
         "mma_f16": _mma(rng, to_f16, from_f16),
         "pack_bf16": _pack(rng, to_bf16, from_bf16),
         "pack_f16": _pack(rng, to_f16, from_f16),
+        "eight_bits": _eight_bits(),
         "approximate": _approximate(rng),
         "named_barrier": _reversed_rounds(rng, 5, 64, needs_sm90=False),
         "ring": _reversed_rounds(rng, 7, 32, needs_sm90=True),
@@ -183,6 +184,18 @@ def _pack(rng: np.random.Generator, to: Rounding, back: Rounding) -> Case:
     values = back(bits).view(np.uint32).reshape(1024, 2)
     want = np.concatenate([packed[:, None], values], axis=1)
     return Case(x, _empty((1024, 3), np.uint32), want, needs_sm90=False)
+
+
+def _eight_bits() -> Case:
+    codes = np.arange(256)
+    exponent, digits = codes >> 3 & 15, codes & 7
+    e4m3 = np.where(exponent == 0, digits, 8 + digits) * np.exp2(np.maximum(exponent, 1) - 10.0)
+    e4m3[codes & 0x7F == 0x7F] = np.nan
+    e4m3 = np.where(codes & 0x80, -e4m3, e4m3).astype(np.float32)
+    e5m2 = from_f16((codes << 8).astype(np.uint16))
+    following = (codes + 1) % 256
+    want = np.stack([e4m3, e4m3[following], e5m2, e5m2[following]], axis=1)
+    return Case(_nothing(), _empty((256, 4), np.float32), want, needs_sm90=False)
 
 
 def _approximate(rng: np.random.Generator) -> Case:

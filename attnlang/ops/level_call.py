@@ -66,8 +66,8 @@ def call_level(
         "kv_indptr": tables.kv_indptr,
         "page_indptr": tables.page_indptr,
         "page_indices": tables.page_indices,
-        "k_scale": _scale(pools.k_scale),
-        "v_scale": _scale(pools.v_scale),
+        "k_scale": _scale(pools.k_scale, q),
+        "v_scale": _scale(pools.v_scale, q),
         "part": part or None,
         "wide_out": facts.wide_out or None,
     }
@@ -96,7 +96,10 @@ def call_level(
     return out, lse if facts.return_lse else None, largest if facts.return_max else None
 
 
-def _scale(scale: float | Tensor | None) -> Tensor | None:
+def _scale(scale: float | Tensor | None, q: Tensor) -> Tensor | None:
+    """Return a scale as the op takes it, beside q."""
     if scale is None:
         return None
-    return scale.float() if isinstance(scale, Tensor) else torch.tensor(float(scale))
+    if isinstance(scale, Tensor):
+        return scale.to(q.device, torch.float32)
+    return q.new_full((), float(scale), dtype=torch.float32)

@@ -86,12 +86,6 @@ def _check_gpu(
     for own in pools:
         if own.k.dim() != 4:
             continue
-        for name, x, scale in (("k", own.k, own.k_scale), ("v", own.v, own.v_scale)):
-            if x is not None and x.dtype != q.dtype:
-                found = str(x.dtype).removeprefix("torch.")
-                raise CallError(name, "pages of q's dtype, on a GPU", found)
-            if scale is not None:
-                raise CallError(f"{name}_scale", "None, on a GPU", repr(scale))
         for param in ir.params:
             if not isinstance(param, TensorParam) or values[param.name] is None:
                 continue

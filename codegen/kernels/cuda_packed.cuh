@@ -147,11 +147,19 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
   const RequestRows rows = rows_of<Variant>(work.requests, work.all.arguments, place.b);
   if (rows.queries.count == 0) return;
   const auto pass = of_request(work.all, rows);
-  const auto row_of = [&](const auto& vectors, int b, int h, int i) {
+  const auto load = [&]<bool kKeys, int kWidth>(float* row, int b, int h, int i, int lane) {
     const Pages& pages = pass.problem.pages;
-    return pages.size == 0 ? vectors.row(b, h, i) : pages.row(vectors, h, i);
+    const VectorRows<const Element>& vectors = kKeys ? pass.k : pass.v;
+    const Stored& stored = kKeys ? pages.keys : pages.values;
+    if (pages.size != 0 && stored.converted) {
+      load_converted<Element, kWidth>(row, pages.stored_row(vectors, stored, h, i),
+                                      vectors.stride[3], stored, stored.scale(h), lane);
+      return;
+    }
+    const Element* from = pages.size == 0 ? vectors.row(b, h, i) : pages.row(vectors, h, i);
+    load_floats<kWidth>(row, from, vectors.stride[3], lane);
   };
-  transform_tile(pass, place.b, index % kv_heads, place.row, row_of);
+  transform_tile(pass, place.b, index % kv_heads, place.row, load);
 }
 
 template <class Variant, class Element, int kD, int kDV>
@@ -213,7 +221,10 @@ class PackedAttention {
       problem.pages = {.numbers = call.packed->page_indices,
                        .size = static_cast<int32_t>(call.packed->page_size),
                        .count = static_cast<int32_t>(call.k.size[0]),
-                       .begin = 0};
+                       .begin = 0,
+                       .keys = Stored::of(call.k, call.packed->k_scale),
+                       .values = Variant::kValueFromKey ? Stored::of(call.k, call.packed->k_scale)
+                                                        : Stored::of(call.v, call.packed->v_scale)};
     }
     const char* wrong = start_max(problem, call.stream);
     if (wrong == nullptr && !is_empty(call)) wrong = enqueue(call, pieces, &problem);
@@ -227,12 +238,6 @@ class PackedAttention {
     if (packed.costs != nullptr) return fail(error, "schedules are for the CPU alone");
     if (packed.is_paged()) {
       if (Variant::kLoadsKeys) return fail(error, "the spec reads k or v apart, which has pages");
-      if (is_page_dtype(call.k.dtype) || is_page_dtype(call.v.dtype)) {
-        return fail(error, "kernels for GPUs take no pages of 8-bit floats");
-      }
-      if (packed.k_scale.data != nullptr || packed.v_scale.data != nullptr) {
-        return fail(error, "kernels for GPUs take no scales of pages");
-      }
       for (int i = 0; i < packed.tensor_count; ++i) {
         const PackedAxis::Rows rows = packed.tensors[i].rows;
         if (rows == PackedAxis::keys || rows == PackedAxis::pages) {

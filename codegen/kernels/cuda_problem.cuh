@@ -13,6 +13,7 @@
 #include "attnlang/host/target.h"
 #include "attnlang/host/tensor_view.h"
 #include "kernels/call_check.h"
+#include "kernels/cuda_stored.cuh"
 
 namespace attnlang::cuda {
 
@@ -26,15 +27,17 @@ struct VectorRows {
   int64_t stride[4];
   bool vectorised;  // each row may be accessed 16 bytes at a time
 
-  // `start`: the entry of each vector that is entry 0 of the view.
+  // `start`: the entry of each vector that is entry 0 of the view. Entries of one byte, which pages
+  // alone have, are counted as such.
   static VectorRows of(const Tensor& t, int start) {
     VectorRows rows;
-    rows.data = static_cast<T*>(t.data) + start * t.stride[3];
-    constexpr int64_t kEntries = kVectorBytes / sizeof(T);
+    const int64_t bytes = is_page_dtype(t.dtype) ? 1 : sizeof(T);
+    rows.data = reinterpret_cast<T*>(static_cast<char*>(t.data) + start * t.stride[3] * bytes);
+    const int64_t entries = kVectorBytes / bytes;
     bool aligned = t.stride[3] == 1 && reinterpret_cast<uintptr_t>(rows.data) % kVectorBytes == 0;
     for (int i = 0; i < 4; ++i) {
       rows.stride[i] = t.stride[i];
-      if (i < 3 && t.size[i] > 1) aligned = aligned && t.stride[i] % kEntries == 0;
+      if (i < 3 && t.size[i] > 1) aligned = aligned && t.stride[i] % entries == 0;
     }
     rows.vectorised = aligned;
     return rows;
@@ -58,12 +61,26 @@ struct Pages {
   PerRequest numbers;
   int32_t size, count;  // slots of a page; pages that there are
   int32_t begin;        // slots of all pages before the request's first, in the order of `numbers`
+  Stored keys, values;
 
   template <class T>
   ATTNLANG_DEVICE T* row(const VectorRows<T>& pool, int h, int column) const {
+    return pool.data + offset(pool, h, column);
+  }
+  // Of a pool that is converted: its entries are narrow or of type T.
+  template <class T>
+  ATTNLANG_DEVICE const char* stored_row(const VectorRows<T>& pool, const Stored& stored, int h,
+                                         int column) const {
+    const int64_t bytes = stored.is_narrow() ? 1 : sizeof(T);
+    return reinterpret_cast<const char*>(pool.data) + offset(pool, h, column) * bytes;
+  }
+
+ private:
+  template <class T>
+  ATTNLANG_DEVICE int64_t offset(const VectorRows<T>& pool, int h, int column) const {
     const int slot = begin + column;
     const int64_t page = bounded<int64_t>(numbers[slot / size], 0, count - 1);
-    return pool.row(page, h, slot % size);
+    return page * pool.stride[0] + h * pool.stride[1] + slot % size * pool.stride[2];
   }
 };
 

@@ -40,6 +40,14 @@ ATTNLANG_DEVICE void load_floats(float* row, const Element* source, int64_t inne
   for (int d = lane; d < kWidth; d += kWarp) row[d] = to_float32(source[d * inner]);
 }
 
+template <class Element, int kWidth>
+ATTNLANG_DEVICE void load_converted(float* row, const char* source, int64_t inner,
+                                    const Stored& stored, float scale, int lane) {
+  for (int d = lane; d < kWidth; d += kWarp) {
+    row[d] = converted_entry<Element>(source, d * inner, stored, scale);
+  }
+}
+
 template <int kWidth, class Element>
 ATTNLANG_DEVICE void store_floats(Element* target, const float* row, int lane) {
   for (int d = lane; d < kWidth; d += kWarp) target[d] = from_float32<Element>(row[d]);
@@ -111,16 +119,16 @@ ATTNLANG_DEVICE bool is_visited(const Problem<Element>& problem,
   }
 }
 
-// k' and v' of one column by one warp. RowOf: (vectors, b, h_kv, column) -> its memory.
-template <class Variant, class Element, int kD, int kDV, class RowOf>
+// k' and v' of one column by one warp. `load.operator()<kKeys, kWidth>(row, b, h_kv, column,
+// lane)` brings the row of k (of v) that is at a column.
+template <class Variant, class Element, int kD, int kDV, class Load>
 ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& passed,
                                       const typename Variant::Request& request, int b, int h_kv,
-                                      int column, const RowOf& row_of, float* row, int lane) {
+                                      int column, const Load& load, float* row, int lane) {
   using Pass = Passed<Variant, Element, kD, kDV>;
   float* result = row + Pass::kWidest;
   if constexpr (Variant::kKey || Variant::kValueFromKey) {
-    load_floats<Pass::Width::kHead>(row, row_of(passed.k, b, h_kv, column), passed.k.stride[3],
-                                    lane);
+    load.template operator()<true, Pass::Width::kHead>(row, b, h_kv, column, lane);
     __syncwarp();
   }
   if constexpr (Variant::kKey) {
@@ -131,8 +139,7 @@ ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& p
   }
   if constexpr (Variant::kValue) {
     if constexpr (!Variant::kValueFromKey) {
-      load_floats<Pass::Width::kValue>(row, row_of(passed.v, b, h_kv, column), passed.v.stride[3],
-                                       lane);
+      load.template operator()<false, Pass::Width::kValue>(row, b, h_kv, column, lane);
       __syncwarp();
     }
     Variant::value(request, column, row, result);
@@ -145,9 +152,9 @@ ATTNLANG_DEVICE void transform_column(const Passed<Variant, Element, kD, kDV>& p
 // A block makes kTransformTile columns of a head from k0 on. Where no row may see them they become
 // zeros: the verdict of fewer rows may be the looser one, and finds them, masked. Columns that the
 // request does not have are never read.
-template <class Variant, class Element, int kD, int kDV, class RowOf>
+template <class Variant, class Element, int kD, int kDV, class Load>
 ATTNLANG_DEVICE void transform_tile(const Passed<Variant, Element, kD, kDV>& passed, int b,
-                                    int h_kv, int k0, const RowOf& row_of) {
+                                    int h_kv, int k0, const Load& load) {
   const Problem<Element>& problem = passed.problem;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const Extent extent = problem.extent(b);
@@ -159,7 +166,7 @@ ATTNLANG_DEVICE void transform_tile(const Passed<Variant, Element, kD, kDV>& pas
   float* row = dynamic_shared<float>() + warp_index() * Passed<Variant, Element, kD, kDV>::kFloats;
   for (int column = k0 + warp_index(); column < k1; column += kTransformWarps) {
     if (visited) {
-      transform_column(passed, request, b, h_kv, column, row_of, row, lane);
+      transform_column(passed, request, b, h_kv, column, load, row, lane);
       continue;
     }
     if constexpr (Variant::kKey) store_zeros<kD>(passed.new_k.row(b, h_kv, column), lane);
@@ -173,8 +180,11 @@ __global__ void __launch_bounds__(kTransformWarps* kWarp)
   const int tiles = (passed.problem.keys + kTransformTile - 1) / kTransformTile;
   const int head = static_cast<int>(blockIdx.x) / tiles, kv_heads = passed.problem.kv_heads;
   const int tile = static_cast<int>(blockIdx.x) % tiles;
-  const auto row_of = [](const auto& vectors, int b, int h, int i) { return vectors.row(b, h, i); };
-  transform_tile(passed, head / kv_heads, head % kv_heads, tile * kTransformTile, row_of);
+  const auto load = [&]<bool kKeys, int kWidth>(float* row, int b, int h, int i, int lane) {
+    const VectorRows<const Element>& vectors = kKeys ? passed.k : passed.v;
+    load_floats<kWidth>(row, vectors.row(b, h, i), vectors.stride[3], lane);
+  };
+  transform_tile(passed, head / kv_heads, head % kv_heads, tile * kTransformTile, load);
 }
 
 // The passes over the rows of a dense call.

@@ -185,9 +185,10 @@ class Sm80Forward {
 
   // A tile's keys and values; what columns that no row may see hold is not even read.
   ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, int s) const {
-    load_vectors<kWithin >= 0, kPagedKeys>(request, tile, work_.problem.k, keys(s));
+    const Problem<Element>& problem = work_.problem;
+    load_vectors<kWithin >= 0, kPagedKeys>(request, tile, problem.k, problem.pages.keys, keys(s));
     if constexpr (kWithin < 0) {
-      load_vectors<true, kPagedValues>(request, tile, work_.problem.v, values(s));
+      load_vectors<true, kPagedValues>(request, tile, problem.v, problem.pages.values, values(s));
     }
   }
 
@@ -195,6 +196,7 @@ class Sm80Forward {
   template <bool kHides, bool kPaged, int kWidth>
   ATTNLANG_DEVICE void load_vectors(const Request& request, KeyTile tile,
                                     const VectorRows<const Element>& vectors,
+                                    [[maybe_unused]] const Stored& stored,
                                     SharedTile<Element, kWidth> to) const {
     constexpr int kLoaders = kShape.row_warps * kShape.value_warps * kWarp;
     const int thread = (row_warp_ + value_warp_ * kShape.row_warps) * kWarp + lane_;
@@ -207,14 +209,32 @@ class Sm80Forward {
                                      keys_ - begin, thread);
       return;
     }
-    const auto row_of = [&](int r) -> const Element* {
+    // Negative: the row becomes zeros.
+    const auto column_of = [&](int r) -> int {
       const int j = tile.k0 + r;
-      if (j >= keys_) return nullptr;
+      if (j >= keys_) return -1;
       const int column = column_at(j);
       if constexpr (kHides && Variant::kColumnMask) {
         const bool hidden = !Variant::column_keep(request, Variant::column(request, column));
-        if (hides && hidden) return nullptr;
+        if (hides && hidden) return -1;
       }
+      return column;
+    };
+    if constexpr (kPaged) {
+      if (paged && stored.converted) {
+        const auto row_of = [&](int r) -> const char* {
+          const int column = column_of(r);
+          if (column < 0) return nullptr;
+          return work_.problem.pages.stored_row(vectors, stored, item_.h_kv, column);
+        };
+        convert_rows<kWarpKeys, kLoaders>(to, first, row_of, vectors.stride[3], vectors.vectorised,
+                                          stored, stored.scale(item_.h_kv), thread);
+        return;
+      }
+    }
+    const auto row_of = [&](int r) -> const Element* {
+      const int column = column_of(r);
+      if (column < 0) return nullptr;
       if (paged) return work_.problem.pages.row(vectors, item_.h_kv, column);
       return base + column * vectors.stride[2];
     };

@@ -5,15 +5,18 @@ Whatever no request uses holds NaN: spare pages, slots past a length.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from paged_inputs import Pool
+from paged_inputs import FP8, Pool
 from ragged_inputs import Packed, pack
 from support import Sizes
-from test_paged import SPECS
+from test_paged import SPECS as CPU_SPECS
 
 import attnlang
 
+SPECS = CPU_SPECS | {"within": "attention paged_within:\n v = k[16:48]\n mask = causal\n"}
 HEADS = Sizes(1, 8, 2, 0, 0, 48, 32)
 LENGTHS = ((1, 40), (0, 7), (1, 0), (70, 130), (33, 33), (1, 1), (16, 90), (3, 2), (0, 0), (17, 65))
 
@@ -25,11 +28,10 @@ def _emulate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call_of(name: str, lengths=LENGTHS, dtype: torch.dtype = torch.bfloat16) -> Packed:
     g = torch.Generator().manual_seed(len(name))
-    heads = HEADS if name != "shared" else Sizes(1, 8, 2, 0, 0, 48, 24)
     params: dict[str, object] = {}
     if name == "hidden":
         params["seen"] = torch.rand(len(lengths), max(kv for _, kv in lengths), generator=g) < 0.7
-    return pack(attnlang.loads(SPECS[name]), lengths, heads, dtype, g, params)
+    return pack(attnlang.loads(SPECS[name]), lengths, HEADS, dtype, g, params)
 
 
 def pool_of(call: Packed, page: int) -> Pool:
@@ -119,19 +121,94 @@ def test_shared_prefixes_are_merged() -> None:
     torch.testing.assert_close(found[1][1], found[0][1], atol=1e-3, rtol=1e-3)
 
 
-def test_what_the_kernels_do_not_take_is_refused() -> None:
+def as_stored(call: Packed, dtype: torch.dtype, k_scale: object, v_scale: object) -> Packed:
+    """Return the call whose keys and values are what converted pages hold."""
+
+    def read(x: torch.Tensor, scale: object) -> torch.Tensor:
+        per_head = torch.as_tensor(1.0 if scale is None else scale).float()
+        return (x.to(dtype).float() * per_head.reshape(-1, 1)).to(x.dtype)
+
+    return replace(
+        call, k=read(call.k, k_scale), v=None if call.v is None else read(call.v, v_scale)
+    )
+
+
+@pytest.mark.parametrize("page", [1, 16])
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+def test_pages_of_one_byte_are_converted(dtype: torch.dtype, page: int) -> None:
+    call = call_of("causal", dtype=(torch.bfloat16, torch.float16)[page == 1])
+    pool = pool_of(call, page)
+    k_scale, v_scale = torch.tensor([0.5, 1.75]), torch.tensor(3.0)
+    want = as_stored(call, dtype, k_scale, v_scale).call(return_lse=True)
+    for hnd in (False, True):
+        k, v = (pool.spread(x, dtype=dtype, hnd=hnd) for x in (call.k, call.v))
+        out, lse = pool.run(k, v, k_scale=k_scale, v_scale=v_scale)
+        assert torch.equal(out, want[0])
+        assert torch.equal(lse, want[1])
+    as_stored(call, dtype, k_scale, v_scale).check(out, lse)
+
+
+def test_scales_of_plain_pages() -> None:
     call = call_of("causal")
     pool = pool_of(call, 16)
-    stored = [pool.spread(x, dtype=torch.float8_e5m2) for x in (call.k, call.v)]
-    with pytest.raises(RuntimeError, match="8-bit"):
-        pool.run(*stored)
+    want = as_stored(call, torch.bfloat16, 0.3, None).call(return_lse=True)
+    out, lse = pool.run(pool.spread(call.k), pool.spread(call.v), k_scale=torch.tensor(0.3))
+    assert torch.equal(out, want[0])
+    assert torch.equal(lse, want[1])
+
+
+@pytest.mark.parametrize("name", ["rope", "within"])
+def test_transforms_of_pages_of_one_byte(name: str) -> None:
+    call = call_of(name, ((1, 40), (33, 33), (0, 9), (3, 70)))
+    dtype, scale = torch.float8_e4m3fn, torch.tensor([2.0, 0.7])
+    want = as_stored(call, dtype, scale, scale).call(return_lse=True)
+    pool = pool_of(call, 16)
+    v = None if call.v is None else pool.spread(call.v, dtype=dtype)
+    scales = {"k_scale": scale} if v is None else {"k_scale": scale, "v_scale": scale}
+    out, lse = pool.run(pool.spread(call.k, dtype=dtype), v, **scales)
+    assert torch.equal(out, want[0])
+    assert torch.equal(lse, want[1])
+
+
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+@pytest.mark.parametrize("element", [torch.bfloat16, torch.float16], ids=str)
+def test_every_byte_reads_as_torch_reads_it(element: torch.dtype, dtype: torch.dtype) -> None:
+    """Every code at every place of a row, side by side or apart; a scale near float32's end."""
+    width = 48
+    places = torch.arange(256).unsqueeze(1) + torch.arange(width)
+    codes = (places % 256).to(torch.uint8).view(dtype).reshape(256, 1, 1, width)
+    apart = torch.zeros(256, 1, 1, width, 2, dtype=torch.uint8).view(dtype)[..., 0]
+    apart.copy_(codes)
+    variant = attnlang.loads("attention one_key:\n score = score\n")
+    op = variant.registered_op({}, "packed")
+    each = torch.arange(257, dtype=torch.int32)
+    q = torch.zeros(256, 1, width, dtype=element)
+    k = torch.zeros(256, 1, 1, width).to(dtype)
+    variant.ragged(q, q, q, each, each)  # builds the kernel
+    for v, scale in ((codes, 1.0), (apart, 1.0), (codes, -1.7), (codes, 1e37)):
+        out, _, _ = op(
+            q, k, v, q_indptr=each, page_indptr=each, page_indices=each[:256],
+            kv_lens=torch.ones(256, dtype=torch.int32), v_scale=torch.tensor(scale),
+        )  # fmt: skip
+        want = (codes[:, 0].float() * torch.tensor(scale)).to(element)
+        assert torch.equal(out.isnan(), want.isnan())
+        finite = dict(nan=0.0, posinf=3e38, neginf=-3e38)
+        assert torch.equal(out.float().nan_to_num(**finite), want.float().nan_to_num(**finite))
+
+
+def test_a_plan_of_pages_of_one_byte() -> None:
+    call = call_of("causal")
     cache = cache_of(call, 16)
-    scaled = attnlang.PagedKV(
-        cache.k_pages, cache.v_pages, cache.indptr, cache.indices, cache.last_page_len, k_scale=2.0
-    )
-    plan = call.variant.plan(call.q_indptr, scaled, num_q_heads=HEADS.hq)
-    with pytest.raises(attnlang.CallError, match="`k_scale`: expected None, on a GPU"):
-        plan.run(call.q)
+    scales = {"k_scale": 0.5, "v_scale": torch.tensor([2.0, 0.25])}
+    dtype = torch.float8_e5m2
+    pools = cache.k_pages.to(dtype), cache.v_pages.to(dtype)
+    stored = attnlang.PagedKV(*pools, cache.indptr, cache.indices, cache.last_page_len, **scales)
+    plan = call.variant.plan(call.q_indptr, stored, num_q_heads=HEADS.hq)
+    out, lse = plan.run(call.q, return_lse=True)
+    as_stored(call, dtype, **scales).check(out, lse)
+
+
+def test_what_the_kernels_do_not_take_is_refused() -> None:
     hidden = call_of("hidden")
     with pytest.raises(RuntimeError, match="over KV"):
         run(hidden, 16)

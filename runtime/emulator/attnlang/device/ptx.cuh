@@ -65,6 +65,19 @@ Pair unpack(uint32_t r) {
   return {emulator::element_value<Element>(r), emulator::element_value<Element>(r >> 16)};
 }
 
+inline uint32_t halves_of_e4m3(uint32_t x) {
+  const auto half = [](uint32_t code) {
+    const uint32_t exponent = code >> 3 & 15, digits = code & 7;
+    float value = exponent == 0 ? std::ldexp(static_cast<float>(digits), -9)
+                                : std::ldexp(8.0f + static_cast<float>(digits),
+                                             static_cast<int>(exponent) - 10);
+    if ((code & 0x7f) == 0x7f) value = std::numeric_limits<float>::quiet_NaN();
+    return uint32_t{from_float32<Half>((code & 0x80) != 0 ? -value : value).bits};
+  };
+  return half(x & 0xff) | half(x >> 8 & 0xff) << 16;
+}
+inline uint32_t halves_of_e5m2(uint32_t x) { return (x & 0xff) << 8 | (x & 0xff00) << 16; }
+
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float tanh_approx(float x) { return std::tanh(x); }

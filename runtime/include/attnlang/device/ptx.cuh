@@ -144,6 +144,25 @@ __device__ __forceinline__ Pair unpack(uint32_t r) {
   return pair;
 }
 
+// Two floats of 8 bits, in the low half of a register, as two halves with their values:
+// float8_e4m3fn (before sm_89 by arithmetic on its bits), and float8_e5m2, the upper half of one.
+__device__ __forceinline__ uint32_t halves_of_e4m3(uint32_t x) {
+  uint32_t r;
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(static_cast<uint16_t>(x)));
+#else
+  x = __byte_perm(x, 0, 0x4140);
+  const uint32_t magnitudes = x & 0x007f007fu;
+  const uint32_t nans = (magnitudes + 0x00010001u) & 0x00800080u;
+  // Its exponent is 8 less than a half's: times 256.
+  asm("mul.rn.f16x2 %0, %1, %2;"
+      : "=r"(r)
+      : "r"((x & 0x00800080u) << 8 | (magnitudes | nans) << 7), "r"(0x5c005c00u));
+#endif
+  return r;
+}
+__device__ __forceinline__ uint32_t halves_of_e5m2(uint32_t x) { return __byte_perm(x, 0, 0x1404); }
+
 // --- approximate functions of the special-function unit; errors: the PTX ISA ---
 
 __device__ __forceinline__ float exp2_approx(float x) {  // 2 ulp; denormals are 0
