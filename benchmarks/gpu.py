@@ -7,7 +7,8 @@ Each target has a file of its own, `results/gpu-TARGET.json`; what it already ho
 commit is not measured again, and no case starts after `--until` seconds: call it until it says that
 nothing is left. Contenders take turns; each run starts with a cold L2 cache and random inputs, and
 the time is the median between CUDA events. A contender whose results differ from ours is reported,
-not timed. Decoding is beside the rate at which the GPU reads memory in the same run.
+not timed. Decoding is beside the rate at which the GPU reads memory in the same run. What a call
+costs the host is measured apart, while the GPU is kept waiting.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from torch import Tensor
 RESULTS = Path(__file__).resolve().parent / "results"
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 _ROUNDS = (10, 200)  # at least, at most
+_HOST_CALLS, _HOST_ROUNDS = 20, 7
+_SLEEP = 20_000_000  # cycles, some 10 ms: longer than the host takes for those calls
 _TOLERANCE = 0.02  # of two kernels that round weights to bfloat16, relative to the largest value
 
 
@@ -120,6 +123,7 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
     if case.unit == "GB/s":
         runs["read"] = _read_work()
     times = _interleave(runs, seconds)
+    host = {name: _host_seconds(run) for name, run in runs.items()}
     amounts = dict.fromkeys(times, case.amount)
     if "read" in amounts:
         amounts["read"] = float(_FLUSH_BYTES * 4)
@@ -131,6 +135,7 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
                 "microseconds": statistics.median(t) * 1e6,
                 "quartiles": [q * 1e6 for q in statistics.quantiles(t, n=4)[::2]],
                 "runs": len(t),
+                "host_microseconds": host[name] * 1e6,
                 "rate": amounts[name] / statistics.median(t) / scale,
             }
             for name, t in times.items()
@@ -170,6 +175,20 @@ def _interleave(runs: Mapping[str, Run], seconds: float) -> dict[str, list[float
     return times
 
 
+def _host_seconds(run: Run) -> float:
+    """Return what the host takes to enqueue a call: the GPU sleeps, so no queue fills up."""
+    times = []
+    for _ in range(_HOST_ROUNDS):
+        torch.cuda.synchronize()
+        torch.cuda._sleep(_SLEEP)
+        start = time.perf_counter()
+        for _ in range(_HOST_CALLS):
+            run()
+        times.append((time.perf_counter() - start) / _HOST_CALLS)
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
 def _print(name: str, path: Path) -> None:
     if not path.exists():
         print(f"{name}: nothing measured yet")
@@ -177,13 +196,16 @@ def _print(name: str, path: Path) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     print(f"\n{name} on {record['machine']['gpu']}, commit {record['machine']['commit']}")
     names = list(dict.fromkeys(n for c in record["cases"].values() for n in c["contenders"]))
-    print(f"{'case':28}" + "".join(f"{n:>12}" for n in names) + "   ours / best peer")
+    print(
+        f"{'case':28}" + "".join(f"{n:>12}" for n in names) + "   ours / best peer, unit, host us"
+    )
     for title, case in record["cases"].items():
         rates = {n: e["rate"] for n, e in case["contenders"].items()}
         best = max((r for n, r in rates.items() if n != OURS), default=None)
         row = "".join(f"{rates[n]:12.1f}" if n in rates else f"{'-':>12}" for n in names)
         ratio = "" if best is None else f"{rates[OURS] / best:8.2f}"
-        print(f"{title:28}{row}   {ratio}  {case['unit']}")
+        host = case["contenders"][OURS].get("host_microseconds", float("nan"))
+        print(f"{title:28}{row}   {ratio}  {case['unit']}  {host:.1f}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -41,6 +42,7 @@ INCLUDES = ("runtime/include", "codegen", "tests/kernels_cuda")
 TOKENS = 16384
 WIDTH = 2048  # heads times head dimension
 ROUNDS = 11
+_CALL_HEADER = ROOT / "runtime" / "include" / "attnlang" / "host" / "call.h"
 
 UNIT = """
 #include "kernels/sm90_attention.cuh"
@@ -58,6 +60,15 @@ extern "C" int64_t attnlang_workspace(const attnlang::Call* call) {{
   return sm90_workspace<{variant}, attnlang::{element}, {dim}, {dim}, Tiles>(*call);
 }}
 """
+
+
+@functools.cache
+def call_version() -> int:
+    """Return kCallVersion, which kernels want to see in a call."""
+    found = re.search(r"kCallVersion = (\d+);", _CALL_HEADER.read_text())
+    if found is None:
+        raise SystemExit(f"{_CALL_HEADER} has no kCallVersion")
+    return int(found[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +149,7 @@ class Bound:
         self.scalars = (cpu_harness.CNumber * 2)()
         self.scalars[0].integer, self.scalars[1].real = 100, 30.0
         c = self.call = cpu_harness.CCall()
-        c.version, c.default_q_offset, c.scale = 4, 1, q.shape[3] ** -0.5
+        c.version, c.default_q_offset, c.scale = call_version(), 1, q.shape[3] ** -0.5
         c.q, c.k, c.v, c.out = map(cpu_harness.tensor, (q, k, v, self.out))
         c.lse, c.scalars = cpu_harness.tensor(self.lse), self.scalars
         c.q_offset = c.kv_offset = cpu_harness.per_request(0)
