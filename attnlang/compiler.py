@@ -1,7 +1,8 @@
 """The driver: from a source to checked variants, and on to kernels, one line a stage.
 
 Maps text to IR without torch (`check_source`), and a variant with its constants, dtypes and head
-dims to `Sources` without a compiler. Invariant: every stage is a frozen value that `show` prints.
+dims to `Sources` without a compiler. Invariant: every stage is a frozen value that `show` prints;
+no stage is imported before it runs, for a call whose kernel is in the cache runs none.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ from typing import TYPE_CHECKING
 
 from attnlang.diagnostics import Diagnostic, Severity, SpecError
 from attnlang.ir.nodes import Variant
-from attnlang.sema import ImportResolver, analyse
 from attnlang.sources import Source
-from attnlang.syntax import ast
-from attnlang.syntax.parser import parse
 
 if TYPE_CHECKING:
     from attnlang.jit.units import Sources
-    from attnlang.passes import Lowered
-    from attnlang.plan.plan import KernelKey, Plan
+    from attnlang.passes.lowered import Lowered
+    from attnlang.plan.kernel_key import KernelKey
+    from attnlang.plan.plan import Plan
+    from attnlang.syntax import ast
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ def check_source(
     source: Source, *, folder: Path | None = None, include: Sequence[Path] = ()
 ) -> CheckResult:
     """Parse and analyse a source; imports no torch. `folder` is where its imports are looked up."""
+    from attnlang.sema import ImportResolver, analyse
+    from attnlang.syntax.parser import parse
+
     parsed = parse(source)
     resolver = ImportResolver(folder, tuple(include))
     analysis = analyse(parsed.file, resolve=resolver, broken=parsed.broken)
@@ -58,7 +61,7 @@ def lower(
     variant: Variant, consts: Mapping[str, bool | int | float], given: frozenset[str]
 ) -> Lowered:
     """Specialise a variant for its constants and the optional tensors given, and simplify it."""
-    from attnlang.passes import lower as run_passes
+    from attnlang.passes.lower import lower as run_passes
 
     return run_passes(variant, consts=consts, given=given)
 
@@ -68,6 +71,20 @@ def plan(lowered: Lowered, key: KernelKey) -> Plan:
     from attnlang.plan.plan import make_plan
 
     return make_plan(lowered, key)
+
+
+def binding_sources() -> Sources:
+    """Emit what registers ops with torch, the same for all of them."""
+    from attnlang.emit.op_unit import binding_sources as emit
+
+    return emit()
+
+
+def op_sources(variant: Variant, name: str) -> Sources:
+    """Emit the object of the op of a lowered variant."""
+    from attnlang.emit.op_unit import op_sources as emit
+
+    return emit(variant, name)
 
 
 def kernel_sources(planned: Plan, name: str) -> Sources:

@@ -33,7 +33,7 @@ from attnlang.invent.masks import mask_env
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir import nodes as ir
 from attnlang.jit.cpu import this_cpu
-from attnlang.passes import lower
+from attnlang.passes.lower import lower
 from attnlang.reference import reference
 from attnlang.symbolic.masks import EMPTY, FULL, UNKNOWN, tile_verdicts
 

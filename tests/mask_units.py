@@ -20,7 +20,7 @@ from gallery_inputs import Sizes
 
 from attnlang.compiler import check_source, kernel_sources, lower, plan
 from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.sources import Source
 from attnlang.symbolic.masks import MaskEnv, brute_force
 

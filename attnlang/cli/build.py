@@ -23,7 +23,7 @@ from attnlang.options import CpuTarget, options
 if TYPE_CHECKING:
     from attnlang.emit.op_schema import OpSchema
     from attnlang.jit.cache import Manifest
-    from attnlang.plan.plan import KernelKey
+    from attnlang.plan.kernel_key import KernelKey
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
 from attnlang.jit.units import Target
 
 if TYPE_CHECKING:
-    from attnlang.passes import Lowered
+    from attnlang.passes.lowered import Lowered
     from attnlang.plan.plan import Plan
 
 _HEAD_DIM = 128
@@ -111,7 +111,7 @@ class KernelChoice:
         """How the kernel runs."""
         from attnlang.compiler import plan
         from attnlang.emit.op_schema import takes_v
-        from attnlang.plan.plan import KernelKey
+        from attnlang.plan.kernel_key import KernelKey
         from attnlang.plan.widths import WidthError, value_dim
 
         head, value = self._head_dims()

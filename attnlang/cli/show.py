@@ -71,7 +71,7 @@ class _View:
 
                 return print_variant(self._chosen.variant)
             case Stage.SIMPLIFIED:
-                from attnlang.passes import describe
+                from attnlang.passes.describe import describe
 
                 return describe(self._kernel.lowered)
             case Stage.PLAN:

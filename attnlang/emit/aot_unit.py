@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attnlang.emit.kernel_unit import kernel_functions, kernel_sources
+from attnlang.emit.entry_points import kernel_functions
+from attnlang.emit.kernel_unit import kernel_sources
 from attnlang.emit.op_unit import binding_unit, op_unit
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import Variant
 from attnlang.jit.cpu import MACROS
 from attnlang.jit.units import Sources, Target, Unit
-from attnlang.plan.plan import KernelKey, Plan
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import Plan
 
 _FEATURES = "attnlang_features"
 

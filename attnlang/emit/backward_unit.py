@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields
 
 from attnlang.emit.cpp_text import param_field
 from attnlang.emit.dialect import CPU, CUDA
+from attnlang.emit.entry_points import OP
 from attnlang.emit.functor import FunctionText, Functor, FunctorContext, TileText
 from attnlang.emit.kernel_unit import FLAGS, number_lines
-from attnlang.emit.op_unit import OP, backward_op_unit
+from attnlang.emit.op_unit import backward_op_unit
 from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import Coord, CoordName, Expr, Load, ScalarParam

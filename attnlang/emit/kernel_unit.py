@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 
 from attnlang.emit.dialect import CPU, CUDA
+from attnlang.emit.entry_points import kernel_functions
 from attnlang.emit.functor import Functor
 from attnlang.emit.templates import render
 from attnlang.jit.units import Sources, Target, Unit
-from attnlang.plan.plan import KernelKey, Plan
-
-RUN, COUNT_TILES, WORKSPACE = "attnlang_run", "attnlang_count_tiles", "attnlang_workspace"
-RUN_PACKED, PACKED_WORKSPACE = "attnlang_run_packed", "attnlang_packed_workspace"
+from attnlang.plan.plan import Plan
 
 # Products and sums may fuse; no errno and no traps, but NaN and inf keep their meaning; ints wrap.
 # Without ivopts: GCC 12 may address a tile's scores from the frame of a large functor, take the
@@ -41,16 +39,6 @@ def kernel_sources(plan: Plan, name: str) -> Sources:
     entry_points = tuple(kernel_functions(plan.key).values())
     units = (Unit(unit, text, flags=flags),)
     return Sources(name, target, units, entry_points, emulated=plan.key.emulated)
-
-
-def kernel_functions(key: KernelKey) -> dict[str, str]:
-    """Return the functions that a kernel exports, by what they do: run, count_tiles, workspace."""
-    functions = {"run": RUN, "count_tiles": COUNT_TILES, "workspace": WORKSPACE}
-    if key.packed:
-        functions = {"run": RUN_PACKED, "workspace": PACKED_WORKSPACE}
-    if key.target is Target.CPU:
-        del functions["workspace"]
-    return functions
 
 
 def number_lines(text: str, unit: str) -> str:

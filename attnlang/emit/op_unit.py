@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from attnlang.emit.entry_points import OP, REGISTER, REGISTER_BACKWARD
 from attnlang.emit.op_schema import Argument, OpSchema, make_schema, takes_v
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import (
@@ -30,9 +31,6 @@ from attnlang.ir.nodes import (
 from attnlang.jit.units import Sources, Target, Unit
 from attnlang.plan.packing import packed_rows
 from attnlang.plan.widths import width_expr
-
-OP = "attnlang_op"  # the `Op`, or `BackwardOp`, that an op's object exports
-REGISTER, REGISTER_BACKWARD = "attnlang_register", "attnlang_register_backward"
 
 _FLAGS = ("-O1",)
 _CALL_SIZES = ("B", "HQ", "HKV", "Q", "KV", "D", "DV")

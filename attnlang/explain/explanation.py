@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from attnlang.explain.boxes import Box
 from attnlang.invent.shape import Shape
-from attnlang.passes import Declined
+from attnlang.passes.lowered import Declined
 from attnlang.symbolic.range_text import RangeText
 from attnlang.symbolic.variability import Level
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from attnlang.explain.explanation import Finding, Tiles
 from attnlang.ir.nodes import Const, Expr
 from attnlang.ir.printer import print_expr
-from attnlang.passes import Lowered
+from attnlang.passes.lowered import Lowered
 from attnlang.plan.terms import Term
 
 

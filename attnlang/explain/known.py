@@ -15,7 +15,8 @@ from attnlang.invent.masks import call_sizes
 from attnlang.ir.nodes import Expr, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children
-from attnlang.passes import Lowered, facts
+from attnlang.passes.facts import facts
+from attnlang.passes.lowered import Lowered
 from attnlang.plan.plan import Plan
 from attnlang.symbolic.bounds import Bounds, bounds, bounds_at, score_bounds
 from attnlang.symbolic.lines import Axis, Lines

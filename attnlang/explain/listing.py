@@ -13,7 +13,7 @@ from attnlang.compiler import kernel_sources
 from attnlang.emit.spec_lines import file_name
 from attnlang.explain.explanation import CodeLine, Listing, SpecLine
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered
+from attnlang.passes.lowered import Lowered
 from attnlang.plan.plan import Plan
 from attnlang.sources import Source
 

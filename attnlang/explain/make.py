@@ -44,8 +44,10 @@ from attnlang.ir.nodes import (
     Vector,
 )
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered, reasons
-from attnlang.plan.plan import KernelKey, Plan, make_plan
+from attnlang.passes.facts import reasons
+from attnlang.passes.lowered import Lowered
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import Plan, make_plan
 from attnlang.plan.terms import hoist
 from attnlang.plan.widths import WidthError
 from attnlang.symbolic.range_text import RangeText, describe_ranges

@@ -38,7 +38,7 @@ from attnlang.ir.nodes import (
     Weights,
 )
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered
+from attnlang.passes.lowered import Lowered
 
 _PRIME = "′"
 _ANCHORS = {

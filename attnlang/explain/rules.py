@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from attnlang.explain.explanation import Rule
 from attnlang.ir.printer import print_expr
-from attnlang.passes import Lowered
+from attnlang.passes.lowered import Lowered
+from attnlang.symbolic.fired import Fired
 from attnlang.symbolic.rules import RULES
-from attnlang.symbolic.simplify import Fired
 
 _LONGEST = 100
 

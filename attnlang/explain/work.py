@@ -15,7 +15,7 @@ from attnlang.explain.explanation import Machine, Roofline, Tiles, Work
 from attnlang.invent.shape import ParamValue, Shape
 from attnlang.ir.nodes import Call, Expr, Function, Size, TensorParam
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered
+from attnlang.passes.lowered import Lowered
 from attnlang.symbolic.build import Interner
 from attnlang.symbolic.count import count_element_operations
 from attnlang.symbolic.variability import Level, Variabilities

@@ -16,7 +16,7 @@ from attnlang.invent.inputs import Call
 from attnlang.invent.static import static_value
 from attnlang.ir.nodes import Coord, CoordName, Variant
 from attnlang.ir.traverse import walk
-from attnlang.passes import lower
+from attnlang.passes.lower import lower
 from attnlang.symbolic.masks import MaskEnv, brute_force
 
 _BLOCK_ELEMENTS = 1 << 22

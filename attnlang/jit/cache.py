@@ -4,6 +4,7 @@
     <root>/tmp/           folders of builds under way; those of killed builds are swept
     <root>/logs/          the full logs of failed builds
     <root>/locks/         one file a key, so that many processes build a key once
+    <root>/memo/          what the compiler made of specs before (`memo.py`)
 
 Invariant: an entry appears by one rename of a folder whose files are on the disk, so a reader
 needs no lock, and whatever kills a build leaves only a folder in `tmp`.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from attnlang.jit.memo import FOLDER as MEMO
 from attnlang.options import options
 
 _log = logging.getLogger("attnlang.jit")
@@ -196,7 +198,7 @@ class Store:
     def clear(self) -> Info:
         """Remove everything, and return what there was."""
         before = self.info()
-        for name in ("units", "tmp", "logs", "locks"):
+        for name in ("units", "tmp", "logs", "locks", MEMO):
             shutil.rmtree(self.root / name, ignore_errors=True)
         return before
 

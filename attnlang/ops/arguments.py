@@ -30,7 +30,7 @@ from attnlang.ir.nodes import (
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.ops.errors import CallError
-from attnlang.plan.plan import MAX_HEAD_DIM
+from attnlang.plan.kernel_key import MAX_HEAD_DIM
 from attnlang.symbolic.evaluate import Leaf, evaluate
 
 POSITION_LIMIT = 2**30

@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
-from attnlang.emit.op_unit import OP, REGISTER, REGISTER_BACKWARD, binding_sources
+from attnlang.compiler import binding_sources
+from attnlang.emit.entry_points import OP, REGISTER, REGISTER_BACKWARD
 from attnlang.jit.build import build
 from attnlang.jit.loader import load
+from attnlang.jit.memo import remembered
 
 progress: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
 """Called with a line for each thing that is built; the command line shows it."""
@@ -41,4 +43,4 @@ def _register(function: str, library: Path) -> None:
 
 @cache
 def _binding() -> ctypes.CDLL:
-    return load(build(binding_sources(), progress=progress.get()))
+    return load(build(remembered("binding", (), binding_sources), progress=progress.get()))

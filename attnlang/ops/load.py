@@ -7,6 +7,8 @@ from pathlib import Path
 
 from attnlang.compiler import check_source
 from attnlang.diagnostics.suggest import nearest
+from attnlang.ir.nodes import Variant as VariantIr
+from attnlang.jit.memo import remembered
 from attnlang.ops.errors import CallError
 from attnlang.ops.variant import Variant
 from attnlang.sources import Source
@@ -42,9 +44,14 @@ def loads(text: str, name: str | None = None, include: Sequence[PathLike] = ()) 
 
 
 def _check(source: Source, folder: Path | None, include: Sequence[PathLike]) -> dict[str, Variant]:
-    result = check_source(source, folder=folder, include=[Path(p) for p in include])
-    result.raise_errors()
-    return {v.name: Variant(v) for v in result.variants}
+    def checked() -> tuple[VariantIr, ...]:
+        result = check_source(source, folder=folder, include=[Path(p) for p in include])
+        result.raise_errors()
+        return result.variants
+
+    alone = "import" not in source.text  # what it imports may change, and is read each time
+    variants = remembered("checked", (source.path, source.text), checked) if alone else checked()
+    return {v.name: Variant(v) for v in variants}
 
 
 def _pick(variants: dict[str, Variant], name: str | None, where: str) -> Variant:

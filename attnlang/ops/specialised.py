@@ -12,19 +12,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from attnlang.compiler import kernel_sources, lower, plan
+from attnlang.compiler import kernel_sources, lower, op_sources, plan
 from attnlang.emit.op_schema import op_name
-from attnlang.emit.op_unit import op_sources
-from attnlang.ir.nodes import Kind, ScalarParam, Variant
+from attnlang.ir.nodes import Expr, Kind, ScalarParam, Variant
+from attnlang.ir.traverse import walk
 from attnlang.jit.build import build
-from attnlang.jit.units import Target
+from attnlang.jit.memo import remembered
+from attnlang.jit.units import Sources, Target
 from attnlang.ops.binding import progress
 from attnlang.ops.errors import CallError
 from attnlang.ops.torch_op import TorchOp
 from attnlang.ops.traced import check_traced
-from attnlang.passes import Lowered
-from attnlang.plan.plan import KernelKey
+from attnlang.passes.lowered import Lowered
+from attnlang.passes.map_variant import map_variant
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.plan.widths import WidthError, Widths, measure, value_dim
+from attnlang.sources import Source
 
 
 class Specialised:
@@ -41,7 +44,25 @@ class Specialised:
     @cached_property
     def lowered(self) -> Lowered:
         """The simplified variant. Raises SpecError where no kernel can run it."""
+        return remembered("lowered", self.material, self._lower)
+
+    def _lower(self) -> Lowered:
         return lower(self.variant, self.consts, self.given)
+
+    @cached_property
+    def material(self) -> tuple[object, ...]:
+        """What everything here is made of: what the op means, and where that is written.
+
+        Not the variant itself: how its nodes are shared shows in its pickle, and means nothing.
+        """
+        sources: dict[int, Source] = {}
+
+        def note(expr: Expr) -> Expr:
+            sources.update((id(e.span.source), e.span.source) for e in walk(expr))
+            return expr
+
+        map_variant(self.variant, note)
+        return self.name, sorted({(source.path, source.text) for source in sources.values()})
 
     def widths(self, head: int, value: int | None) -> Widths:
         """Return the widths of a call's vectors; `value` is None where it passes no v.
@@ -63,7 +84,10 @@ class Specialised:
     @cached_property
     def op(self) -> TorchOp:
         """The torch op, registered. Builds it on first use (not the kernels)."""
-        library = build(op_sources(self.lowered.variant, self.name), progress=progress.get())
+        sources = remembered(
+            "op", self.material, lambda: op_sources(self.lowered.variant, self.name)
+        )
+        library = build(sources, progress=progress.get())
         return TorchOp.register(
             self.lowered.variant,
             self.name,
@@ -74,6 +98,10 @@ class Specialised:
 
     def build_kernel(self, key: KernelKey) -> Path:
         """Build (or find in the cache) the kernel of a key."""
+        sources = remembered("kernel", (*self.material, key), lambda: self._kernel(key))
+        return build(sources, progress=progress.get())
+
+    def _kernel(self, key: KernelKey) -> Sources:
         try:
             planned = plan(self.lowered, key)
         except WidthError as error:
@@ -83,7 +111,7 @@ class Specialised:
             name += "_packed"
         if key.target is not Target.CPU:
             name += f"_{key.target}{'_emulated' if key.emulated else ''}"
-        return build(kernel_sources(planned, name), progress=progress.get())
+        return kernel_sources(planned, name)
 
 
 def const_values(

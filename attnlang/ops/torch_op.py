@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attnlang.emit.kernel_unit import kernel_functions
+from attnlang.emit.entry_points import kernel_functions
 from attnlang.emit.op_schema import (
     API_VERSION,
     CALL_VERSION,
@@ -32,7 +32,7 @@ from attnlang.ops.binding import register as register_with_torch
 from attnlang.ops.packed_op import PackedOp
 from attnlang.ops.targets import Runs, binding_device, runs_on
 from attnlang.ops.transforms import refuse_vmap
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.plan.widths import Widths, measure, value_dim
 
 NAMESPACE = "attnlang"

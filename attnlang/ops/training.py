@@ -25,7 +25,7 @@ from attnlang.ops.specialised import Specialised
 from attnlang.ops.targets import Runs, check_dtype
 from attnlang.ops.training_core import Core, core, is_plain
 from attnlang.ops.training_op import TrainingOp, positional
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.reference.attend import (
     all_queries_and_keys,
     all_values,

@@ -21,12 +21,13 @@ from torch import Tensor
 from attnlang.compiler import backward_sources, plan_backward
 from attnlang.emit.op_schema import Argument, Role, make_schema
 from attnlang.jit.build import build
+from attnlang.jit.memo import remembered
 from attnlang.ops.binding import progress, register_backward
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised
 from attnlang.ops.torch_op import NAMESPACE, is_registered
 from attnlang.ops.transforms import refuse_vmap
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.plan.widths import WidthError
 
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -82,11 +83,17 @@ class TrainingOp:
         with _registering:
             if (name, packed) not in _registered:
                 try:
-                    plan = plan_backward(core.lowered, key)
+                    sources = remembered(
+                        "backward",
+                        (*core.material, key),
+                        lambda: backward_sources(
+                            plan_backward(core.lowered, key), f"{name}_backward"
+                        ),
+                    )
                 except WidthError as error:
                     raise CallError(error.argument, error.expected, error.found) from None
                 core.op.ensure(replace(key, packed=packed), device)
-                library = build(backward_sources(plan, f"{name}_backward"), progress=progress.get())
+                library = build(sources, progress=progress.get())
                 _registered[name, packed] = TrainingOp(core, name, library, device, packed=packed)
             else:
                 core.op.ensure(replace(key, packed=packed), device)

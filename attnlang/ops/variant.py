@@ -29,7 +29,7 @@ from attnlang.ops.targets import check_dtype
 from attnlang.ops.tiles import Tiles
 from attnlang.ops.training import Training, wants_gradient
 from attnlang.ops.transforms import refuse_tangents
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.plan.widths import WidthError, short_freqs
 from attnlang.reference import reference
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from attnlang.ir.nodes import Expr, Variant
-from attnlang.symbolic.simplify import Fired
+from attnlang.symbolic.fired import Fired
 
 
 @dataclass(frozen=True, slots=True)

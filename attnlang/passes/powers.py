@@ -30,7 +30,7 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import rewrite
 from attnlang.symbolic.build import binary, const
-from attnlang.symbolic.simplify import Fired
+from attnlang.symbolic.fired import Fired
 from attnlang.symbolic.variability import Level, Variabilities
 
 RULE = "power-by-exponential"

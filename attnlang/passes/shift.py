@@ -15,8 +15,9 @@ from attnlang.passes.exponent import exponent
 from attnlang.passes.lowered import Declined, Lowered
 from attnlang.symbolic.build import Interner
 from attnlang.symbolic.count import count_element_operations
+from attnlang.symbolic.fired import Fired
 from attnlang.symbolic.shift import Split, split_row
-from attnlang.symbolic.simplify import Fired, Simplifier
+from attnlang.symbolic.simplify import Simplifier
 
 RULE = "shift-invariance"
 

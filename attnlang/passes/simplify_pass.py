@@ -12,7 +12,8 @@ from dataclasses import replace
 from attnlang.ir.nodes import Variant, Weights
 from attnlang.passes.map_variant import map_variant
 from attnlang.symbolic.build import is_float
-from attnlang.symbolic.simplify import Fired, Simplifier
+from attnlang.symbolic.fired import Fired
+from attnlang.symbolic.simplify import Simplifier
 
 
 def simplify_pass(variant: Variant) -> tuple[Variant, tuple[Fired, ...]]:

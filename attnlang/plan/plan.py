@@ -13,10 +13,11 @@ from attnlang.ir.nodes import Call, Const, Expr, Load, TensorParam, Variant
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
-from attnlang.passes import Lowered
 from attnlang.passes.adjoint import Adjoint
+from attnlang.passes.lowered import Lowered
 from attnlang.plan.cuda_backward_tiles import BackwardTiles, choose_backward_tiles
 from attnlang.plan.cuda_tiles import PANEL, CudaTiles, choose_tiles
+from attnlang.plan.kernel_key import KernelKey
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.terms import Term, hoist, invariants
@@ -24,21 +25,6 @@ from attnlang.plan.transforms import Transforms, plan_transforms
 from attnlang.plan.transforms import describe as describe_transforms
 from attnlang.plan.widths import Widths, measure
 from attnlang.symbolic.variability import Level, level
-
-MAX_HEAD_DIM = 576
-
-
-@dataclass(frozen=True, slots=True)
-class KernelKey:
-    """What, beside the spec, picks one kernel of a variant; dtypes are named f32, bf16, i64 ..."""
-
-    dtype: str
-    head_dim: int
-    value_dim: int
-    param_dtypes: tuple[str, ...]  # of the tensor parameters in their order; "none" when absent
-    target: Target = Target.CPU
-    emulated: bool = False  # a GPU's kernel that runs on the CPU
-    packed: bool = False  # runs packed calls, which are no other kernel's
 
 
 @dataclass(frozen=True, slots=True)

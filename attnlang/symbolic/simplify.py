@@ -7,12 +7,12 @@ bounded; where the rules do not settle, it raises, for that is a bug of theirs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from attnlang.ir.nodes import Expr
 from attnlang.ir.traverse import map_children, walk
 from attnlang.symbolic.build import Interner
 from attnlang.symbolic.count import count_operations
+from attnlang.symbolic.fired import Fired
 from attnlang.symbolic.rules import RULES
 from attnlang.symbolic.rules.rule import Rule
 
@@ -23,15 +23,6 @@ _MAX_STEPS = 64  # at one node, and passes over one expression
 
 class DoesNotSettleError(AssertionError):
     """The rules rewrite an expression for ever: a bug of attnlang."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fired:
-    """One rule that applied at one node."""
-
-    rule: str
-    before: Expr
-    after: Expr
 
 
 def simplify(expr: Expr, rules: Sequence[Rule] = RULES) -> tuple[Expr, tuple[Fired, ...]]:

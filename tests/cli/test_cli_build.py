@@ -203,7 +203,7 @@ def test_a_const_parameter_is_baked_in(cli, spec, tmp_path):
 def test_features_are_named_once():
     """The features' unit names each feature under the macro that promises it."""
     from attnlang.compiler import lower, plan
-    from attnlang.plan.plan import KernelKey
+    from attnlang.plan.kernel_key import KernelKey
 
     variant = choose(EXAMPLES / "full.attn", None).variant
     planned = plan(lower(variant, {}, frozenset()), KernelKey("f32", 16, 16, ()))

@@ -25,7 +25,8 @@ from attnlang.jit.errors import BuildError
 from attnlang.jit.nvcc import FLAGS, arch_flags, find_nvcc
 from attnlang.jit.recipe import include_roots
 from attnlang.jit.units import Target
-from attnlang.plan.plan import KernelKey, tensor_params
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import tensor_params
 
 
 @cache

@@ -9,8 +9,9 @@ from support import Sizes, assert_accurate, make_qkv
 import attnlang
 from attnlang.compiler import check_source
 from attnlang.emit.kernel_unit import kernel_sources
-from attnlang.passes import lower
-from attnlang.plan.plan import KernelKey, make_plan
+from attnlang.passes.lower import lower
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import make_plan
 from attnlang.sources import Source
 
 # What means something in C++, in its headers or in the generated unit.

@@ -19,7 +19,7 @@ from attnlang.jit.errors import BuildError
 from attnlang.jit.loader import load
 from attnlang.jit.units import Sources, Target
 from attnlang.ops.torch_op import TorchOp, is_registered
-from attnlang.plan.plan import KernelKey
+from attnlang.plan.kernel_key import KernelKey
 
 TOY = "toy_0123456789ab"
 PLAIN = "plain_0123456789ab"

@@ -73,15 +73,15 @@ def test_a_bare_packed_op_builds_its_kernel(heard):
 def test_a_failed_build_of_the_packed_kernel_is_a_build_error(heard, monkeypatch):
     band = variant(4)
     band(*(rows(5).transpose(0, 1)[None] for _ in range(3)))
-    real = specialised.kernel_sources
+    real = specialised.build
 
-    def broken(planned, name):
-        sources = real(planned, name)
+    def broken(sources, **options):
         (unit,) = sources.units
         assert unit.name == "packed.cpp"
-        return replace(sources, units=(replace(unit, text=unit.text + "#error on purpose\n"),))
+        unit = replace(unit, text=unit.text + "#error on purpose\n")
+        return real(replace(sources, units=(unit,)), **options)
 
-    monkeypatch.setattr(specialised, "kernel_sources", broken)
+    monkeypatch.setattr(specialised, "build", broken)
     indptr = torch.tensor([0, 3])
     with pytest.raises(BuildError, match="on purpose"):
         band.ragged(rows(3), rows(3), rows(3), indptr, indptr)

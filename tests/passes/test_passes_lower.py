@@ -45,8 +45,10 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.traverse import walk
 from attnlang.ir.verify import verify
-from attnlang.passes import PASSES, Lowered, describe, lower
+from attnlang.passes.describe import describe
 from attnlang.passes.exponent import LOG2E
+from attnlang.passes.lower import PASSES, lower
+from attnlang.passes.lowered import Lowered
 from attnlang.passes.simplify_pass import simplify_pass
 from attnlang.passes.specialise import specialise
 from attnlang.sources import Source

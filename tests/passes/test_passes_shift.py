@@ -45,7 +45,8 @@ from attnlang.ir.nodes import (
 )
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import walk
-from attnlang.passes import Lowered, lower
+from attnlang.passes.lower import lower
+from attnlang.passes.lowered import Lowered
 from attnlang.symbolic.evaluate import evaluate
 from attnlang.symbolic.shift import split_row
 from attnlang.symbolic.simplify import simplify

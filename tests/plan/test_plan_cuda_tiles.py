@@ -6,7 +6,8 @@ from attnlang.compiler import check_source, lower
 from attnlang.jit.units import Target
 from attnlang.passes.adjoint import adjoint
 from attnlang.plan.cuda_tiles import choose_tiles
-from attnlang.plan.plan import KernelKey, make_plan
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import make_plan
 from attnlang.plan.widths import WidthError, Widths
 from attnlang.sources import Source
 

@@ -8,7 +8,7 @@ from support import Sizes, assert_accurate, make_qkv
 
 import attnlang
 from attnlang.compiler import check_source
-from attnlang.passes import lower
+from attnlang.passes.lower import lower
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
 from attnlang.sources import Source

@@ -7,7 +7,8 @@ import pytest
 from attnlang.compiler import check_source, lower, plan
 from attnlang.ir.printer import print_expr
 from attnlang.ir.traverse import children, walk
-from attnlang.plan.plan import KernelKey, Plan, describe
+from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.plan import Plan, describe
 from attnlang.plan.terms import is_leaf
 from attnlang.sources import Source
 from attnlang.symbolic.variability import Level, level

@@ -11,7 +11,7 @@ import pytest
 
 from attnlang.compiler import check_source
 from attnlang.ir.nodes import Expr
-from attnlang.passes import lower
+from attnlang.passes.lower import lower
 from attnlang.sources import Source
 from attnlang.symbolic.masks import (
     EMPTY,
