@@ -9,7 +9,10 @@ import math
 
 import torch
 from ragged_inputs import Packed, offsets
+from support import moved, moved_tensor
 from torch import Generator, Tensor
+
+import attnlang
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -69,11 +72,23 @@ class Pool:
         if variant.ir.weights.dropout is not None:
             named["seed"] = 1
         vectors = (call.q, k) if v is None else (call.q, k, v)
-        out, lse, _ = op(
-            *vectors, **named, return_lse=softmax,
-            **{
-                "q_indptr": call.q_indptr, "page_indptr": self.indptr,
-                "page_indices": self.indices, "kv_lens": self.lens, **keywords,
-            },
+        tables = {
+            "q_indptr": call.q_indptr, "page_indptr": self.indptr, "page_indices": self.indices,
+            "kv_lens": self.lens,
+        }  # fmt: skip
+        found = op(
+            *(moved_tensor(x, call.device) for x in vectors),
+            **moved({**named, **tables, **keywords}, call.device), return_lse=softmax,
         )  # fmt: skip
+        out, lse, _ = (x.cpu() for x in found)
         return out, lse if softmax else None
+
+    def cache(self, *, layout: str = "NHD") -> attnlang.PagedKV:
+        """Return the keys of the call as a cache where the kernel runs."""
+        call, hnd = self.call, layout == "HND"
+        pools = [None if x is None else self.spread(x, hnd=hnd) for x in (call.k, call.v)]
+        k, v = (x.transpose(1, 2) if hnd and x is not None else x for x in pools)
+        last = self.lens - (self.indptr.diff() - 1).clamp(min=0) * self.page
+        place = {"k": k, "v": v}
+        k, v = moved(place, call.device).values()
+        return attnlang.PagedKV(k, v, self.indptr, self.indices, last, layout=layout)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from paged_inputs import Pool
 from ragged_gradients import check_gradients
-from ragged_inputs import pack
+from ragged_inputs import WITHOUT_A_PLACE, pack
 from support import EXAMPLES, PARAMS, Sizes
 from test_gallery import SAMPLE
 
@@ -21,9 +21,6 @@ from attnlang.plan.packing import packed_rows
 
 HEADS = Sizes(1, 4, 2, 0, 0, 40, 40)
 LENGTHS = ((1, 150), (40, 40), (0, 9), (19, 77), (2, 2))
-
-# Their tensors have both Q and KV, or are as long as both.
-WITHOUT_A_PLACE = {"graphormer", "music_rel", "pair_bias", "swin_v2", "tree"}
 
 NAMES = [
     pytest.param(name, marks=[] if name in SAMPLE[::3] else pytest.mark.slow)

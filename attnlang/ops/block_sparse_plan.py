@@ -116,7 +116,9 @@ class BlockSparsePlan:
             expected = f"more than {self._needed * self._block} keys, as `indices` selects"
             raise CallError("kv", expected, str(vectors[1].shape[0]))
         q_offset, kv_offset = self._offsets
-        indices = self._indices.to(q.device).expand(1, vectors[1].shape[1], -1, -1)
+        if self._indices.device != q.device:  # once, not a layer
+            self._indices = self._indices.to(q.device)
+        indices = self._indices.expand(1, vectors[1].shape[1], -1, -1)
         dense = (x.transpose(0, 1).unsqueeze(0) for x in vectors)
         attend: Callable[..., Tensor | tuple[Tensor, ...]] = self._variant
         results = attend(

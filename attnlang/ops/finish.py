@@ -148,7 +148,7 @@ def finish(
     if variant.weights.sink is not None and lse is not None:
         scope = new_scope(inputs, Provided(domain, rows.row, {}), domain, width=width, strict=False)
         sink = scope.evaluate(variant.weights.sink).expand(entry).reshape(count, heads, 1)
-        share = torch.sigmoid(torch.where(lse.isneginf(), 0.0, lse).unsqueeze(2) - sink)
+        share = torch.sigmoid(lse.masked_fill(lse.isneginf(), 0.0).unsqueeze(2) - sink)
         acc = acc * share
         row_sum = None if row_sum is None else row_sum * share
     vectors = {

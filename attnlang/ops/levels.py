@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -130,7 +132,7 @@ class TableBuffers:
     def __init__(
         self, device: torch.device, max_requests: int | None, max_pages: int | None
     ) -> None:
-        self._device = device
+        self.device = device
         self._requests, self._pages = max_requests, max_pages
         self._buffers: dict[tuple[int, str], Tensor] = {}
 
@@ -152,11 +154,22 @@ class TableBuffers:
 
     def _put(self, at: int, name: str, values: Ints, most: int | None) -> Tensor:
         """Return values as int32, on the plan's device; with a maximum, at the same place."""
-        new = torch.from_numpy(values.astype(np.int32))
+        table = values.astype(np.int32)
         if most is None:
-            return new.to(self._device)
+            return on_device(table, self.device)
         held = self._buffers.get((at, name))
         if held is None:
-            held = new.new_empty(most, device=self._device)
+            held = torch.empty(most, dtype=torch.int32, device=self.device)
             self._buffers[at, name] = held
-        return held[: new.shape[0]].copy_(new, non_blocking=True)
+        return held[: table.size].copy_(_readable(table, self.device), non_blocking=True)
+
+
+def on_device(table: npt.NDArray[np.integer[Any]], device: torch.device) -> Tensor:
+    """Return a table where kernels read it. Nothing waits for the work of a GPU."""
+    return _readable(table, device).to(device, non_blocking=True)
+
+
+def _readable(table: npt.NDArray[np.integer[Any]], device: torch.device) -> Tensor:
+    """Return a table in memory that a device may read later: torch keeps it until it has."""
+    tensor = torch.from_numpy(table)
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -38,10 +38,11 @@ def merge_states(
     empty_a, empty_b = a == -_INF, b == -_INF
     both = ~(empty_a | empty_b)
     # Where one is empty, nothing is computed that has a derivative of NaN.
-    gap = torch.where(both, a, 0) - torch.where(both, b, 0)
+    # A number beside `torch.where` would come from the host, which no CUDA graph can hold.
+    gap = a.masked_fill(~both, 0) - b.masked_fill(~both, 0)
     lse = torch.where(empty_a, b, torch.where(empty_b, a, a - torch.nn.functional.logsigmoid(gap)))
-    share, mixes = torch.sigmoid(gap).unsqueeze(-1), both.unsqueeze(-1)
-    x, y = (torch.where(mixes, out.to(compute), 0) for out in (out_a, out_b))
+    share, single = torch.sigmoid(gap).unsqueeze(-1), ~both.unsqueeze(-1)
+    x, y = (out.to(compute).masked_fill(single, 0) for out in (out_a, out_b))
     mixed = (share * x + torch.sigmoid(-gap).unsqueeze(-1) * y).to(out_a.dtype)
     only_a = (empty_b & ~empty_a).unsqueeze(-1)
     only_b = (empty_a & ~empty_b).unsqueeze(-1)

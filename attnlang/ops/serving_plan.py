@@ -8,7 +8,7 @@ for one window is wrong for another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from attnlang.ops.errors import CallError
 from attnlang.ops.finish import Rows
 from attnlang.ops.frozen import Value, all_values, freeze
 from attnlang.ops.level_call import CallFacts, Pools, call_level
-from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels
+from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels, on_device
 from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
 from attnlang.ops.part_runs import cores_of, run_parts
 from attnlang.ops.parts import Paged
@@ -57,13 +57,22 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """The tables of one step where its kernels run."""
+
+    tables: tuple[LevelTables, ...]
+    rows: Rows | None  # None where nothing is merged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """The tables of one step."""
+    """What one step is."""
 
     parts: PlanParts
     levels: tuple[Level, ...]
-    tables: tuple[LevelTables, ...]
-    rows: Rows | None  # None where nothing is merged
+    merged: bool
+    positions: Positions
+    placed: Placed | None  # None: no run of ragged keys has said yet where they lie
     lengths: Lengths
     schedules: Schedules
     checked: set[Facts] = field(default_factory=set)  # what runs of this step passed
@@ -84,8 +93,10 @@ class Plan:
         self._routes = Routes(variant.ir)
         self._frozen = freeze(variant.ir, params)
         parts = plan_parts(q_indptr, kv)
-        self._device = _device(parts)
-        self._buffers = TableBuffers(self._device, options.max_requests, options.max_pages)
+        self._buffers: TableBuffers | None = None  # of the device that runs are on
+        device = _device(parts)
+        if device is not None:
+            self._run_on(device)
         self._step = self._make(parts)
 
     def __repr__(self) -> str:
@@ -112,7 +123,8 @@ class Plan:
         Schedules are made when a run first needs them. A packed call has at most 10 states for each
         worker, unless `batch_invariant` asks for more.
         """
-        tables = sum(t.nbytes for t in self._step.tables)
+        placed = self._step.placed
+        tables = 0 if placed is None else sum(t.nbytes for t in placed.tables)
         return tables + self._step.schedules.bytes
 
     def update(self, q_indptr: Tensor, kv: object) -> None:
@@ -158,14 +170,19 @@ class Plan:
         check.check_seed(seed)
         pools = _pools(kv, step)
         like = self._check(step, q, pools, values, scale)
+        placed = step.placed
+        if placed is None:
+            placed = self._place_ragged(step, q.device)
         facts = CallFacts(scale, seed, return_lse, return_max, False, step.schedules, like)
-        if step.rows is not None:
-            calls = tuple(zip(step.levels, step.tables, pools, strict=True))
+        if placed.rows is not None:
+            calls = tuple(zip(step.levels, placed.tables, pools, strict=True))
             heads = pools[0].k.shape[-2]
-            out, lse, largest = run_parts(self._variant, calls, step.rows, q, values, facts, heads)
+            out, lse, largest = run_parts(
+                self._variant, calls, placed.rows, q, values, facts, heads
+            )
         else:
             out, lse, largest = call_level(
-                self._variant, step.tables[0], 0, pools[0], q, values, facts
+                self._variant, placed.tables[0], 0, pools[0], q, values, facts
             )
         results = [out]
         if return_lse:
@@ -192,11 +209,26 @@ class Plan:
             q_offset = None if default else positions.q_offset
             levels = (Level(0, False, keys, q_offset, positions.kv_offset if based else None),)
         self._check_maxima(parts, levels)
-        lengths = _lengths(parts)
-        tables = tuple(self._buffers.fill(i, level) for i, level in enumerate(levels))
-        rows = _rows(parts, positions, self._device) if merged else None
         schedules = Schedules(max(torch.get_num_threads(), 1), options.split_tokens)
-        return Step(parts, levels, tables, rows, lengths, schedules)
+        step = Step(parts, levels, merged, positions, None, _lengths(parts), schedules)
+        return step if self._buffers is None else self._place(step, self._buffers)
+
+    def _run_on(self, device: torch.device) -> TableBuffers:
+        buffers = TableBuffers(device, self._options.max_requests, self._options.max_pages)
+        self._buffers = buffers
+        return buffers
+
+    def _place(self, step: Step, buffers: TableBuffers) -> Step:
+        """Bring the tables of a step to where its kernels run."""
+        tables = tuple(buffers.fill(i, level) for i, level in enumerate(step.levels))
+        rows = _rows(step.parts, step.positions, buffers.device) if step.merged else None
+        return replace(step, placed=Placed(tables, rows))
+
+    def _place_ragged(self, step: Step, device: torch.device) -> Placed:
+        """Place a plan of ragged keys: its first run says where they lie."""
+        self._step = self._place(step, self._run_on(device))
+        assert self._step.placed is not None
+        return self._step.placed
 
     def _shared(self, parts: PlanParts, positions: Positions) -> tuple[PlanParts, bool]:
         """Split a cache where neighbours begin alike, if that lets rows go together."""
@@ -263,8 +295,9 @@ class Plan:
         if q.dim() != 3 or q.shape[0] != rows or q.shape[1] != heads:
             expected = f"[sum Q = {rows}, HQ = {heads}, D], as planned"
             raise CallError("q", expected, f"shape {list(q.shape)}")
-        if q.device != self._device and self._device.type != "meta":
-            raise CallError("q", f"a tensor on {self._device}, as planned", f"one on {q.device}")
+        planned = q.device if self._buffers is None else self._buffers.device
+        if q.device != planned and planned.type != "meta":
+            raise CallError("q", f"a tensor on {planned}, as planned", f"one on {q.device}")
 
 
 def _pools(kv: Pool | list[Pool] | None, step: Step) -> tuple[Pools, ...]:
@@ -311,11 +344,12 @@ def _check_options(options: Options) -> None:
             raise CallError(name, "an int of 0 or more", repr(most))
 
 
-def _device(parts: PlanParts) -> torch.device:
+def _device(parts: PlanParts) -> torch.device | None:
+    """Return where the pools lie; None of ragged keys, which a run brings."""
     for part in parts.parts:
         if part.cache is not None:
             return part.cache.k_pages.device
-    return torch.device("cpu")
+    return None
 
 
 def _positions(options: Options, parts: PlanParts) -> Positions:
@@ -349,7 +383,7 @@ def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:
         request, row, parts.q_starts[:-1], lens, positions.q_offset, positions.kv_offset,
         parts.kv_lens,
     )  # fmt: skip
-    return Rows(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in arrays))
+    return Rows(*(on_device(np.ascontiguousarray(x), device) for x in arrays))
 
 
 def make_plan(

@@ -19,26 +19,6 @@ DROPPED = "attention dropped(p: float = 0.3):\n    weights = softmax(score) * dr
 KEYS = 133
 GAIN = torch.linspace(0.5, 1.5, 4)
 
-_ON_GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("sm80", marks=pytest.mark.slow),
-        "sm90",
-        pytest.param("cuda", marks=_ON_GPU),
-    ]
-)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where kernels run: emulated ones on the CPU."""
-    if request.param == "cuda":
-        return "cuda"
-    monkeypatch.setenv("ATTNLANG_EMULATE", request.param)
-    return "cpu"
-
 
 def _inputs(queries: int = 70, dim: int = 32) -> tuple[Tensor, ...]:
     g = torch.Generator().manual_seed(queries)

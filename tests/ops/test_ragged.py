@@ -7,48 +7,12 @@ import math
 import pytest
 import torch
 from ragged_inputs import Packed, offsets, pack
+from ragged_specs import HEADS, LENGTHS, SPECS, call_of, results
 from support import Sizes
 
 import attnlang
 
-HEADS = Sizes(1, 4, 2, 0, 0, 40, 24)
-LENGTHS = ((5, 40), (0, 7), (1, 0), (70, 300), (33, 33), (1, 1), (1, 517), (3, 2), (0, 0))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SPECS = {
-    "plain": "attention plain:\n score = score\n",
-    "causal": "attention ragged_causal:\n mask = causal\n",
-    "lengths": (  # Q, KV, B and b are the request's
-        "attention lengths(a: float[B, HQ]):\n"
-        " score = score + a[b, h] + 0.01 * Q + 0.02 * kv_idx / (KV + B)\n"
-        " mask = kv_idx <= q_idx + b\n"
-    ),
-    "rows": (
-        "attention rows(bias: float[B, HQ, KV], gain: float[B, Q], order: int[KV]):\n"
-        " score = gain[b, q_row] * score + bias[b, h, kv_col]\n"
-        " mask = order[kv_col] <= q_idx\n"
-    ),
-    "weights": "attention weights:\n weights = sigmoid(score - 1)\n mask = causal\n",
-}
-
-
-def call_of(name: str, dtype: torch.dtype, lengths=LENGTHS, heads=HEADS) -> Packed:
-    g = torch.Generator().manual_seed(len(name))
-    b, q, kv = len(lengths), max(q for q, _ in lengths), max(kv for _, kv in lengths)
-    params = {
-        "lengths": {"a": torch.randn(b, heads.hq, generator=g)},
-        "rows": {
-            "bias": torch.randn(b, heads.hq, kv, generator=g),
-            "gain": torch.rand(b, q, generator=g) + 0.5,
-            "order": torch.randperm(kv + 3, generator=g),
-        },
-    }.get(name, {})
-    return pack(attnlang.loads(SPECS[name]), lengths, heads, dtype, g, params)
-
-
-def results(call: Packed, **keywords):
-    softmax = call.variant.ir.weights.softmax is not None
-    found = call.call(return_lse=softmax, **keywords)
-    return found if softmax else (found, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ragged_gradients import check_gradients, differentiate, results
 from ragged_inputs import Packed, offsets
-from test_ragged import LENGTHS, SPECS, call_of
+from ragged_specs import LENGTHS, SPECS, call_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnlang

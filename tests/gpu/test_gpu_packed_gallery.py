@@ -1,14 +1,15 @@
-"""The gallery in ragged calls of GPU kernels in the emulator, against the float64 reference."""
+"""The gallery in ragged calls of GPU kernels, on a GPU and in the emulator."""
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
-from ragged_inputs import pack
+from gpu_places import ON_GPU, place_of
+from ragged_inputs import WITHOUT_A_PLACE, pack
 from support import EXAMPLES, PARAMS, Sizes
-from test_gallery_packed import WITHOUT_A_PLACE
 
 import attnlang
 
@@ -23,13 +24,19 @@ NAMES = [
 ]
 
 
+@pytest.fixture(params=["sm80", pytest.param("cuda", marks=ON_GPU)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where kernels run: emulated ones on the CPU."""
+    return place_of(request.param, monkeypatch)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_variant_agrees_with_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
+def test_variant_agrees_with_the_reference(name: str, device: str) -> None:
     variant = attnlang.load(EXAMPLES / f"{name}.attn")
     number = zlib.crc32(name.encode())
     dtype = (torch.bfloat16, torch.float16)[number % 2]
     call = pack(variant, LENGTHS, HEADS, dtype, torch.Generator().manual_seed(number))
+    call = replace(call, device=device)
     softmax = variant.ir.weights.softmax is not None
     seed = {"seed": 1} if variant.ir.weights.dropout is not None else {}
     found = call.call(return_lse=softmax, **seed)

@@ -1,0 +1,279 @@
+"""Pages by GPU kernels, on a GPU and in the emulator: the packed op and plans.
+
+Whatever no request uses holds NaN: spare pages, slots past a length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_places import capture
+from paged_inputs import Pool
+from ragged_inputs import Lengths, Packed, pack
+from support import Sizes, moved
+
+import attnlang
+from attnlang.ops.serving_plan import Plan
+
+HEADS = Sizes(1, 8, 2, 0, 0, 48, 32)
+LENGTHS = ((1, 40), (0, 7), (1, 0), (70, 130), (33, 33), (1, 1), (16, 90), (3, 2), (0, 0), (17, 65))
+
+
+SPECS = {
+    "causal": "attention paged_causal:\n mask = causal\n",
+    "rope": "attention paged_rope:\n q = rope(q, q_idx)\n k = rope(k, kv_idx)\n mask = causal\n",
+    "shared": "attention paged_shared:\n v = k[0:24]\n mask = causal\n",
+    "window": (
+        "attention paged_window(window_size: int = 21, cap: float = 5.0):\n"
+        " score = cap * tanh(score / cap)\n"
+        " mask = kv_idx <= q_idx and q_idx - kv_idx < window_size\n"
+    ),
+    "sink": (
+        "attention paged_sink(sink: float[HQ]):\n"
+        " mask = causal\n weights = softmax(score, sink=sink[h])\n"
+    ),
+    "offsets": (  # what a row may see begins where a tensor says
+        "attention paged_offsets(first: int[B, Q], gain: float[B]):\n"
+        " score = gain[b] * score\n mask = kv_idx >= first[b, q_row] and causal\n"
+    ),
+    "within": "attention paged_within:\n v = k[16:48]\n mask = causal\n",
+    "weights": "attention paged_weights:\n weights = sigmoid(score - 1)\n mask = causal\n",
+    "hidden": "attention paged_hidden(seen: bool[B, KV]):\n mask = causal and seen[b, kv_col]\n",
+}
+
+
+def call_of(
+    name: str, device: str, lengths: Lengths = LENGTHS, dtype: torch.dtype = torch.bfloat16
+) -> Packed:
+    g = torch.Generator().manual_seed(len(name))
+    heads = HEADS if name != "shared" else Sizes(1, 8, 2, 0, 0, 48, 24)
+    b, q, kv = len(lengths), max(q for q, _ in lengths), max(kv for _, kv in lengths)
+    params: dict[str, object] = {
+        "hidden": {"seen": torch.rand(b, kv, generator=g) < 0.7},
+        "sink": {"sink": torch.randn(heads.hq, generator=g)},
+        "offsets": {
+            "first": torch.randint(0, 9, (b, q), generator=g), "gain": torch.rand(b, generator=g)
+        },
+    }.get(name, {})  # fmt: skip
+    call = pack(attnlang.loads(SPECS[name]), lengths, heads, dtype, g, params)
+    return replace(call, device=device)
+
+
+def pool_of(call: Packed, page: int) -> Pool:
+    return Pool(call, page, torch.Generator().manual_seed(page))
+
+
+def run(call: Packed, page: int, *, hnd: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    pool = pool_of(call, page)
+    v = None if call.v is None else pool.spread(call.v, hnd=hnd)
+    return pool.run(pool.spread(call.k, hnd=hnd), v)
+
+
+@pytest.mark.parametrize("page", [1, 3, 16, 64])
+def test_pages_of_any_size_and_layout(page: int, device: str) -> None:
+    call = call_of("causal", device)
+    ragged = call.call(return_lse=True)
+    for hnd in (False, True):
+        out, lse = run(call, page, hnd=hnd)
+        call.check(out, lse)
+        assert torch.equal(out, ragged[0])
+        assert torch.equal(lse, ragged[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["rope", *(pytest.param(n, marks=pytest.mark.slow) for n in SPECS if n != "rope")]
+)
+def test_each_request_agrees_with_the_reference(name: str, device: str) -> None:
+    if name == "hidden":
+        pytest.skip("no tensor over KV beside pages")
+    for page, dtype in ((1, torch.float16), (16, torch.bfloat16)):
+        call = call_of(name, device, dtype=dtype)
+        call.check(*run(call, page))
+
+
+def test_long_requests_of_few_rows_are_cut_and_merged(device: str) -> None:
+    call = call_of("causal", device, ((1, 2000), (2, 330), (16, 1100), (40, 300)))
+    call.check(*run(call, 16))
+
+
+def test_numbers_past_a_request_are_not_read(device: str) -> None:
+    call = call_of("causal", device)
+    pool = pool_of(call, 16)
+    vectors = pool.spread(call.k), pool.spread(call.v)
+    out, _ = pool.run(*vectors)
+    pool.indices[-2:] = 2**40
+    assert torch.equal(pool.run(*vectors)[0], out)
+
+
+def plan_of(call: Packed, page: int, **options: object) -> Plan:
+    frozen = {}
+    if call.variant.ir.name in ("paged_offsets", "paged_hidden"):
+        frozen = {n: x for n, x in moved(call.packed_params(), call.device).items() if n != "gain"}
+    cache = pool_of(call, page).cache(layout="HND" if page == 16 else "NHD")
+    return call.variant.plan(call.q_indptr, cache, num_q_heads=HEADS.hq, **frozen, **options)
+
+
+def later_params(call: Packed) -> dict[str, object]:
+    """Return the parameters that belong to a plan's run."""
+    params = moved(call.packed_params(), call.device)
+    return {n: x for n, x in params.items() if n not in ("first", "seen")}
+
+
+@pytest.mark.parametrize(
+    "name", ["causal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("offsets", "sink"))]
+)
+@pytest.mark.parametrize("page", [1, 16])
+def test_a_plan_of_pages(name: str, page: int, device: str) -> None:
+    call = call_of(name, device)
+    (q, *_), params = call.vectors(), later_params(call)
+    plan = plan_of(call, page)
+    out, lse = plan.run(q, return_lse=True, **params)
+    assert out.device == q.device
+    call.check(out.cpu(), lse.cpu())
+    again = plan.run(q, **params)
+    assert torch.equal(again, out)
+
+
+def test_a_plan_of_ragged_keys(device: str) -> None:
+    call = call_of("causal", device)
+    q, k, v = call.vectors()
+    plan = call.variant.plan(call.q_indptr, call.kv_indptr, num_q_heads=HEADS.hq)
+    out, lse = plan.run(q, (k, v), return_lse=True)
+    call.check(out.cpu(), lse.cpu())
+    plan.update(call.q_indptr, call.kv_indptr)
+    assert torch.equal(plan.run(q, (k, v)), out)
+    with pytest.raises(attnlang.CallError, match="`q`"):
+        plan.run(q.to("meta"), (k, v))
+
+
+def test_an_update_plans_another_step(device: str) -> None:
+    steps = [call_of("causal", device, lengths) for lengths in (LENGTHS[:4], LENGTHS[3:])]
+    limits = {"max_requests": 10, "max_q_tokens": 200, "max_pages": 64}
+    plan = plan_of(steps[0], 16, **limits)
+    for step in (*steps, steps[0]):
+        cache = pool_of(step, 16).cache()
+        plan.update(step.q_indptr, cache)
+        (q, *_) = step.vectors()
+        out, lse = plan.run(q, (cache.k_pages, cache.v_pages), return_lse=True)
+        step.check(out.cpu(), lse.cpu())
+    with pytest.raises(attnlang.CallError, match="`max_pages`: expected 177 or more"):
+        plan.update(steps[0].q_indptr, pool_of(steps[0], 1).cache())
+
+
+def test_append_writes_where_the_pages_are(device: str) -> None:
+    call = call_of("causal", device)
+    _, k, v = call.vectors()
+    cache = pool_of(call, 16).cache()
+    cache.k_pages.fill_(math.nan)
+    cache.v_pages.fill_(math.nan)
+    positions = torch.cat([torch.arange(kv) for _, kv in LENGTHS])
+    cache.append(k, v, positions, call.kv_indptr)
+    plan = call.variant.plan(call.q_indptr, cache, num_q_heads=HEADS.hq)
+    (q, *_) = call.vectors()
+    out, lse = plan.run(q, return_lse=True)
+    call.check(out.cpu(), lse.cpu())
+
+
+@pytest.mark.parametrize("name", ["causal", "sink"])
+def test_a_captured_plan_sees_later_keys(name: str, device: str) -> None:
+    call = call_of(name, device)
+    (q, *_), params = call.vectors(), later_params(call)
+    pool = pool_of(call, 16)
+    cache = pool.cache()
+    plan = call.variant.plan(call.q_indptr, cache, num_q_heads=HEADS.hq)
+    out, replay = capture(device, lambda: plan.run(q, **params))
+    g = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        q_rows, k, v = (
+            torch.randn(x.shape, generator=g).to(x.dtype) for x in (call.q, call.k, call.v)
+        )
+        later = replace(call, q=q_rows, k=k, v=v)
+        q.copy_(q_rows)
+        cache.k_pages.copy_(pool.spread(k))
+        cache.v_pages.copy_(pool.spread(v))
+        out.fill_(math.nan)
+        replay()
+        later.check(out.cpu(), later.call(return_lse=True)[1])
+
+
+def test_a_captured_plan_sees_an_update(device: str) -> None:
+    """Lengths change, and where the pages lie, but not how many requests and pages there are."""
+    lengths = ((1, 40), (1, 90), (1, 33), (1, 1))
+    call = call_of("causal", device, lengths)
+    (q, *_) = call.vectors()
+    pool = pool_of(call, 16)
+    cache = pool.cache()
+    pages = pool.indices.numel() - 2
+    limits = {"max_requests": 4, "max_q_tokens": 4, "max_pages": pages}
+    plan = call.variant.plan(call.q_indptr, cache, num_q_heads=HEADS.hq, **limits)
+    out, replay = capture(device, lambda: plan.run(q))
+    for later_lengths in (((1, 1), (1, 39), (1, 90), (1, 37)), lengths):
+        later = call_of("causal", device, later_lengths)
+        its = Pool(later, 16, torch.Generator().manual_seed(7))
+        found = its.cache()
+        for memory, fresh in ((cache.k_pages, found.k_pages), (cache.v_pages, found.v_pages)):
+            memory[: fresh.shape[0]].copy_(fresh)
+        q.copy_(later.q)
+        plan.update(later.q_indptr, found)
+        out.fill_(math.nan)
+        replay()
+        later.check(out.cpu(), later.call(return_lse=True)[1])
+
+
+@pytest.mark.parametrize("name", ["causal", pytest.param("sink", marks=pytest.mark.slow)])
+def test_shared_prefixes_are_merged(name: str, device: str) -> None:
+    g = torch.Generator().manual_seed(3)
+    k, v = (
+        torch.randn(12, 16, HEADS.hkv, d, generator=g).bfloat16().to(device)
+        for d in (HEADS.d, HEADS.dv)
+    )
+    indices = torch.tensor([0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 6])
+    cache = attnlang.PagedKV(k, v, torch.tensor([0, 4, 9, 13]), indices, torch.tensor([3, 16, 1]))
+    q = torch.randn(3, HEADS.hq, HEADS.d, generator=g).bfloat16().to(device)
+    variant = attnlang.loads(SPECS[name])
+    params = {"sink": torch.linspace(-1, 1, HEADS.hq).to(device)} if name == "sink" else {}
+    plans = [
+        variant.plan(torch.arange(4), cache, num_q_heads=HEADS.hq, share_prefixes=share)
+        for share in (False, True)
+    ]
+    assert "shared" in repr(plans[1])
+    one, many = (plan.run(q, return_lse=True, **params) for plan in plans)
+    torch.testing.assert_close(many[0], one[0], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(many[1], one[1], atol=1e-3, rtol=1e-3)
+    out, replay = capture(device, lambda: plans[1].run(q, **params))
+    q.copy_(torch.randn(3, HEADS.hq, HEADS.d, generator=g))
+    out.fill_(math.nan)
+    replay()
+    torch.testing.assert_close(out, plans[0].run(q, **params), atol=2e-2, rtol=2e-2)
+
+
+def test_gradients_are_refused(device: str) -> None:
+    call = call_of("causal", device)
+    (q, *_) = call.vectors()
+    with pytest.raises(attnlang.CallError, match=r"`q`.*a planned call"):
+        plan_of(call, 16).run(q.requires_grad_())
+
+
+def test_what_the_kernels_do_not_take_is_refused(device: str) -> None:
+    hidden = call_of("hidden", device)
+    with pytest.raises(RuntimeError, match="over KV"):
+        run(hidden, 16)
+    plan = plan_of(hidden, 16)
+    with pytest.raises(attnlang.CallError, match="over KV beside pages"):
+        plan.run(hidden.vectors()[0])
+
+
+def test_a_product_of_keys_apart_runs_where_they_have_no_pages(device: str) -> None:
+    spec = (
+        "attention apart(w: float[HKV, D]):\n score = score + dot(k, w[h_kv, d])\n mask = causal\n"
+    )
+    g = torch.Generator().manual_seed(1)
+    params = {"w": torch.randn(HEADS.hkv, HEADS.d, generator=g) / 6}
+    call = pack(attnlang.loads(spec), LENGTHS, HEADS, torch.bfloat16, g, params)
+    call = replace(call, device=device)
+    call.check(*call.call(return_lse=True))
+    with pytest.raises(RuntimeError, match="reads k or v apart"):
+        run(call, 16)

@@ -1,0 +1,163 @@
+"""Ragged calls by GPU kernels, on a GPU and in the emulator, each request against the reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_places import capture
+from ragged_inputs import Lengths, Packed, pack
+from ragged_specs import SPECS, call_of, results
+from support import Sizes, moved, moved_tensor
+
+import attnlang
+
+HEADS = Sizes(1, 8, 2, 0, 0, 48, 32)
+# Few rows and many, off every tile; none of queries, of keys, of both.
+LENGTHS = (
+    (5, 40),
+    (0, 7),
+    (1, 0),
+    (150, 200),
+    (33, 33),
+    (1, 1),
+    (16, 90),
+    (17, 90),
+    (3, 2),
+    (0, 0),
+)
+
+
+def make(
+    name: str, device: str, dtype: torch.dtype = torch.bfloat16, lengths: Lengths = LENGTHS
+) -> Packed:
+    return replace(call_of(name, dtype, lengths, HEADS), device=device)
+
+
+@pytest.mark.parametrize(
+    "name", ["rows", *(pytest.param(n, marks=pytest.mark.slow) for n in SPECS if n != "rows")]
+)
+def test_each_request_agrees_with_the_reference(name: str, device: str) -> None:
+    call = make(name, device)
+    call.check(*results(call))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["causal", "rows"])
+def test_float16(name: str, device: str) -> None:
+    call = make(name, device, torch.float16)
+    call.check(*results(call))
+
+
+def test_a_request_is_what_it_would_be_alone(device: str) -> None:
+    call = make("rows", device)
+    out, lse, top = call.call(return_lse=True, return_max=True)
+    assert top.shape == (len(LENGTHS), HEADS.hq)
+    for b in range(len(LENGTHS)):
+        own = Packed(
+            call.variant, (LENGTHS[b],),
+            call.q[call.rows(b)], call.k[call.columns(b)], call.v[call.columns(b)],
+            {n: t[b : b + 1] if n in ("bias", "gain") else t for n, t in call.params.items()},
+            device,
+        )  # fmt: skip
+        got, got_lse, got_top = own.call(return_lse=True, return_max=True)
+        assert torch.equal(got, out[call.rows(b)])
+        assert torch.equal(got_lse, lse[call.rows(b)])
+        assert torch.equal(got_top[0], top[b])
+
+
+def test_nothing_of_another_request_is_read(device: str) -> None:
+    call = make("rows", device)
+    out, lse = results(call)
+    for b in (3, 6):  # of many rows, of few
+        got, got_lse = results(call.only(b))
+        assert torch.equal(got[call.rows(b)], out[call.rows(b)])
+        assert torch.equal(got_lse[call.rows(b)], lse[call.rows(b)])
+
+
+def test_positions_scale_and_strides(device: str) -> None:
+    call = make("causal", device)
+    q_offset = torch.randint(0, 50, (len(LENGTHS),))
+    keywords = {"q_offset": q_offset, "kv_offset": 7, "scale": 0.3}
+    wide = [torch.full((x.shape[0], x.shape[1] + 1, 2 * x.shape[2]), math.nan, dtype=x.dtype)
+            for x in (call.q, call.k, call.v)]  # fmt: skip
+    for memory, x in zip(wide, (call.q, call.k, call.v), strict=True):
+        memory[:, 1:, ::2] = x
+    q, k, v = (x[:, 1:, ::2] for x in wide)
+    out, lse = results(Packed(call.variant, call.lengths, q, k, v, call.params, device), **keywords)
+    dense, dense_lse = results(call, **keywords)
+    assert torch.equal(out, dense)
+    assert torch.equal(lse, dense_lse)
+    call.check(out, lse, **keywords)
+
+
+def test_long_requests_of_few_rows_are_cut_and_merged(device: str) -> None:
+    call = make("causal", device, lengths=((1, 2000), (2, 330), (16, 1100), (40, 700)))
+    call.check(*results(call))
+
+
+def test_no_request_and_no_row(device: str) -> None:
+    variant = attnlang.loads(SPECS["causal"])
+    for lengths in ((), ((0, 0),), ((0, 5), (0, 3))):
+        call = pack(variant, lengths, HEADS, torch.bfloat16, torch.Generator(), {})
+        call = replace(call, device=device)
+        out, lse, top = call.call(return_lse=True, return_max=True)
+        assert out.shape == (0, HEADS.hq, HEADS.dv)
+        assert lse.shape == (0, HEADS.hq)
+        assert torch.isneginf(top).all()
+        assert top.shape == (len(lengths), HEADS.hq)
+
+
+def test_float32_is_refused(device: str) -> None:
+    with pytest.raises(attnlang.CallError, match="bfloat16 or float16"):
+        make("causal", device, torch.float32).call()
+
+
+def on_device(call: Packed) -> tuple[torch.Tensor, ...]:
+    """Return q, k, v and the offsets where the kernel runs."""
+    offsets = (moved_tensor(x, call.device) for x in (call.q_indptr, call.kv_indptr))
+    return (*call.vectors(), *offsets)
+
+
+def test_offsets_may_lie_where_the_rows_do(device: str) -> None:
+    call = make("causal", device)
+    out, lse = call.variant.ragged(*on_device(call), return_lse=True)
+    call.check(out.cpu(), lse.cpu())
+
+
+def test_a_captured_graph_sees_later_rows_and_lengths(device: str) -> None:
+    call = make("causal", device)
+    inputs = on_device(call)
+    out, replay = capture(device, lambda: call.variant.ragged(*inputs))
+    for seed, order in enumerate((1, -1)):
+        g = torch.Generator().manual_seed(seed)
+        rows = (torch.randn(x.shape, generator=g).to(x.dtype) for x in (call.q, call.k, call.v))
+        later = Packed(call.variant, call.lengths[::order], *rows, call.params, device)
+        for memory, fresh in zip(inputs, on_device(later), strict=True):
+            memory.copy_(fresh)
+        out.fill_(math.nan)
+        replay()
+        later.check(out.cpu(), later.call(return_lse=True)[1])
+
+
+def test_gradients_are_refused(device: str) -> None:
+    call = make("causal", device)
+    q, *others = on_device(call)
+    with pytest.raises(attnlang.CallError, match=r"`q`.*ragged call on a GPU"):
+        call.variant.ragged(q.requires_grad_(), *others)
+
+
+def test_what_is_wrong_is_named(device: str) -> None:
+    call = make("rows", device)
+    (q, k, v, q_indptr, kv_indptr), params = on_device(call), moved(call.packed_params(), device)
+    variant = call.variant
+    with pytest.raises(attnlang.CallError, match="`kv_indptr`"):
+        variant.ragged(q, k, v, q_indptr, kv_indptr[:-1], **params)
+    with pytest.raises(attnlang.CallError, match="`k`"):
+        variant.ragged(q, k[..., :-1], v, q_indptr, kv_indptr, **params)
+    with pytest.raises(attnlang.CallError, match="`gain`"):
+        variant.ragged(q, k, v, q_indptr, kv_indptr, **{**params, "gain": params["gain"][1:]})
+    with pytest.raises(attnlang.CallError, match="`q_indptr`: expected 0 as its first offset"):
+        variant.ragged(q, k, v, call.q_indptr + 1, kv_indptr, **params)
