@@ -51,7 +51,7 @@ class Rows:
     `own`: in a packed call those of all requests, one after another; else each has the same.
     """
 
-    of: str  # queries or keys
+    of: str  # of queries, of keys, or of a tensor that has keys for rows: columns
     axis: int
     own: bool
 
@@ -125,7 +125,8 @@ def _rows(param: TensorParam) -> Rows | None:
     packed = packed_rows(param)
     if not packed.packs or packed.row_axis < 0:
         return None
-    return Rows("queries" if packed.size == "Q" else "keys", packed.row_axis, packed.folds)
+    keys = "columns" if packed.folds else "keys"
+    return Rows("queries" if packed.size == "Q" else keys, packed.row_axis, packed.folds)
 
 
 def _of_programs(plan: Plan, programs: Programs) -> Iterator[CallField]:

@@ -39,6 +39,7 @@ class Dialect:
     rows: Rows  # of query, key, value and out
     products: Rows  # of the products that one row or column needs
     views: str  # what holds the views of tensors where lines get their lengths
+    key_rows: str  # the keys that a call has
 
 
 _LANES = Rows("0", "kLanes", "iota_i() + d", "", "", scratch=False)
@@ -60,6 +61,7 @@ CPU = Dialect(
     rows=_LANES,
     products=_LANES,
     views="p",
+    key_rows="call.k.size[2]",
 )
 CUDA = Dialect(
     namespace="cuda",
@@ -76,4 +78,5 @@ CUDA = Dialect(
     rows=_WARP,
     products=_THREAD,
     views="a",
+    key_rows="key_rows(call)",
 )

@@ -21,7 +21,8 @@ from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
 from attnlang.ir.traverse import walk
-from attnlang.plan.plan import Plan
+from attnlang.plan.packing import packed_rows
+from attnlang.plan.plan import Plan, tensor_params
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read
 from attnlang.plan.terms import Term
@@ -56,7 +57,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class RowsText:
-    """A view with rows of requests: `rows` is queries or keys."""
+    """A view with rows of requests: `rows` is queries, keys or columns."""
 
     name: str
     rows: str
@@ -99,6 +100,8 @@ class FunctorContext:
     arguments: tuple[Field, ...]  # a GPU kernel's, of which it makes those of the call
     packed: tuple[RowsText, ...]  # views with the rows of all requests, in a packed call
     shared: tuple[RowsText, ...]  # views whose rows are those of every request
+    tensors: int  # tensor parameters of the call
+    key_tensors: str  # some have the keys of each request for rows
     call: tuple[Field, ...]
     request: tuple[Field, ...]
     row: tuple[Field, ...]
@@ -139,7 +142,9 @@ class Functor:
         self.terms = {t.expr: t for t in plan.terms}
         self.used = tuple(walk(*plan.roots))
         self.programs = Programs(plan, self.ranges, dialect)
-        self.table = LineTable(self._printer)
+        self.table = LineTable(
+            self._printer, dialect, packed=self._is_packed(), own_rows=dict(self._own_rows())
+        )
 
     def context(self) -> FunctorContext:
         """Return the context of the template."""
@@ -162,6 +167,8 @@ class Functor:
             arguments=tuple(Field(f.argument_type, f.name, f.argument, None) for f in plumbing),
             packed=_rows(plumbing, own=True),
             shared=_rows(plumbing, own=False),
+            tensors=len(tensor_params(self.variant)),
+            key_tensors=_bool(any(rows == "keys" for _, (_, rows) in self._own_rows())),
             call=(
                 *(Field(f.type, f.name, self._read(f), None) for f in plumbing),
                 *self._term_fields(Level.CALL),
@@ -185,6 +192,17 @@ class Functor:
             acc_dim=self.plan.widths.acc,
             ranges=ranges,
         )
+
+    def _is_packed(self) -> bool:
+        """Whether the unit runs the packed calls of a GPU, all requests in one launch."""
+        return self.dialect is CUDA and self.plan.key.packed
+
+    def _own_rows(self) -> Iterable[tuple[str, tuple[int, str]]]:
+        """Yield the tensors in which requests have rows of their own: the axis, and which rows."""
+        for param in tensor_params(self.variant):
+            rows = packed_rows(param)
+            if rows.folds:
+                yield param.name, (rows.row_axis, "queries" if rows.size == "Q" else "keys")
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS

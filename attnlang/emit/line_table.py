@@ -6,11 +6,12 @@ mask asks for them, and those to what the template prints. Invariant: equal line
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from attnlang.emit.cpp_text import Lane, param_field
+from attnlang.emit.dialect import Dialect
 from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.ir.nodes import Expr, Kind, Load
 from attnlang.ir.printer import print_expr
@@ -35,6 +36,7 @@ class LineText:
     field: str
     type: str
     summary: str
+    rows: str  # of a packed GPU unit: queries or keys, where each request has its own
     length: str  # where `call` and the views of its tensors are known
     requests: str
     heads: str
@@ -59,10 +61,22 @@ _VALUES = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "bool"
 
 
 class LineTable:
-    """The lines that one mask reads."""
+    """The lines that one mask reads.
 
-    def __init__(self, printer: Callable[[Level], SimdPrinter]) -> None:
-        self._printer = printer
+    `packed`: of the unit of packed calls of a GPU, in which a line over rows or columns, or along
+    an axis in `own_rows`, has the rows of all requests one after another.
+    """
+
+    def __init__(
+        self,
+        printer: Callable[[Level], SimdPrinter],
+        dialect: Dialect,
+        *,
+        packed: bool,
+        own_rows: Mapping[str, tuple[int, str]],
+    ) -> None:
+        self._printer, self._dialect = printer, dialect
+        self._packed, self._own_rows = packed, own_rows
         self._names: dict[tuple[Line | _Tensor, bool], tuple[str, set[Summary]]] = {}
 
     def name(self, line: Line, summary: Summary = Summary.EXTREMES) -> str:
@@ -98,14 +112,16 @@ class LineTable:
             lane = Lane.L
         exprs = (*line.values, *(() if line.guard is None else (line.guard,)))
         row = line.axis == Axis.ROW
+        rows = "queries" if row else "keys"
         return LineText(
             comment=_comment(line),
             name=name,
             field=_field(name),
             type=_VALUES[lane],
             summary=summary.value,
-            length="call.q.size[2]" if row else "call.k.size[2]",
-            **_distinct(*exprs),
+            rows=rows if self._packed else "",
+            length=self._length(rows),
+            **self._distinct(*exprs),
             place="Row" if row else "Column",
             function="row" if row else "column",
             lane=lane.value.upper(),
@@ -123,6 +139,9 @@ class LineTable:
         fixed = [index for axis, index in enumerate(load.indices) if axis != line.axis]
         field = param_field(load.tensor)
         type_ = {Kind.FLOAT: "float", Kind.BOOL: "bool", Kind.INT: "int32_t"}[load.type.kind]
+        views = self._dialect.views
+        own = self._own_rows.get(load.tensor)
+        rows = own[1] if self._packed and own is not None and own[0] == line.axis else ""
         wide = load.type.kind == Kind.INT and printer.ranges.dtypes[load.tensor] == "i64"
         return LineText(
             comment=f"{load.tensor} along axis {line.axis}",
@@ -130,14 +149,28 @@ class LineTable:
             field=_field(name),
             type="int64_t" if wide else type_,
             summary=summary.value,
-            length=f"line_length({printer.dialect.views}.{field}, {line.axis})",
-            **_distinct(*fixed),
+            rows=rows,
+            length=self._length(rows) if rows else f"line_length({views}.{field}, {line.axis})",
+            **self._distinct(*fixed),
             place="",
             function="",
             lane="",
             value=f"load({', '.join(['r.p.' + field, *indices])})",
             counts="",
         )
+
+    def _length(self, rows: str) -> str:
+        """Return how many rows there are, of all requests in a packed unit."""
+        return "call.q.size[2]" if rows == "queries" else self._dialect.key_rows
+
+    def _distinct(self, *exprs: Expr) -> dict[str, str]:
+        """Return how many requests and heads have lines of their own."""
+        coords = frozenset[str]().union(*map(variability, exprs))
+        requests = "requests_of(call)" if self._packed else "call.q.size[0]"
+        return {
+            "requests": requests if self._packed or "b" in coords else "1",
+            "heads": "call.q.size[1]" if "h" in coords else "1",
+        }
 
 
 def _field(name: str) -> str:
@@ -148,12 +181,3 @@ def _comment(line: Line) -> str:
     values = ", ".join(print_expr(v) for v in line.values)
     text = values if line.guard is None else f"{values} where {print_expr(line.guard)}"
     return " ".join(text.split())[:_MAX_COMMENT]
-
-
-def _distinct(*exprs: Expr) -> dict[str, str]:
-    """Return how many requests and heads have lines of their own."""
-    coords = frozenset[str]().union(*map(variability, exprs))
-    return {
-        "requests": "call.q.size[0]" if "b" in coords else "1",
-        "heads": "call.q.size[1]" if "h" in coords else "1",
-    }

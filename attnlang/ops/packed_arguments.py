@@ -1,7 +1,8 @@
 """Checking a packed call: from what Python passed to what the packed op takes, or a `CallError`.
 
-Beside shapes, dtypes and places it reads the offsets, which are host values: what is wrong with
-them is found before anything runs.
+Beside shapes, dtypes and places it reads offsets that lie on the CPU: what is wrong with them is
+found before anything runs. Those on a GPU are its kernels' to read, which keep to the rows that
+are there.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def check_indptr(
     if indptr.device.type != "cpu":
         if beside is not None and indptr.device == beside.device:
             return None
-        raise CallError(name, "a CPU tensor", f"one on {indptr.device}")
+        gpu = (
+            "" if beside is None or beside.device.type == "cpu" else f", or one on {beside.device}"
+        )
+        raise CallError(name, f"a CPU tensor{gpu}", f"one on {indptr.device}")
     offsets: list[int] = indptr.tolist()
     if offsets[0] != 0:
         raise CallError(name, "0 as its first offset", str(offsets[0]))

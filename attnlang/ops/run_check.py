@@ -13,7 +13,6 @@ from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam, Variant
-from attnlang.jit.units import Target
 from attnlang.ops import arguments as check
 from attnlang.ops import packed_arguments as packed
 from attnlang.ops.errors import CallError
@@ -59,8 +58,7 @@ def check_run(
         _check_pool(q, own)
         check.check_places(q, {"k": own.k, "v": own.v, "scale": scale, **plain})
     check.check_scale(ir, scale)
-    if check_dtype(q).target is not Target.CPU:
-        _check_gpu(ir, q, pools, values)
+    check_dtype(q)
     for param in ir.params:
         if isinstance(param, ScalarParam):
             check.check_scalar(param, plain[param.name])
@@ -77,22 +75,6 @@ def check_run(
     packed.check_packed_tensors(_without(ir, values), dense, sizes, longest)
     for each in packed.each_sizes(ir, sizes, lengths.q, lengths.kv):
         variant.check_requires(plain, each)
-
-
-def _check_gpu(
-    ir: Variant, q: Tensor, pools: tuple[Pools, ...], values: Mapping[str, Value]
-) -> None:
-    """Check what a GPU's kernels take no more than so far."""
-    for own in pools:
-        if own.k.dim() != 4:
-            continue
-        for param in ir.params:
-            if not isinstance(param, TensorParam) or values[param.name] is None:
-                continue
-            rows = packed_rows(param)
-            if rows.folds and rows.size == "KV":
-                expected = "nothing: kernels for GPUs read no tensor over KV beside pages"
-                raise CallError(param.name, expected, "a tensor")
 
 
 def _without(ir: Variant, values: Mapping[str, Value]) -> Variant:

@@ -16,6 +16,7 @@ _STEP = 16  # entries that one matrix instruction multiplies
 _WIDEST = 576
 _ELEMENT_BYTES = 2
 _HEADER_BYTES = 1024  # barriers, ranges of tiles
+_REQUEST_BYTES = 2048  # what a block of a packed call keeps of its request
 _SHARED_BYTES = {Target.SM80: 99 << 10, Target.SM90: 227 << 10}  # sm_86 and sm_89 have 99 KiB
 PANEL = 64  # entries of a row that lie together in a Hopper kernel's shared memory
 _WGMMA_WIDEST = 256  # of an accumulator
@@ -56,13 +57,19 @@ class CudaTiles:
 
 
 def choose_tiles(
-    target: Target, widths: Widths, *, plain: bool = False, shared: bool = False
+    target: Target,
+    widths: Widths,
+    *,
+    plain: bool = False,
+    shared: bool = False,
+    packed: bool = False,
 ) -> CudaTiles:
     """Choose the skeleton and its tiles. Raises WidthError for widths that none takes.
 
     `plain`: no mask, for which smaller tiles of keys save what larger ones would waste, and a score
     without functions, which need registers. `shared`: the row of a key holds its value, whole
-    panels from its start, and out is what the product gives.
+    panels from its start, and out is what the product gives. `packed`: for packed calls, which
+    have one skeleton, whatever the target.
     """
     for name, width in (("q", widths.product), ("v", widths.acc)):
         if width % _STEP or width > _WIDEST:
@@ -75,11 +82,14 @@ def choose_tiles(
             "v", f"a head dim that GPU kernels take: 16, 32 ... {_WGMMA_WIDEST}, {wide}",
             str(widths.acc),
         )  # fmt: skip
+    if packed:
+        target = Target.SM80
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
         return _sm90(widths, plain)
     if target is Target.SM90 and shared and widths.acc == _SPLIT_WIDEST:
         return CudaTiles("sm90", 64, 64, 2, 12, 1)
-    return next(t for t in _sm80(widths) if _bytes(t, widths) <= _SHARED_BYTES[target])
+    limit = _SHARED_BYTES[target] - (_REQUEST_BYTES if packed else 0)
+    return next(t for t in _sm80(widths) if _bytes(t, widths) <= limit)
 
 
 def _sm90(widths: Widths, plain: bool) -> CudaTiles:

@@ -84,8 +84,9 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
     elif key.target is not Target.CPU:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0
-        target = Target.SM80 if key.packed else key.target  # there is one skeleton of packed calls
-        tiles = choose_tiles(target, widths, plain=_plain(lowered), shared=shared)
+        tiles = choose_tiles(
+            key.target, widths, plain=_plain(lowered), shared=shared, packed=key.packed
+        )
     return Plan(lowered, key, hoist(roots), widths, transforms, tiles, adjoint, backward)
 
 

@@ -65,7 +65,20 @@ class LineMemory {
 
   template <class T, Summary kSummary>
   void take(LineBlocks<T, kSummary>& line, int64_t requests, int64_t heads, int64_t length) {
-    const int64_t blocks = (length + kLineBlock - 1) / kLineBlock;
+    place(line, requests, heads, (length + kLineBlock - 1) / kLineBlock, length);
+  }
+  // A line over the rows of requests that lie one after another, `rows` in all: `take_line` finds
+  // the blocks of one.
+  template <class T, Summary kSummary>
+  void take_packed(LineBlocks<T, kSummary>& line, int64_t requests, int64_t heads, int64_t rows) {
+    place(line, 1, heads, rows / kLineBlock + requests, rows);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  template <class T, Summary kSummary>
+  void place(LineBlocks<T, kSummary>& line, int64_t requests, int64_t heads, int64_t blocks,
+             int64_t length) {
     line = {.facts = nullptr,
             .requests = static_cast<int32_t>(requests),
             .heads = static_cast<int32_t>(heads),
@@ -75,9 +88,7 @@ class LineMemory {
     const int64_t bytes = requests * heads * blocks * int64_t{sizeof(LineFacts<T, kSummary>)};
     used_ += (bytes + 255) / 256 * 256;
   }
-  int64_t used() const { return used_; }
 
- private:
   char* base_;
   int64_t used_ = 0;
 };
@@ -97,23 +108,14 @@ struct LinePass {
 
 constexpr int kLineWarps = 4;
 
-// A warp sums up a block, two values a lane.
-template <class Variant, class Element, class Line>
-__global__ void __launch_bounds__(kLineWarps* kWarp)
-    line_kernel(const __grid_constant__ LinePass<Variant, Element> pass) {
-  const typename Variant::Params params = Variant::params(pass.arguments);
-  const auto& line = Line::lines(params);
-  using Facts = typename std::remove_cvref_t<decltype(line)>::Facts;
+// The facts of values [64 block, 64 block + 64) of a request's line, by one warp: two values a
+// lane.
+template <class Line, class Facts, class Request>
+ATTNLANG_DEVICE Facts sum_up(const Request& request, int64_t length, int block) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t index = int64_t{blockIdx.x} * kLineWarps + warp_index();
-  if (index >= int64_t{line.requests} * line.heads * line.blocks) return;
-  const int block = static_cast<int>(index % line.blocks);
-  const int which = static_cast<int>(index / line.blocks);
-  const int b = which / line.heads, h = which % line.heads;
-  const auto request = pass.problem.template request<Variant>(params, b, h, 0);
   Facts facts;
   for (int64_t i = int64_t{block} * kLineBlock + lane;
-       i < line.length && i < (int64_t{block} + 1) * kLineBlock; i += kWarp) {
+       i < length && i < (int64_t{block} + 1) * kLineBlock; i += kWarp) {
     if constexpr (requires { Line::at(request, i); }) {
       facts.add(Line::at(request, i));
     } else {
@@ -137,7 +139,24 @@ __global__ void __launch_bounds__(kLineWarps* kWarp)
     }
     facts.join(other);
   }
-  if (lane == 0) line.row(b, h)[block] = facts;
+  return facts;
+}
+
+// A warp a block.
+template <class Variant, class Element, class Line>
+__global__ void __launch_bounds__(kLineWarps* kWarp)
+    line_kernel(const __grid_constant__ LinePass<Variant, Element> pass) {
+  const typename Variant::Params params = Variant::params(pass.arguments);
+  const auto& line = Line::lines(params);
+  using Facts = typename std::remove_cvref_t<decltype(line)>::Facts;
+  const int64_t index = int64_t{blockIdx.x} * kLineWarps + warp_index();
+  if (index >= int64_t{line.requests} * line.heads * line.blocks) return;
+  const int block = static_cast<int>(index % line.blocks);
+  const int which = static_cast<int>(index / line.blocks);
+  const int b = which / line.heads, h = which % line.heads;
+  const auto request = pass.problem.template request<Variant>(params, b, h, 0);
+  const Facts facts = sum_up<Line, Facts>(request, line.length, block);
+  if (threadIdx.x % kWarp == 0) line.row(b, h)[block] = facts;
 }
 
 // Runs `run(call)` with the lines' facts in front of the workspace, which it enqueues first.

@@ -13,8 +13,10 @@
 #include "attnlang/device/launch.cuh"
 #include "attnlang/host/call.h"
 #include "kernels/cuda_attention.cuh"
+#include "kernels/cuda_brought.cuh"
 #include "kernels/cuda_decode.cuh"
 #include "kernels/cuda_items.cuh"
+#include "kernels/cuda_packed_lines.cuh"
 #include "kernels/cuda_requests.cuh"
 #include "kernels/cuda_transforms.cuh"
 #include "kernels/sm80_attention.cuh"
@@ -27,36 +29,37 @@ struct PackedWork {
   Requests requests;
 };
 
-// Rows in pages stay: they are looked up.
-template <class Variant, class Element>
-ATTNLANG_DEVICE void take_rows(Problem<Element>& problem, const RequestRows& rows) {
-  problem.queries = rows.queries.count;
-  problem.keys = rows.keys.count;
-  const bool paged = problem.pages.size != 0;
-  take_rows(problem.q, rows.queries);
-  if (!paged || Variant::kKey) take_rows(problem.k, rows.keys);
-  if (!paged || Variant::kValue || Variant::kValueSharesKey) take_rows(problem.v, rows.keys);
-  problem.pages.begin = rows.keys.begin;
-  take_rows(problem.out, rows.queries);
-  take_rows(problem.wide_out, rows.queries);
-  if (problem.lse.data != nullptr) problem.lse.data += rows.queries.begin * problem.lse.stride[2];
-}
-
-// The rows of request b; `arguments`: of the whole call.
-template <class Variant>
-ATTNLANG_DEVICE RequestRows rows_of(const Requests& requests,
-                                    const typename Variant::Arguments& arguments, int b) {
-  RequestRows rows = requests.rows(b);
-  Variant::limit_rows(rows, arguments);
-  return rows;
-}
-
 template <class Variant, class Element>
 ATTNLANG_DEVICE Work<Variant, Element> of_request(Work<Variant, Element> work,
                                                   const RequestRows& rows) {
   Variant::request_rows(work.arguments, rows);
   take_rows<Variant>(work.problem, rows);
   return work;
+}
+
+// What a block makes of the call for its request lies in shared memory, behind what the skeleton
+// has there: in registers it would stand beside the accumulators.
+template <class Variant, class Element>
+struct RequestWork {
+  Work<Variant, Element> work;
+  typename Variant::Params params;
+};
+template <class Kernel, class Variant, class Element>
+constexpr int kPackedSharedBytes =
+    (Kernel::kSharedBytes + 15) / 16 * 16 + static_cast<int>(sizeof(RequestWork<Variant, Element>));
+
+// All threads of a block call it.
+template <class Kernel, class Variant, class Element>
+ATTNLANG_DEVICE void run_request(const Work<Variant, Element>& all, const RequestRows& rows,
+                                 const Item& item) {
+  auto& own = *reinterpret_cast<RequestWork<Variant, Element>*>(
+      dynamic_shared<char>() + (Kernel::kSharedBytes + 15) / 16 * 16);
+  if (threadIdx.x == 0) {
+    own.work = of_request(all, rows);
+    own.params = Variant::params(own.work.arguments);
+  }
+  __syncthreads();
+  Kernel::run(own.work, own.params, item);
 }
 
 // A tile of query rows of one head; late tiles, which a causal mask lets see most, come first.
@@ -78,7 +81,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
   item.rows = left < Kernel::kRows ? left : Kernel::kRows;
   item.step = 1;
   item.queries = rows.queries.count;
-  Kernel::run(of_request(work.all, rows), item);
+  run_request<Kernel>(work.all, rows, item);
 }
 
 // The few rows of a unit of heads.
@@ -99,7 +102,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
   const int left = item.queries * work.all.unit - item.row0;
   if (left <= 0) return;
   item.rows = left < Kernel::kRows ? left : Kernel::kRows;
-  Kernel::run(of_request(work.all, rows), item);
+  run_request<Kernel>(work.all, rows, item);
 }
 
 template <class Variant, class Element, int kD, int kDV>
@@ -200,7 +203,7 @@ class PackedAttention {
   static int64_t workspace(const Call& call) {
     if (is_empty(call)) return 0;
     Workspace workspace(nullptr);
-    enqueue(call, workspace, nullptr);
+    enqueue(call, workspace, false);
     return workspace.used();
   }
 
@@ -215,19 +218,8 @@ class PackedAttention {
                   call.workspace_bytes);
     }
     Workspace pieces(call.workspace);
-    Problem<Element> problem = problem_of<Variant, Element>(call);
-    problem.batch = static_cast<int32_t>(call.packed->requests);
-    if (call.packed->is_paged()) {
-      problem.pages = {.numbers = call.packed->page_indices,
-                       .size = static_cast<int32_t>(call.packed->page_size),
-                       .count = static_cast<int32_t>(call.k.size[0]),
-                       .begin = 0,
-                       .keys = Stored::of(call.k, call.packed->k_scale),
-                       .values = Variant::kValueFromKey ? Stored::of(call.k, call.packed->k_scale)
-                                                        : Stored::of(call.v, call.packed->v_scale)};
-    }
-    const char* wrong = start_max(problem, call.stream);
-    if (wrong == nullptr && !is_empty(call)) wrong = enqueue(call, pieces, &problem);
+    const char* wrong = start_max(problem_of(call), call.stream);
+    if (wrong == nullptr && !is_empty(call)) wrong = enqueue(call, pieces, true);
     return wrong == nullptr ? 0 : fail(error, "%s", wrong);
   }
 
@@ -236,25 +228,34 @@ class PackedAttention {
   static int check_packed(const Call& call, char* error) {
     const Packed& packed = *call.packed;
     if (packed.costs != nullptr) return fail(error, "schedules are for the CPU alone");
-    if (packed.is_paged()) {
-      if (Variant::kLoadsKeys) return fail(error, "the spec reads k or v apart, which has pages");
-      for (int i = 0; i < packed.tensor_count; ++i) {
-        const PackedAxis::Rows rows = packed.tensors[i].rows;
-        if (rows == PackedAxis::keys || rows == PackedAxis::pages) {
-          return fail(error, "kernels for GPUs read no tensor over KV beside pages");
-        }
-      }
-      if (key_rows(call) > kPositionLimit) return fail(error, "more than 2^30 slots in pages");
+    if (packed.is_paged() && key_rows(call) > kPositionLimit) {
+      return fail(error, "more than 2^30 slots in pages");
     }
     return 0;
   }
 
   static bool is_empty(const Call& call) { return has_no_rows(call) || call.packed->requests == 0; }
 
-  // Takes the workspace's pieces in order and, unless `problem` is null, enqueues everything.
-  static const char* enqueue(const Call& call, Workspace& workspace, Problem<Element>* problem) {
-    const char* wrong = transform<Variant, Element, kD, kDV>(
-        call, workspace, problem, PackedPasses<Variant, Element, kD, kDV>{});
+  static Problem<Element> problem_of(const Call& call) {
+    Problem<Element> problem = cuda::problem_of<Variant, Element>(call);
+    problem.batch = static_cast<int32_t>(call.packed->requests);
+    return problem;
+  }
+
+  // Takes the workspace's pieces in order and, if it `runs`, enqueues everything.
+  static const char* enqueue(const Call& whole, Workspace& workspace, bool runs) {
+    using Brought = BroughtCall<Variant, Element, kD, kDV>;
+    Brought brought(whole, workspace);
+    Call& call = brought.call();
+    call.lines = workspace.take(line_bytes<Variant>(call));
+    Problem<Element> problem = problem_of(call);
+    if (brought.is_paged()) problem.pages = Brought::pages_of(call);
+    const char* wrong = runs ? brought.start() : nullptr;
+    if (wrong == nullptr && runs) wrong = start_packed_lines<Variant>(call, problem);
+    if (wrong == nullptr) {
+      wrong = transform<Variant, Element, kD, kDV>(call, workspace, runs ? &problem : nullptr,
+                                                   PackedPasses<Variant, Element, kD, kDV>{});
+    }
     if (wrong != nullptr) return wrong;
     const int64_t heads = call.q.size[1], requests = call.packed->requests;
     const int64_t unit = kSharesRows<Variant> ? heads / call.k.size[1] : 1;
@@ -267,8 +268,8 @@ class PackedAttention {
     const int64_t key_tiles = (key_rows(call) / requests + Few::kKeyTile - 1) / Few::kKeyTile;
     const int count = parts_of(busy, key_tiles, int64_t{Few::kBlocks} * kProcessors);
     const Parts parts = take_parts<kDV>(workspace, items, Few::kRows, count);
-    if (problem == nullptr) return nullptr;
-    Launch work{.all = {.problem = *problem,
+    if (!runs) return nullptr;
+    Launch work{.all = {.problem = problem,
                         .arguments = Variant::arguments(call),
                         .order = {},
                         .unit = static_cast<int32_t>(unit),
@@ -294,7 +295,8 @@ class PackedAttention {
       if (wrong != nullptr) return wrong;
     }
     const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts.count));
-    return launch(kernel, grid, Kernel::kThreads, Kernel::kSharedBytes, stream, work);
+    return launch(kernel, grid, Kernel::kThreads, kPackedSharedBytes<Kernel, Variant, Element>,
+                  stream, work);
   }
 };
 

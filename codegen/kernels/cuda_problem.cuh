@@ -75,12 +75,20 @@ struct Pages {
     return reinterpret_cast<const char*>(pool.data) + offset(pool, h, column) * bytes;
   }
 
+  struct Slot {
+    int64_t page;
+    int32_t slot;
+  };
+  ATTNLANG_DEVICE Slot slot(int column) const {
+    const int at = begin + column;
+    return {bounded<int64_t>(numbers[at / size], 0, count - 1), at % size};
+  }
+
  private:
   template <class T>
   ATTNLANG_DEVICE int64_t offset(const VectorRows<T>& pool, int h, int column) const {
-    const int slot = begin + column;
-    const int64_t page = bounded<int64_t>(numbers[slot / size], 0, count - 1);
-    return page * pool.stride[0] + h * pool.stride[1] + slot % size * pool.stride[2];
+    const Slot at = slot(column);
+    return at.page * pool.stride[0] + h * pool.stride[1] + at.slot * pool.stride[2];
   }
 };
 

@@ -26,17 +26,20 @@ struct RowSpan {
   }
 };
 
-// One request's rows of queries and of keys.
+// The rows of request b: of queries, of keys, and of tensors over KV, which beside pages have no
+// others than these.
 struct RequestRows {
-  RowSpan queries, keys;
+  int32_t b;
+  RowSpan queries, keys, columns;
 };
 
 // Of the rows of all requests those of one, along `axis`.
 template <class T, int kRank>
 ATTNLANG_HD void take_rows(View<T, kRank>& view, int axis, const RowSpan& rows) {
   if (view.data == nullptr) return;
-  view.data += rows.begin * view.stride[axis];
-  view.size[axis] = rows.count;
+  const int64_t begin = least<int64_t>(rows.begin, view.size[axis]);
+  view.data += begin * view.stride[axis];
+  view.size[axis] = least<int64_t>(rows.count, view.size[axis] - begin);
 }
 
 // `stride[0]` would count requests.
@@ -53,6 +56,7 @@ class Requests {
       : q_indptr_(call.packed->q_indptr),
         kv_indptr_(call.packed->is_paged() ? call.packed->page_indptr : call.packed->kv_indptr),
         kv_lens_(call.kv_lens),
+        starts_(call.packed->is_paged() ? call.packed->kv_indptr : PerRequest{}),
         count_(static_cast<int32_t>(call.packed->requests)),
         queries_(static_cast<int32_t>(call.q.size[2])),
         keys_(call.k.size[0] == 0 ? 0 : static_cast<int32_t>(key_rows(call))),
@@ -62,8 +66,13 @@ class Requests {
 
   // Of a paged call `keys` begin where they would if pages lay in the order of their numbers.
   ATTNLANG_DEVICE RequestRows rows(int b) const {
-    RequestRows rows{.queries = span(queries_starts(), b), .keys = span(keys_starts(), b)};
+    RequestRows rows{.b = b,
+                     .queries = span(queries_starts(), b),
+                     .keys = span(keys_starts(), b),
+                     .columns = {}};
     if (page_size_ != 0) rows.keys.limit(kv_lens_[b]);
+    rows.columns = rows.keys;
+    if (starts_.data != nullptr) rows.columns.begin = static_cast<int32_t>(starts_[b]);
     return rows;
   }
 
@@ -131,8 +140,34 @@ class Requests {
   }
 
   PerRequest q_indptr_, kv_indptr_, kv_lens_;
+  PerRequest starts_;  // of tensors over KV, beside pages
   int32_t count_, queries_, keys_;
   int32_t page_size_;  // 0: there are no pages
 };
+
+// Rows in pages stay: they are looked up.
+template <class Variant, class Element>
+ATTNLANG_DEVICE void take_rows(Problem<Element>& problem, const RequestRows& rows) {
+  problem.queries = rows.queries.count;
+  problem.keys = rows.keys.count;
+  const bool paged = problem.pages.size != 0;
+  take_rows(problem.q, rows.queries);
+  if (!paged || Variant::kKey) take_rows(problem.k, rows.keys);
+  if (!paged || Variant::kValue || Variant::kValueSharesKey) take_rows(problem.v, rows.keys);
+  problem.pages.begin = rows.keys.begin;
+  take_rows(problem.out, rows.queries);
+  take_rows(problem.wide_out, rows.queries);
+  if (problem.lse.data != nullptr) problem.lse.data += rows.queries.begin * problem.lse.stride[2];
+}
+
+// The rows of request b; `arguments`: of the whole call.
+template <class Variant>
+ATTNLANG_DEVICE RequestRows rows_of(const Requests& requests,
+                                    const typename Variant::Arguments& arguments, int b) {
+  RequestRows rows = requests.rows(b);
+  Variant::limit_rows(rows, arguments);
+  rows.columns.count = rows.keys.count;
+  return rows;
+}
 
 }  // namespace attnlang::cuda

@@ -95,7 +95,10 @@ class Sm80Forward {
 
   // `item`: what block blockIdx.x works on; blockIdx.y is the part of its keys.
   static ATTNLANG_DEVICE void run(const Launch& work, const Item& item) {
-    const Params params = Variant::params(work.arguments);
+    run(work, Variant::params(work.arguments), item);
+  }
+  // Where the values of the call are at hand.
+  static ATTNLANG_DEVICE void run(const Launch& work, const Params& params, const Item& item) {
     Sm80Forward block(work, params, item);
     block.load_queries();
     block.go(std::make_integer_sequence<int, kRowTiles>{});

@@ -87,8 +87,6 @@ def test_pages_of_any_size_and_layout(page: int, device: str) -> None:
     "name", ["rope", *(pytest.param(n, marks=pytest.mark.slow) for n in SPECS if n != "rope")]
 )
 def test_each_request_agrees_with_the_reference(name: str, device: str) -> None:
-    if name == "hidden":
-        pytest.skip("no tensor over KV beside pages")
     for page, dtype in ((1, torch.float16), (16, torch.bfloat16)):
         call = call_of(name, device, dtype=dtype)
         call.check(*run(call, page))
@@ -255,25 +253,3 @@ def test_gradients_are_refused(device: str) -> None:
     (q, *_) = call.vectors()
     with pytest.raises(attnlang.CallError, match=r"`q`.*a planned call"):
         plan_of(call, 16).run(q.requires_grad_())
-
-
-def test_what_the_kernels_do_not_take_is_refused(device: str) -> None:
-    hidden = call_of("hidden", device)
-    with pytest.raises(RuntimeError, match="over KV"):
-        run(hidden, 16)
-    plan = plan_of(hidden, 16)
-    with pytest.raises(attnlang.CallError, match="over KV beside pages"):
-        plan.run(hidden.vectors()[0])
-
-
-def test_a_product_of_keys_apart_runs_where_they_have_no_pages(device: str) -> None:
-    spec = (
-        "attention apart(w: float[HKV, D]):\n score = score + dot(k, w[h_kv, d])\n mask = causal\n"
-    )
-    g = torch.Generator().manual_seed(1)
-    params = {"w": torch.randn(HEADS.hkv, HEADS.d, generator=g) / 6}
-    call = pack(attnlang.loads(spec), LENGTHS, HEADS, torch.bfloat16, g, params)
-    call = replace(call, device=device)
-    call.check(*call.call(return_lse=True))
-    with pytest.raises(RuntimeError, match="reads k or v apart"):
-        run(call, 16)

@@ -24,7 +24,12 @@ _UNIT = """
 using namespace attnlang;
 using namespace attnlang::cuda;
 struct Functor : Causal {
-  static constexpr bool kLoadsKeys = false;
+  static constexpr bool kLoadsKeys = false, kKeyTensors = false;
+  static constexpr int kTensors = 0;
+  using Causal::arguments;
+  static Arguments arguments(const Call& call, LineMemory&) { return arguments(call); }
+  template <class Each>
+  static void for_lines(const Arguments&, const Each&) {}
   static void limit_rows(RequestRows&, const Arguments&) {}
   static void request_rows(Arguments&, const RequestRows&) {}
 };

@@ -241,11 +241,11 @@ struct Bound {
       if (tensors[i].data == nullptr) continue;
       const bool queries = param.rows == PackedAxis::queries;
       const bool own = param.batch_axis >= 0 && param.row_axis >= 0;
-      if (target != 0 && paged && own && !queries) {
-        refuse_argument(spec.tensor_names[i], "expected none over KV, with pages on a GPU");
-      }
       if (axes[i].rows == PackedAxis::pages) continue;
-      axes[i] = expect_rows(tensors[i], param, spec.tensor_names[i], queries ? rows : columns,
+      // How many columns the requests have in a GPU's pages stands there.
+      const bool counted = queries || !paged || readable || !own;
+      const int64_t own_rows = queries ? rows : counted ? columns : tensors[i].size[param.row_axis];
+      axes[i] = expect_rows(tensors[i], param, spec.tensor_names[i], own_rows,
                             queries ? most_rows : most_columns);
     }
   }

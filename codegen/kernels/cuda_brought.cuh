@@ -1,0 +1,284 @@
+// What is brought together before a packed call, in the workspace: where tensors over KV begin for
+// each request beside pages, those of them that lie in pages themselves, and keys and values that
+// the functor reads apart from the products.
+//
+// A tensor over KV has the rows of all requests one after another, each with as many as it has
+// columns; keys and values stand in the order of the page table, as whole pages. Numbers and
+// lengths are the GPU's to read, and may be anything: no row outside a tensor is touched.
+#pragma once
+
+#include <cstdint>
+
+#include "attnlang/device/launch.cuh"
+#include "attnlang/host/call.h"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_problem.cuh"
+#include "kernels/cuda_requests.cuh"
+#include "kernels/cuda_selection.cuh"
+#include "kernels/cuda_transforms.cuh"
+
+namespace attnlang::cuda {
+
+constexpr int kBringWarps = 4;
+constexpr int kBringTile = 64;  // columns of a block
+
+// starts[b]: the columns of all requests before b. One warp. `Variant`: only units that need the
+// kernel have it, as those below.
+template <class Variant>
+__global__ void __launch_bounds__(kWarp)
+    start_columns(const Requests requests, int32_t* const starts) {
+  const int lane = static_cast<int>(threadIdx.x);
+  int before = 0;
+  for (int b = lane; b - lane < requests.count(); b += kWarp) {
+    const int columns = b < requests.count() ? requests.rows(b).keys.count : 0;
+    const LaneSums sums = lane_sums(columns, lane);
+    if (b < requests.count()) starts[b] = before + sums.before;
+    before += sums.all;
+  }
+}
+
+// A tensor in pages, and where its rows go; strides count elements of `bytes`.
+struct PagedTensor {
+  const char* data;
+  char* result;
+  int64_t page_stride, slot_stride, width;  // width: elements of a row
+  int64_t size[kMaxRank], stride[kMaxRank];
+  int32_t axes, bytes;
+
+  ATTNLANG_DEVICE int64_t offset(int64_t at) const {
+    int64_t offset = 0;
+    for (int axis = axes - 1; axis >= 0; --axis) {
+      offset += at % size[axis] * stride[axis];
+      at /= size[axis];
+    }
+    return offset;
+  }
+};
+
+template <class T>
+ATTNLANG_DEVICE void copy_element(char* to, int64_t index, const char* from, int64_t offset) {
+  reinterpret_cast<T*>(to)[index] = reinterpret_cast<const T*>(from)[offset];
+}
+
+// A block copies the rows of kBringTile columns of a request.
+template <class Variant>
+__global__ void __launch_bounds__(kBringWarps* kWarp)
+    bring_tensor(const Requests requests, Pages pages, const PagedTensor tensor) {
+  const auto place = requests.key_tile(static_cast<int>(blockIdx.x), kBringTile);
+  if (place.b < 0) return;
+  const RequestRows rows = requests.rows(place.b);
+  pages.begin = rows.keys.begin;
+  const int left = rows.keys.count - place.row;
+  const int64_t elements = (left < kBringTile ? left : kBringTile) * tensor.width;
+  for (int64_t i = threadIdx.x; i < elements; i += kBringWarps * kWarp) {
+    const int column = place.row + static_cast<int>(i / tensor.width);
+    const int64_t at = i % tensor.width, row = rows.columns.begin + column;
+    const Pages::Slot slot = pages.slot(column);
+    const int64_t from =
+        slot.page * tensor.page_stride + slot.slot * tensor.slot_stride + tensor.offset(at);
+    const int64_t to = row * tensor.width + at;
+    switch (tensor.bytes) {
+      case 1:
+        copy_element<uint8_t>(tensor.result, to, tensor.data, from);
+        break;
+      case 2:
+        copy_element<uint16_t>(tensor.result, to, tensor.data, from);
+        break;
+      case 4:
+        copy_element<uint32_t>(tensor.result, to, tensor.data, from);
+        break;
+      default:
+        copy_element<uint64_t>(tensor.result, to, tensor.data, from);
+    }
+  }
+}
+
+// A block copies kBringTile columns of a head, a warp a row.
+template <class Element, int kWidth>
+__global__ void __launch_bounds__(kBringWarps* kWarp)
+    bring_rows(const Requests requests, Pages pages, const VectorRows<const Element> pool,
+               const Stored stored, const VectorRows<Element> result, const int heads) {
+  const int index = static_cast<int>(blockIdx.x), h = index % heads;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const auto place = requests.key_tile(index / heads, kBringTile);
+  if (place.b < 0) return;
+  const RequestRows rows = requests.rows(place.b);
+  pages.begin = rows.keys.begin;
+  const int end = place.row + kBringTile;
+  for (int column = place.row + warp_index(); column < rows.keys.count && column < end;
+       column += kBringWarps) {
+    const char* from = pages.stored_row(pool, stored, h, column);
+    Element* to = result.row(0, h, rows.keys.begin + column);
+    for (int d = lane; d < kWidth; d += kWarp) {
+      to[d] = from_float32<Element>(
+          converted_entry<Element>(from, d * pool.stride[3], stored, stored.scale(h)));
+    }
+  }
+}
+
+constexpr int bytes_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::i64:
+      return 8;
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+// The call that the kernels are given; `whole`: the one that was passed.
+template <class Variant, class Element, int kD, int kDV>
+class BroughtCall {
+ public:
+  // Takes room. With a workspace that counts, the call's tensors stay where they are.
+  BroughtCall(const Call& whole, Workspace& workspace)
+      : call_(whole), packed_(*whole.packed), whole_(whole) {
+    call_.packed = &packed_;
+    if (!packed_.is_paged()) return;
+    packed_.kv_indptr = {};
+    if constexpr (Variant::kKeyTensors) {
+      call_.tensors = tensors_;
+      bool any = false;
+      for (int i = 0; i < Variant::kTensors; ++i) {
+        tensors_[i] = whole.tensors[i];
+        const PackedAxis& axis = packed_.tensors[i];
+        if (tensors_[i].data == nullptr) continue;
+        any = any || axis.rows == PackedAxis::keys || axis.rows == PackedAxis::pages;
+        if (axis.rows == PackedAxis::pages) take(tensors_[i], axis, workspace);
+      }
+      if (any) {
+        starts_ = static_cast<int32_t*>(workspace.take(packed_.requests * sizeof(int32_t)));
+        packed_.kv_indptr = {.data = starts_, .dtype = DType::i32, .stride = 1, .value = 0};
+      }
+    }
+    if constexpr (Variant::kLoadsKeys) {
+      take<Width::kHead>(call_.k, workspace);
+      if constexpr (Variant::kValueFromKey) call_.v = call_.k;
+      else take<Width::kValue>(call_.v, workspace);
+    }
+  }
+  BroughtCall(const BroughtCall&) = delete;
+  BroughtCall& operator=(const BroughtCall&) = delete;
+
+  const Call& call() const { return call_; }
+  Call& call() { return call_; }
+
+  // Whether the products find keys and values in pages.
+  bool is_paged() const { return packed_.is_paged() && !Variant::kLoadsKeys; }
+
+  static Pages pages_of(const Call& call) {
+    return {.numbers = call.packed->page_indices,
+            .size = static_cast<int32_t>(call.packed->page_size),
+            .count = static_cast<int32_t>(call.k.size[0]),
+            .begin = 0,
+            .keys = Stored::of(call.k, call.packed->k_scale),
+            .values = Variant::kValueFromKey ? Stored::of(call.k, call.packed->k_scale)
+                                             : Stored::of(call.v, call.packed->v_scale)};
+  }
+
+  // Enqueues what fills the room. Null, or what is wrong.
+  const char* start() const {
+    if (!packed_.is_paged()) return nullptr;
+    const char* wrong = nullptr;
+    const Requests requests(call_);
+    if constexpr (Variant::kKeyTensors) {
+      if (starts_ == nullptr) return nullptr;
+      wrong = launch(start_columns<Variant>, dim3(1), kWarp, 0, call_.stream, requests, starts_);
+      for (int i = 0; i < Variant::kTensors && wrong == nullptr; ++i) {
+        const PackedAxis& axis = packed_.tensors[i];
+        if (tensors_[i].data == nullptr || axis.rows != PackedAxis::pages) continue;
+        wrong = start(bring_tensor<Variant>, 1, requests, pages_of(whole_), tensor_of(i, axis));
+      }
+    }
+    if constexpr (Variant::kLoadsKeys) {
+      if (wrong == nullptr) wrong = bring<Width::kHead>(whole_.k, packed_.k_scale, call_.k);
+      if (wrong == nullptr && !Variant::kValueFromKey) {
+        wrong = bring<Width::kValue>(whole_.v, packed_.v_scale, call_.v);
+      }
+    }
+    return wrong;
+  }
+
+ private:
+  using Width = Widths<Variant, kD, kDV>;
+
+  // The room of a tensor, side by side: rows, then its other axes but those of one element.
+  void take(Tensor& t, const PackedAxis& paged, Workspace& workspace) const {
+    int64_t width = 1;
+    Tensor brought = t;
+    for (int axis = t.rank - 1; axis >= 0; --axis) {
+      if (axis == paged.axis || t.stride[axis] == 0) continue;
+      brought.stride[axis] = width;
+      width *= t.size[axis];
+    }
+    brought.size[paged.axis] = key_rows(whole_), brought.stride[paged.axis] = width;
+    void* room = workspace.take(key_rows(whole_) * width * bytes_of(t.dtype));
+    if (room == nullptr) return;
+    brought.data = room;
+    t = brought;
+  }
+
+  PagedTensor tensor_of(int i, const PackedAxis& paged) const {
+    const Tensor &from = whole_.tensors[i], &to = tensors_[i];
+    PagedTensor tensor{.data = static_cast<const char*>(from.data),
+                       .result = static_cast<char*>(to.data),
+                       .page_stride = paged.page_stride,
+                       .slot_stride = from.stride[paged.axis],
+                       .width = to.stride[paged.axis],
+                       .size = {},
+                       .stride = {},
+                       .axes = 0,
+                       .bytes = bytes_of(from.dtype)};
+    for (int axis = 0; axis < from.rank; ++axis) {
+      if (axis == paged.axis || from.stride[axis] == 0) continue;
+      tensor.size[tensor.axes] = from.size[axis];
+      tensor.stride[tensor.axes++] = from.stride[axis];
+    }
+    return tensor;
+  }
+
+  template <int kWidth>
+  void take(Tensor& vectors, Workspace& workspace) const {
+    const int64_t heads = vectors.size[1], rows = key_rows(whole_);
+    void* room = workspace.take(heads * rows * kWidth * int64_t{sizeof(Element)});
+    if (room == nullptr) return;
+    vectors = {.data = room,
+               .dtype = dtype_of<Element>(),
+               .rank = 4,
+               .size = {whole_.k.size[0] == 0 ? 0 : 1, heads, rows, kWidth},
+               .stride = {0, rows * kWidth, kWidth, 1}};
+  }
+
+  template <int kWidth>
+  const char* bring(const Tensor& pool, const Tensor& scales, const Tensor& room) const {
+    const int heads = static_cast<int>(pool.size[1]);
+    return start(bring_rows<Element, kWidth>, heads, Requests(call_), pages_of(whole_),
+                 VectorRows<const Element>::of(pool, 0), Stored::of(pool, scales),
+                 VectorRows<Element>::of(room, 0), heads);
+  }
+
+  // A block for each tile of columns and head.
+  template <class Kernel, class... Arguments>
+  const char* start(Kernel kernel, int heads, const Requests& requests,
+                    const Arguments&... arguments) const {
+    const int64_t blocks = requests.key_tiles(kBringTile) * heads;
+    if (blocks == 0) return nullptr;
+    return launch(kernel, dim3(static_cast<unsigned>(blocks)), kBringWarps * kWarp, 0, call_.stream,
+                  requests, arguments...);
+  }
+
+  Call call_;
+  Packed packed_;
+  const Call& whole_;
+  int32_t* starts_ = nullptr;
+  Tensor tensors_[Variant::kTensors + 1] = {};
+};
+
+}  // namespace attnlang::cuda
