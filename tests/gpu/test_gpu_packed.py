@@ -25,7 +25,7 @@ LENGTHS = ((1, 40), (0, 7), (1, 0), (70, 130), (33, 33), (1, 1), (16, 90), (3, 2
 SPECS = {
     "causal": "attention paged_causal:\n mask = causal\n",
     "rope": "attention paged_rope:\n q = rope(q, q_idx)\n k = rope(k, kv_idx)\n mask = causal\n",
-    "shared": "attention paged_shared:\n v = k[0:24]\n mask = causal\n",
+    "shared": "attention paged_shared:\n v = k[0:32]\n mask = causal\n",
     "window": (
         "attention paged_window(window_size: int = 21, cap: float = 5.0):\n"
         " score = cap * tanh(score / cap)\n"
@@ -49,16 +49,15 @@ def call_of(
     name: str, device: str, lengths: Lengths = LENGTHS, dtype: torch.dtype = torch.bfloat16
 ) -> Packed:
     g = torch.Generator().manual_seed(len(name))
-    heads = HEADS if name != "shared" else Sizes(1, 8, 2, 0, 0, 48, 24)
     b, q, kv = len(lengths), max(q for q, _ in lengths), max(kv for _, kv in lengths)
     params: dict[str, object] = {
         "hidden": {"seen": torch.rand(b, kv, generator=g) < 0.7},
-        "sink": {"sink": torch.randn(heads.hq, generator=g)},
+        "sink": {"sink": torch.randn(HEADS.hq, generator=g)},
         "offsets": {
             "first": torch.randint(0, 9, (b, q), generator=g), "gain": torch.rand(b, generator=g)
         },
     }.get(name, {})  # fmt: skip
-    call = pack(attnlang.loads(SPECS[name]), lengths, heads, dtype, g, params)
+    call = pack(attnlang.loads(SPECS[name]), lengths, HEADS, dtype, g, params)
     return replace(call, device=device)
 
 
