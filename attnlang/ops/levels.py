@@ -20,7 +20,7 @@ from attnlang.ir.nodes import Scalar, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.part_core import ignores_rows, mask_is_positional
 from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
-from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_at
+from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,30 +81,22 @@ def _sees_all(
     live = (rows > 0) & (part.lens[of] > 0)
     if not live.any() or np.unique(of[live]).size == live.sum():
         return False
-    known: dict[tuple[int, ...], bool] = {}
+    boxes = set()
     for g in np.unique(of[live]):
         own = live & (of == g)
         offsets = np.unique(kv_offset[own])
         if offsets.size > 1:
             return False
-        first, last = q_offset[own].min(), (q_offset + rows)[own].max()
-        box = (int(first), int(last), int(offsets[0]), int(part.lens[g]))
-        if box not in known:
-            known[box] = _all_true(core, box, numbers)
-        if not known[box]:
-            return False
-    return True
+        first, end = q_offset[own].min(), (q_offset + rows)[own].max()
+        boxes.add((int(first), int(end) - 1, int(offsets[0]), int(offsets[0] + part.lens[g]) - 1))
+    return _all_true(core, np.array(sorted(boxes)), numbers)
 
 
-def _all_true(
-    core: Variant, box: tuple[int, ...], numbers: Mapping[str, bool | int | float]
-) -> bool:
-    """Whether the mask is proved true for the rows at [first, last) and keys from an offset."""
-    first, last, offset, length = box
-    env = MaskEnv(0, 0, 0, last - first, length, first, offset, {}, numbers, {})
-    start = np.zeros(1, dtype=np.int64)
-    verdicts = verdicts_at(core.mask, env, (start, last - first), (start, length))
-    return bool((verdicts == FULL).all())
+def _all_true(core: Variant, boxes: Ints, numbers: Mapping[str, bool | int | float]) -> bool:
+    """Whether the mask is proved true in all boxes [n, 4] of first and last row, and of keys."""
+    row, last_row, key, last_key = boxes.T
+    env = MaskEnv(0, 0, 0, int(last_row.max()) + 1, int(last_key.max()) + 1, 0, 0, {}, numbers, {})
+    return bool((verdicts_of(core.mask, env, (row, last_row), (key, last_key)) == FULL).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

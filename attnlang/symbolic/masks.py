@@ -44,6 +44,7 @@ __all__ = [
     "split_mask",
     "tile_verdicts",
     "verdicts_at",
+    "verdicts_of",
 ]
 
 
@@ -81,6 +82,26 @@ def verdicts_at(
     for line, coverage in zip(verdicts, ranges, strict=True):
         line[~_touched(coverage.may, *column_extent)] = EMPTY
         line[_filled(coverage.must, *column_extent)] = FULL
+    return verdicts
+
+
+def verdicts_of(
+    mask: Expr, env: MaskEnv, rows: tuple[Array, Array], columns: tuple[Array, Array]
+) -> npt.NDArray[np.int8]:
+    """Return a verdict for each block of rows and the block of columns beside it, [blocks].
+
+    Blocks are given by their first and last indices. The mask reads no tensor.
+    """
+    value = TileEvaluator(env, rows, columns).value(for_tiles(mask))
+    assert isinstance(value, Bools)
+    verdicts = np.broadcast_to(value.verdict, rows[0].shape).copy()
+    ranges = evaluate_ranges(solve(mask, Direction.KEYS), env, Direction.KEYS, rows)
+    for i, coverage in enumerate(ranges):
+        block = columns[0][i : i + 1], columns[1][i : i + 1]
+        if not _touched(coverage.may, *block)[0]:
+            verdicts[i] = EMPTY
+        elif _filled(coverage.must, *block)[0]:
+            verdicts[i] = FULL
     return verdicts
 
 

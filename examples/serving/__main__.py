@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from attnlang.bench.machine import Watch, this_machine
 from serving.caches import Cache
 from serving.engine import Engine, Outcome
 from serving.flex import FlexCache
@@ -33,7 +34,7 @@ def caches(args: argparse.Namespace, shape: Shape, longest: int) -> dict[str, Ca
     """Return what makes the cache of each loop; `longest` is the most tokens of a sequence."""
     sizes = (shape, args.sequences, longest, _DTYPES[args.dtype])
     return {
-        "attnlang": lambda: PagedCache(*sizes, args.page),
+        "attnlang": lambda: PagedCache(*sizes, args.page, share_prefixes=args.share_prefixes),
         "padded": lambda: PaddedCache(*sizes),
         "flex": lambda: FlexCache(*sizes, args.chunk),
     }
@@ -102,7 +103,9 @@ def main() -> None:
     short = Load(load.common, (Request((1,) * (args.chunk + 3), 2),), load.samples, 0.0)
     longest = max(short.longest, load.longest)
     chosen = {n: make for n, make in caches(args, shape, longest).items() if n in args.loop}
+    watch = Watch()
     outcomes = {n: serve(n, model, make, (short, load), args) for n, make in chosen.items()}
+    others = watch.others()
     first = next(iter(outcomes.values())).tokens
     same, found = {}, {}
     for name, outcome in outcomes.items():
@@ -112,7 +115,7 @@ def main() -> None:
     show(found, same)
     if args.json is not None:
         asked = {n: v for n, v in vars(args).items() if n not in ("json", "loop")}
-        content = {"torch": torch.__version__, "threads": torch.get_num_threads(), "asked": asked}
+        content = {"machine": asdict(this_machine()), "others": others, "asked": asked}
         text = json.dumps(content | {"loops": found}, indent=1)
         args.json.write_text(text + "\n", encoding="utf-8")
 
@@ -137,6 +140,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
     parser.add_argument("--chunk", type=_positive, default=128, help="tokens of a prompt in a step")
     parser.add_argument("--page", type=_positive, default=16, help="slots of a page")
+    parser.add_argument(
+        "--share-prefixes", action="store_true", help="read what sequences share once for all"
+    )
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bf16")
     for f in fields(Shape):
         parser.add_argument("--" + f.name.replace("_", "-"), type=_positive, default=f.default)

@@ -15,8 +15,16 @@ class PaddedCache(SlotCache):
     """Rows of the longest sequence's length. Heads that share a key are rows of one call."""
 
     def begin(self, step: Sequence[Share]) -> None:
-        """Make the mask of the single tokens."""
+        """Make the masks of the single tokens and of each run of several."""
         super().begin(step)
+        group = self.shape.heads // self.shape.kv_heads
+        self._causal = {
+            share.sequence: (
+                torch.arange(share.end) <= torch.arange(share.begin, share.end).unsqueeze(1)
+            ).repeat(group, 1)
+            for share in step
+            if share.count > 1
+        }
         ends = [share.end for share in step if share.count == 1]
         self._longest = max(ends, default=0)
         seen = torch.arange(self._longest) < self.lens.unsqueeze(1)
@@ -26,9 +34,8 @@ class PaddedCache(SlotCache):
         """Attend under a causal mask."""
         end, grouped = share.end, self._grouped(q)
         rows = grouped.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
-        seen = torch.arange(end) <= torch.arange(share.begin, end).unsqueeze(1)
         k, v = (x[layer, share.sequence, None, :, :end] for x in (self.k, self.v))
-        mask = seen.repeat(grouped.shape[2], 1)
+        mask = self._causal[share.sequence]
         out = scaled_dot_product_attention(rows, k, v, attn_mask=mask)
         each = out.view(self.shape.kv_heads, -1, share.count, self.shape.head_dim)
         return each.permute(2, 0, 1, 3).reshape(q.shape)

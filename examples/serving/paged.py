@@ -26,12 +26,18 @@ class PagedCache:
     """Pages of all layers, and the table of each sequence."""
 
     def __init__(
-        self, shape: Shape, sequences: int, longest: int, dtype: torch.dtype, page: int = 16
+        self,
+        shape: Shape,
+        sequences: int,
+        longest: int,
+        dtype: torch.dtype,
+        page: int = 16,
+        share_prefixes: bool = False,
     ) -> None:
         pages = (sequences + 1) * -(-longest // page)
         size = (shape.layers, pages, 2, page, shape.kv_heads, shape.head_dim)
         self.pool = torch.zeros(size, dtype=dtype)
-        self.page, self._heads = page, shape.heads
+        self.page, self._heads, self._share = page, shape.heads, share_prefixes
         self._users = [0] * pages
         self._free = list(range(pages))
         self._tables: dict[int, list[int]] = {}
@@ -81,7 +87,9 @@ class PagedCache:
         self._at = (indices[indptr[owner] + places // self.page], places % self.page)
         cache = PagedKV(self.pool[0, :, 0], self.pool[0, :, 1], indptr, indices, last)
         if self._plan is None:
-            plan = self._causal.plan(q_indptr, cache, num_q_heads=self._heads)
+            plan = self._causal.plan(
+                q_indptr, cache, num_q_heads=self._heads, share_prefixes=self._share
+            )
             assert isinstance(plan, Plan)  # of pages
             self._plan = plan
         else:

@@ -34,8 +34,10 @@ from attnlang.symbolic.masks import (
     UNKNOWN,
     MaskEnv,
     brute_force,
+    elements,
     split_mask,
     tile_verdicts,
+    verdicts_of,
 )
 
 
@@ -227,3 +229,16 @@ def test_the_mask_splits_by_whether_a_conjunct_reads_a_row() -> None:
     assert columns == (keep, flag)
     assert rest == (CAUSAL, by_row, by_score)
     assert split_mask(either(keep, CAUSAL)) == ((), (either(keep, CAUSAL),))
+
+
+@pytest.mark.parametrize("mask", [CAUSAL, WINDOW, CHUNKED, BLOCK_CAUSAL, TRUE, FALSE])
+def test_verdicts_of_single_blocks_hold_and_are_decided(mask: Expr) -> None:
+    rng = np.random.default_rng(0)
+    env = call_of(200, 200, w=37, c=16)
+    rows, columns = (np.sort(rng.integers(0, 200, (2, 60)), axis=0) for _ in range(2))
+    found = verdicts_of(mask, env, (rows[0], rows[1]), (columns[0], columns[1]))
+    for i, verdict in enumerate(found):
+        q, k = (np.arange(x[0, i], x[1, i] + 1) for x in (rows, columns))
+        kept = elements(mask, env, q.reshape(-1, 1), k.reshape(1, -1))
+        truth = FULL if kept.all() else UNKNOWN if kept.any() else EMPTY
+        assert verdict == truth
