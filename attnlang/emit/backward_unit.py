@@ -66,6 +66,8 @@ class PartialText:
 class BackwardContext(FunctorContext):
     """What `codegen/module/cpu_backward.cpp.j2` and `cuda_backward.cu.j2` are rendered with."""
 
+    sides: str  # the architecture's kernels, "" on the CPU
+    sides_header: str
     query_ranges: TileText
     dropout: str
     gradients: tuple[FunctionText, ...]
@@ -111,10 +113,14 @@ class _BackwardFunctor(Functor):
         partials = tuple(self._partials())
         on_cpu = self.dialect is CPU
         stores = [_bool(self._owned(t)) if on_cpu else f"Store::{self._store(t)}" for t in tensors]
-        tiles = () if self.plan.backward is None else self.plan.backward.constants
+        planned = self.plan.backward
+        tiles = () if planned is None else planned.constants
+        skeleton = "" if planned is None else planned.skeleton
         return BackwardContext(
             **{f.name: getattr(forward, f.name) for f in fields(forward) if f.name != "tiles"},
             tiles=tiles,
+            sides=f"{skeleton.capitalize()}Sides" if skeleton else "",
+            sides_header=f'"kernels/{skeleton}_backward_sides.cuh"' if skeleton else "",
             query_ranges=query_ranges,
             dropout=_bool(self.plan.lowered.dropout is not None),
             gradients=tuple(self._gradients()),

@@ -1,13 +1,16 @@
-"""In which tiles a CUDA backward kernel runs.
+"""Which skeletons run a CUDA backward kernel, and in which tiles.
 
-Maps the widths of the products to `BackwardTiles`, or raises WidthError where no tiles take them.
-Invariant: what is chosen fits the shared memory of every GPU from Ampere on, and the registers.
+Maps a target and the widths of the products to `BackwardTiles`, or raises WidthError where no tiles
+take them. Invariant: what is chosen fits the shared memory of every GPU of the target, and the
+registers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attnlang.jit.units import Target
+from attnlang.plan.cuda_tiles import PANEL
 from attnlang.plan.widths import WidthError, Widths
 
 _STEP = 16  # entries that one matrix instruction multiplies
@@ -23,6 +26,7 @@ _SHAPES = ((128, 32), (64, 32), (64, 16), (32, 32), (32, 16), (16, 16))  # large
 # Where elements read tensors: the addresses and what is read of all of a thread's elements are on
 # their way at once, beside the products, and tiles of 32 spill in the main loop.
 _READING_SHAPES = ((128, 16), (64, 16), (32, 16), (16, 16))
+_HOPPER_WIDEST = 128  # two results of that width leave a warpgroup registers for a tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,46 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class HopperBlock:
+    """On wgmma: rows that stay, 64 a warpgroup, rows of the other side's tile, stages of tiles."""
+
+    rows: int
+    tile: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
 class BackwardTiles:
-    """The blocks that make the gradients of keys and values, and those of queries."""
+    """The blocks that make the gradients of keys and values, and those of queries.
+
+    With blocks on wgmma, those for mma.sync run the calls that want parameters' gradients.
+    """
 
     keys: Block
     queries: Block
+    hopper_keys: HopperBlock | None = None
+    hopper_queries: HopperBlock | None = None
+
+    @property
+    def skeleton(self) -> str:
+        """The skeleton of the gradients of q, k and v."""
+        return "sm80" if self.hopper_keys is None else "sm90"
+
+    @property
+    def text(self) -> str:
+        """The skeleton and its blocks, for people."""
+        keys, queries = self.hopper_keys or self.keys, self.hopper_queries or self.queries
+        parts = (
+            f"{keys.rows} keys x {keys.tile} queries",
+            f"{queries.rows} queries x {queries.tile} keys",
+        )
+        wanted = "" if self.hopper_keys is None else "; parameters': sm80"
+        return f"{self.skeleton}_backward, {', '.join(parts)}{wanted}"
 
     @property
     def constants(self) -> tuple[tuple[str, int], ...]:
         """The constants of the generated `Tiles`."""
-        return (
+        constants = (
             ("kKeyRows", self.keys.rows),
             ("kQueryTile", self.keys.tile),
             ("kKeySplit", self.keys.split),
@@ -52,10 +86,21 @@ class BackwardTiles:
             ("kKeyTile", self.queries.tile),
             ("kQuerySplit", self.queries.split),
         )
+        if self.hopper_keys is None or self.hopper_queries is None:
+            return constants
+        return (
+            *constants,
+            ("kHopperKeyRows", self.hopper_keys.rows),
+            ("kHopperQueryTile", self.hopper_keys.tile),
+            ("kHopperQueryStages", self.hopper_keys.stages),
+            ("kHopperQueryRows", self.hopper_queries.rows),
+            ("kHopperKeyTile", self.hopper_queries.tile),
+            ("kHopperKeyStages", self.hopper_queries.stages),
+        )
 
 
-def choose_backward_tiles(widths: Widths, *, reads: bool = False) -> BackwardTiles:
-    """Choose the tiles; `reads`: each element reads a tensor.
+def choose_backward_tiles(target: Target, widths: Widths, *, reads: bool = False) -> BackwardTiles:
+    """Choose the skeleton and its tiles; `reads`: each element reads a tensor.
 
     Raises WidthError for widths that none take.
     """
@@ -66,9 +111,13 @@ def choose_backward_tiles(widths: Widths, *, reads: bool = False) -> BackwardTil
             raise WidthError(name, expected, str(width))
     both = widths.product + widths.acc
     shapes = _READING_SHAPES if reads else _SHAPES
-    return BackwardTiles(
-        keys=_block(both, both, shapes), queries=_block(widths.product, both, shapes)
-    )
+    keys, queries = _block(both, both, shapes), _block(widths.product, both, shapes)
+    widest = max(widths.product, widths.acc)
+    if target is not Target.SM90 or reads or widest > _HOPPER_WIDEST:
+        return BackwardTiles(keys, queries)
+    if widest <= PANEL:
+        return BackwardTiles(keys, queries, HopperBlock(128, 64, 4), HopperBlock(128, 128, 3))
+    return BackwardTiles(keys, queries, HopperBlock(128, 64, 3), HopperBlock(128, 96, 3))
 
 
 def _block(results: int, entries: int, shapes: tuple[tuple[int, int], ...]) -> Block:

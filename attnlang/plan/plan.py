@@ -80,7 +80,7 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
     roots = (*roots, *(e for program in programs for e in invariants(program)))
     tiles = backward = None
     if key.target is not Target.CPU and adjoint is not None:
-        backward = choose_backward_tiles(widths, reads=_elements_read(roots))
+        backward = choose_backward_tiles(key.target, widths, reads=_elements_read(roots))
     elif key.target is not Target.CPU:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0
@@ -107,10 +107,12 @@ def describe(plan: Plan) -> str:
     """Print a plan for people: skeleton, dims, and what is computed in which loop."""
     key = plan.key
     skeleton = "cpu" if plan.tiles is None else plan.tiles.skeleton
+    if plan.backward is not None:
+        skeleton = plan.backward.skeleton
     lines = [
         f"kernel: {skeleton}_attention  q, k, v: {key.dtype}  D: {key.head_dim}  "
         f"DV: {key.value_dim}",
-        *_describe_tiles(plan.tiles),
+        *_describe_tiles(plan),
     ]
     lines += describe_transforms(plan.transforms)
     for name, dtype in plan.dtypes.items():
@@ -126,7 +128,10 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _describe_tiles(tiles: CudaTiles | None) -> tuple[str, ...]:
+def _describe_tiles(plan: Plan) -> tuple[str, ...]:
+    if plan.backward is not None:
+        return (f"gradients: {plan.backward.text}",)
+    tiles = plan.tiles
     if tiles is None:
         return ("skeletons: forward (lanes are queries), decode (lanes are keys)",)
     return (

@@ -16,22 +16,17 @@
 #include "kernels/cuda_lines.cuh"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_transforms.cuh"
-#include "kernels/sm80_backward.cuh"
+#include "kernels/sm80_backward_work.cuh"
 
 namespace attnlang::cuda {
 
-// `Tiles`: kKeyRows keys of a block that go through tiles of kQueryTile rows, kKeySplit warps
-// beside each other; kQueryRows, kKeyTile and kQuerySplit the other way.
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+// `Sides` is the architecture's: its `run(call, gradients, workspace, work, sums)` takes its pieces
+// of the workspace and, unless `work` is null, enqueues; null, or what is wrong. `sums`:
+// parameters' gradients are wanted.
+template <class Variant, class Element, int kD, int kDV, class Sides>
 class Backward {
-  static constexpr BackwardShape kKeyShape{Tiles::kKeyRows, Tiles::kQueryTile, Tiles::kKeySplit};
-  static constexpr BackwardShape kQueryShape{Tiles::kQueryRows, Tiles::kKeyTile,
-                                             Tiles::kQuerySplit};
   static_assert(!Variant::kQuery && !Variant::kKey && !Variant::kValue,
                 "transforms are differentiated apart");
-  template <Side kSide, bool kSums>
-  using Kernel = Sm80Backward<Variant, Element, kD, kDV,
-                              kSide == Side::keys ? kKeyShape : kQueryShape, kSide, kSums>;
   using Sums = GradientSums<Variant>;
 
  public:
@@ -40,6 +35,7 @@ class Backward {
     Workspace workspace(nullptr);
     take(call, workspace);
     const Sums sums(gradients, workspace);
+    Sides::run(call, gradients, workspace, nullptr, Sums::any(gradients));
     return workspace.used();
   }
 
@@ -108,23 +104,10 @@ class Backward {
                                               .first_b = 0,
                                               .first_h = 0,
                                               .heads = problem.heads};
-    if (wrong == nullptr) wrong = run_sides(call, gradients, work);
-    return wrong == nullptr ? sums.finish(gradients, call.stream) : wrong;
-  }
-
-  // Kernels that add up parameters' gradients are others: what is not wanted takes no registers.
-  static const char* run_sides(const Call& call, const Gradients& gradients,
-                               const BackwardWork<Variant, Element>& work) {
-    if constexpr (Variant::Partials::kCount > 0) {
-      if (Sums::any(gradients)) return run_sides<true>(call, gradients, work);
+    if (wrong == nullptr) {
+      wrong = Sides::run(call, gradients, pieces, &work, Sums::any(gradients));
     }
-    return run_sides<false>(call, gradients, work);
-  }
-  template <bool kSums>
-  static const char* run_sides(const Call& call, const Gradients& gradients,
-                               const BackwardWork<Variant, Element>& work) {
-    const char* wrong = run_keys<kSums>(call, work);
-    return wrong == nullptr ? run_queries<kSums>(call, gradients, work) : wrong;
+    return wrong == nullptr ? sums.finish(gradients, call.stream) : wrong;
   }
 
   static VectorRows<const Element> constant(const VectorRows<Element>& rows) {
@@ -150,57 +133,20 @@ class Backward {
     return launch(row_terms_kernel<Variant, Element, kDV>, grid, kRowWarps * kWarp, 0, call.stream,
                   pass);
   }
-
-  template <bool kSums>
-  static const char* run_keys(const Call& call, BackwardWork<Variant, Element> work) {
-    const int64_t rows = kKeyShape.rows, bytes = call.q.size[2] * (kD + kDV) * 2;
-    const int64_t tiles = (call.k.size[2] + rows - 1) / rows, heads = call.k.size[1];
-    work.order = TileOrder::of(call.k.size[0], heads, heads, tiles, bytes);
-    return start<Kernel<Side::keys, kSums>>(call, work);
-  }
-
-  template <bool kSums>
-  static const char* run_queries(const Call& call, const Gradients& gradients,
-                                 BackwardWork<Variant, Element> work) {
-    const bool by_request = kSums && Sums::apart(gradients, true);
-    const bool by_head = kSums && Sums::apart(gradients, false);
-    const int batch = work.problem.batch, heads = work.problem.heads;
-    const int requests_each = by_request ? 1 : batch, heads_each = by_head ? 1 : heads;
-    const int64_t rows = kQueryShape.rows, bytes = call.k.size[2] * (kD + kDV) * 2;
-    const int64_t tiles = (call.q.size[2] + rows - 1) / rows;
-    const int group = by_head ? 1 : work.problem.group();
-    const char* wrong = nullptr;
-    for (int b = 0; b < batch; b += requests_each) {
-      for (int h = 0; h < heads && wrong == nullptr; h += heads_each) {
-        work.first_b = b, work.first_h = h, work.heads = heads_each;
-        work.order = TileOrder::of(requests_each, heads_each, heads_each / group, tiles, bytes);
-        wrong = start<Kernel<Side::queries, kSums>>(call, work);
-      }
-    }
-    return wrong;
-  }
-
-  template <class K>
-  static const char* start(const Call& call, const BackwardWork<Variant, Element>& work) {
-    const int64_t items = work.order.items();
-    if (items == 0) return nullptr;
-    return launch(sm80_backward_kernel<K>, dim3(static_cast<unsigned>(items)), K::kThreads,
-                  K::kSharedBytes, call.stream, work);
-  }
 };
 
 // What a unit exports, the lines of its tensors in front of the workspace.
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+template <class Variant, class Element, int kD, int kDV, class Sides>
 int64_t backward_workspace(const Call& call, const Gradients& gradients) {
   return line_bytes<Variant>(call) +
-         Backward<Variant, Element, kD, kDV, Tiles>::workspace(call, gradients);
+         Backward<Variant, Element, kD, kDV, Sides>::workspace(call, gradients);
 }
 
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+template <class Variant, class Element, int kD, int kDV, class Sides>
 int run_backward(const Call& call, const Gradients& gradients, char* error) {
   error[0] = '\0';
   return with_lines<Variant, Element>(call, error, [&](const Call& inner) {
-    return Backward<Variant, Element, kD, kDV, Tiles>::run(inner, gradients, error);
+    return Backward<Variant, Element, kD, kDV, Sides>::run(inner, gradients, error);
   });
 }
 

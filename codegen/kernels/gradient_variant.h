@@ -23,6 +23,7 @@ enum class Reach { request, row, column, element };
 template <class... Partial>
 struct PartialList {
   static constexpr int kCount = sizeof...(Partial);
+  static constexpr bool kOfElements = (of_elements(Partial::kSource) || ...);
 
   // visit.template operator()<Partial, kIndex>() for each.
   template <class Visit>

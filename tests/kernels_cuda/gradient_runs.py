@@ -29,14 +29,20 @@ NAN = float("nan")
 
 UNIT = """
 #include "gradient_variants.cuh"
+#include "kernels/{sides}_backward_sides.cuh"
 using namespace attnlang;
 using namespace attnlang::cuda;
 struct Tiles {{
   static constexpr int kKeyRows = {keys[0]}, kQueryTile = {keys[1]}, kKeySplit = {keys[2]},
                        kQueryRows = {queries[0]}, kKeyTile = {queries[1]},
                        kQuerySplit = {queries[2]};
+  static constexpr int kHopperKeyRows = {hopper_keys[0]}, kHopperQueryTile = {hopper_keys[1]},
+                       kHopperQueryStages = {hopper_keys[2]};
+  static constexpr int kHopperQueryRows = {hopper_queries[0]}, kHopperKeyTile = {hopper_queries[1]},
+                       kHopperKeyStages = {hopper_queries[2]};
 }};
-using Kernels = Backward<{functor}, {element}, {d}, {dv}, Tiles>;
+using Kernels = Backward<{functor}, {element}, {d}, {dv},
+                         {Sides}<{functor}, {element}, {d}, {dv}, Tiles>>;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int backward(const Call* call, const Gradients* gradients, char* error) {{
   return Kernels::run(*call, *gradients, error);
@@ -60,7 +66,10 @@ class CGradients(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A functor of gradient_variants.cuh; rows, tile and split of each side."""
+    """A functor of gradient_variants.cuh; rows, tile and split of each side.
+
+    `hopper`: on wgmma, with rows, tile and stages of each side.
+    """
 
     functor: str
     d: int = 32
@@ -68,14 +77,23 @@ class Kernel:
     dtype: torch.dtype = torch.bfloat16
     keys: tuple[int, int, int] = (32, 16, 1)
     queries: tuple[int, int, int] = (32, 32, 1)
+    hopper: bool = False
+    hopper_keys: tuple[int, int, int] = (64, 64, 2)
+    hopper_queries: tuple[int, int, int] = (64, 64, 2)
+
+    @property
+    def text(self) -> str:
+        """The unit's source."""
+        return UNIT.format(
+            functor=f"{self.functor}Gradient", element=ELEMENTS[self.dtype], d=self.d, dv=self.dv,
+            keys=self.keys, queries=self.queries, hopper_keys=self.hopper_keys,
+            hopper_queries=self.hopper_queries, sides="sm90" if self.hopper else "sm80",
+            Sides="Sm90Sides" if self.hopper else "Sm80Sides",
+        )  # fmt: skip
 
     def build(self, root: Path = ROOT) -> tuple[Path | None, str]:
         """Compile it from the headers under `root`: the library, and what the compiler said."""
-        text = UNIT.format(
-            functor=f"{self.functor}Gradient", element=ELEMENTS[self.dtype], d=self.d, dv=self.dv,
-            keys=self.keys, queries=self.queries,
-        )  # fmt: skip
-        return compile_unit(EMULATOR, text + _SEED, "-O1", f"-I{HERE}", root=root)
+        return compile_unit(EMULATOR, self.text + _SEED, "-O1", f"-I{HERE}", root=root)
 
     def load(self) -> ctypes.CDLL:
         """Return the library, which must compile without a word."""
@@ -127,7 +145,7 @@ class Case:
         self.keep = there[:, None, None, :].expand(b, h, n, m).clone()
         hidden = ~there
         match kernel.functor:
-            case "Plain":
+            case "Plain" | "Scaled":
                 pass
             case "Scattered":
                 self.keep &= ((i + columns) % 3 != 0)[:, None]

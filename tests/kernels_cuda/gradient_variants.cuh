@@ -41,6 +41,8 @@ struct CausalRanges : NoPartials<Base> {
   }
 };
 struct CausalGradient : CausalRanges<Causal> {};
+struct ScaledGradient : NoPartials<Scaled<Plain>> {};
+struct ScaledCausalGradient : CausalRanges<Scaled<Causal>> {};
 struct SlopesGradient : CausalRanges<Slopes> {};
 
 struct ReluGradient : CausalRanges<Relu> {

@@ -1,4 +1,7 @@
-"""The mma.sync backward under nvcc: registers without spills, no local memory in the main loops."""
+"""The backward skeletons under nvcc: registers without spills, no local memory in the main loops.
+
+The Hopper skeleton's products must not be serialised either, of which ptxas tells (C75xx).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from device_harness import compile_unit, has_nvcc
-from gradient_runs import UNIT
+from gradient_runs import Kernel
 
+from attnlang.jit.units import Target
 from attnlang.plan.cuda_backward_tiles import choose_backward_tiles
 from attnlang.plan.widths import Widths
 
@@ -37,13 +41,13 @@ CASES = [
 
 @cache
 def _compile(functor: str, d: int, arch: str) -> tuple[Path, str]:
-    tiles = choose_backward_tiles(Widths(d, d, d, d, d), reads=functor == "Biased")
-    text = UNIT.format(
-        functor=f"{functor}Gradient", element="Bf16", d=d, dv=d,
+    tiles = choose_backward_tiles(Target.SM80, Widths(d, d, d, d, d), reads=functor == "Biased")
+    kernel = Kernel(
+        functor, d, d,
         keys=(tiles.keys.rows, tiles.keys.tile, tiles.keys.split),
         queries=(tiles.queries.rows, tiles.queries.tile, tiles.queries.split),
     )  # fmt: skip
-    path, said = compile_unit([*NVCC, f"-arch={arch}"], text, f"-I{HERE}")
+    path, said = compile_unit([*NVCC, f"-arch={arch}"], kernel.text, f"-I{HERE}")
     assert path is not None, said[-6000:]
     return path, said
 
@@ -56,6 +60,61 @@ def test_no_register_is_spilled(case: tuple[str, int, str]) -> None:
     for name, stores, loads, registers in kernels:
         assert (stores, loads) == ("0", "0"), f"{name} spills"
         assert int(registers) <= 255
+
+
+HOPPER_KERNEL = re.compile(
+    r"Compiling entry function '(\w*14BackwardKernel\w*)'.*?(\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads",
+    re.DOTALL,
+)
+HOPPER_CASES = [
+    ("ScaledCausal", 128),
+    pytest.param(("ScaledCausal", 64), marks=pytest.mark.slow),
+    pytest.param(("Scaled", 128), marks=pytest.mark.slow),
+    pytest.param(("Slopes", 128), marks=pytest.mark.slow),
+    pytest.param(("Factor", 64), marks=pytest.mark.slow),
+]
+
+
+@cache
+def _compile_hopper(functor: str, d: int) -> tuple[Path, str]:
+    tiles = choose_backward_tiles(Target.SM90, Widths(d, d, d, d, d))
+    keys, queries = tiles.hopper_keys, tiles.hopper_queries
+    assert keys is not None
+    assert queries is not None
+    kernel = Kernel(
+        functor, d, d, hopper=True,
+        hopper_keys=(keys.rows, keys.tile, keys.stages),
+        hopper_queries=(queries.rows, queries.tile, queries.stages),
+    )  # fmt: skip
+    path, said = compile_unit([*NVCC, "-arch=sm_90a"], kernel.text, f"-I{HERE}")
+    assert path is not None, said[-6000:]
+    return path, said
+
+
+@pytest.mark.parametrize("case", HOPPER_CASES)
+def test_products_on_hopper_are_not_serialised(case: tuple[str, int]) -> None:
+    _, said = _compile_hopper(*case)
+    assert not re.search(r"\(C7\d\d\d\)", said), said
+    kernels = HOPPER_KERNEL.findall(said)
+    assert len(kernels) == 2, said
+    assert all((stores, loads) == ("0", "0") for _, stores, loads in kernels), said
+
+
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
+@pytest.mark.parametrize("case", HOPPER_CASES)
+def test_hopper_loops_stay_in_registers(case: tuple[str, int]) -> None:
+    path, _ = _compile_hopper(*case)
+    command = ["nvdisasm", "-c", str(path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = [f for f in shown.split("\n.text.")[1:] if "BackwardKernel" in f.partition(":")[0]]
+    assert len(functions) == 2
+    for function in functions:
+        products = [m.start() for m in re.finditer(r"\bHGMMA\b", function)]
+        assert products, "no product of a warpgroup"
+        assert not re.search(r"\b(LDL|STL)\b", function[products[0] : products[-1]])
+        assert "UTMALDG" in function, "the copy engine brings nothing"
+        assert "USETMAXREG" in function, "registers are not handed over"
 
 
 @pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
