@@ -31,10 +31,10 @@ namespace attnlang::cpu {
 template <class Variant, class Element, int kD, int kDV>
 struct BackwardWorker {
   Buffer<BackwardTile<Variant, Element, kD, kDV>> scratch;
-  HeadQueries<kD, kDV> queries;
+  typename BackwardTile<Variant, Element, kD, kDV>::Queries queries;
   PartialSums<Variant> partials;
   TileSelection selection;
-  Buffer<float> keys, values;  // the gradients of an item's keys and values
+  Buffer<float> keys, values;  // the gradients of an item's keys and values, rows padded
   Buffer<float> query_grads;   // of a head, where nothing is added to them
 
   BackwardWorker(int64_t tiles, int64_t most_keys, const RowSelections& selections)
@@ -42,8 +42,8 @@ struct BackwardWorker {
         queries(tiles),
         partials(tiles),
         selection(selections, tiles),
-        keys(most_keys * kD),
-        values(most_keys * kDV),
+        keys(most_keys * padded_lanes(kD)),
+        values(most_keys * padded_lanes(kDV)),
         query_grads(tiles * kQueryTile * kD) {}
   bool complete() const {
     return scratch && queries.complete() && partials.complete() && selection.complete() && keys &&
@@ -59,8 +59,8 @@ class Backward {
   using Request = typename Variant::Request;
   using Row = typename Variant::Row;
   using Sums = typename Variant::Sums;
-  using Queries = HeadQueries<kD, kDV>;
   using Scratch = BackwardTile<Variant, Element, kD, kDV>;
+  using Queries = typename Scratch::Queries;
   using Worker = BackwardWorker<Variant, Element, kD, kDV>;
 
   // `heads`: the key heads of all problems of the call, which say how finely keys are cut.
@@ -108,8 +108,8 @@ class Backward {
         part + 1 == cut_.parts ? problem_.keys : std::min(cut_.begin(part + 1), problem_.keys);
     const Item item{problem_.first + head / problem_.kv_heads, head % problem_.kv_heads, begin,
                     end};
-    std::fill_n(worker.keys.data(), (end - begin) * kD, 0.0f);
-    std::fill_n(worker.values.data(), (end - begin) * kDV, 0.0f);
+    std::fill_n(worker.keys.data(), (end - begin) * kKeyRow, 0.0f);
+    std::fill_n(worker.values.data(), (end - begin) * kValueRow, 0.0f);
     const int64_t group = problem_.group();
     for (int64_t h = item.h_kv * group; h < (item.h_kv + 1) * group; ++h) {
       float* query_grads =
@@ -130,6 +130,8 @@ class Backward {
   }
 
  private:
+  static constexpr int64_t kKeyRow = padded_lanes(kD), kValueRow = padded_lanes(kDV);
+
   struct Item {
     int64_t b, h_kv, k0, k1;  // columns [k0, k1) of the tensors; those that exist end earlier
   };
@@ -138,16 +140,26 @@ class Backward {
 
   // `query_grads`: of the head's first part; the others follow.
   void write_tile(int64_t b, int64_t h, int64_t tile, const float* query_grads) const {
-    alignas(64) float row[kD];
-    for (int m = 0; m < tile_rows(tile); ++m) {
-      std::fill_n(row, kD, 0.0f);
-      for (int64_t part = 0; part < cut_.parts; ++part) {
-        const float* column = query_grads + part * head_size() + tile * kQueryTile * kD +
-                              m / kPanel * kD * kPanel + m % kPanel;
-        for (int d = 0; d < kD; ++d) row[d] += column[d * kPanel];
+    alignas(64) float columns[kLanes * kLanes], rows[kLanes * padded(kD)];
+    const int count = tile_rows(tile);
+    for (int m = 0; m < count; m += kLanes) {
+      const float* first =
+          query_grads + tile * kQueryTile * kD + m / kPanel * kD * kPanel + m % kPanel;
+      for (int d = 0; d < kD; d += kLanes) {
+        const int width = std::min(kLanes, kD - d);
+        for (int i = 0; i < width; ++i) {
+          F total{};
+          for (int64_t part = 0; part < cut_.parts; ++part) {
+            total += load_f(first + part * head_size() + (d + i) * kPanel);
+          }
+          store(columns + i * kLanes, total);
+        }
+        transpose(rows + d, padded(kD), kLanes, columns, kLanes, width);
       }
-      float_to_row(gradient_row<Element>(gradients_.q, b, h, tile * kQueryTile + m),
-                   gradients_.q.stride[3], row, kD);
+      for (int i = 0; i < std::min(kLanes, count - m); ++i) {
+        float_to_row(gradient_row<Element>(gradients_.q, b, h, tile * kQueryTile + m + i),
+                     gradients_.q.stride[3], rows + i * padded(kD), kD);
+      }
     }
   }
 
@@ -178,19 +190,23 @@ class Backward {
     Queries& queries = worker.queries;
     load_head(item.b, h, scratch, queries);
     worker.partials.start_head(tiles_);
-    std::fill_n(scratch.no_key, kD, 0.0f);
-    scratch.tile.start();
+    scratch.operands.start();
     const auto kv = problem_.kv(item.b, item.h_kv);
     const int64_t end = std::min(item.k1, problem_.kv_len(item.b));
-    for (int64_t k0 = item.k0; k0 < end; k0 += kKeyTile) {
-      const int n = static_cast<int>(std::min<int64_t>(kKeyTile, end - k0));
-      run_keys(item, h, kv, k0, n, worker, query_grads, sums);
+    // All keys pass by a block of queries before the next: what is kept of it stays in the cache.
+    const int64_t block = worker.selection.given() ? problem_.queries : Queries::kBlock;
+    for (int64_t q0 = 0; q0 < problem_.queries; q0 += block) {
+      const Range rows{q0, std::min(q0 + block, problem_.queries)};
+      for (int64_t k0 = item.k0; k0 < end; k0 += kKeyTile) {
+        const int n = static_cast<int>(std::min<int64_t>(kKeyTile, end - k0));
+        run_keys(item, h, kv, rows, k0, n, worker, query_grads, sums);
+      }
     }
     if constexpr (Variant::Partials::kCount > 0) finish_head(item.b, h, first, worker, sums);
   }
 
-  void run_keys(const Item& item, int64_t h, const StridedKv<Element>& kv, int64_t k0, int n,
-                Worker& worker, float* query_grads, const Sums& sums) {
+  void run_keys(const Item& item, int64_t h, const StridedKv<Element>& kv, const Range& block,
+                int64_t k0, int n, Worker& worker, float* query_grads, const Sums& sums) {
     Scratch& scratch = *worker.scratch.data();
     const Request whole = problem_.template request<Variant>(params_, item.b, h);
     const TileSelection* selection = nullptr;
@@ -199,10 +215,9 @@ class Backward {
       if (!worker.selection.any()) return;
       selection = &worker.selection;
     }
-    scratch.load_keys(whole, kv, k0, n, selection);
-    worker.partials.start_keys();
-    float* key_grads = worker.keys.data() + (k0 - item.k0) * kD;
-    float* value_grads = worker.values.data() + (k0 - item.k0) * kDV;
+    bool loaded = false;
+    float* key_grads = worker.keys.data() + (k0 - item.k0) * kKeyRow;
+    float* value_grads = worker.values.data() + (k0 - item.k0) * kValueRow;
     const auto verdict_of = [&](int64_t q0, int64_t q1) {
       return tile_verdict<Variant>(whole, q0, q1, k0, k0 + n);
     };
@@ -211,6 +226,11 @@ class Backward {
         const Verdict selected = selection->verdict(q0, rows);
         if (is_empty(selected)) return;
         masked |= is_unknown(selected);
+      }
+      if (!loaded) {
+        scratch.load_keys(whole, kv, k0, n, selection);
+        worker.partials.start_keys();
+        loaded = true;
       }
       const int64_t tile = q0 / kQueryTile;
       const Request request = this->request(item.b, h, tile);
@@ -224,9 +244,9 @@ class Backward {
       worker.partials.add_elements(request, place, scratch.rows, scratch.columns, gradients, sums);
       scratch.products(place, worker.queries, query_grads, key_grads, value_grads);
     };
-    visit_tiles(query_coverage<Variant>(whole, k0, k0 + n), 0, problem_.queries, kQueryTile,
+    visit_tiles(query_coverage<Variant>(whole, k0, k0 + n), block.begin, block.end, kQueryTile,
                 verdict_of, run);
-    worker.partials.finish_keys(whole, k0, n, sums);
+    if (loaded) worker.partials.finish_keys(whole, k0, n, sums);
   }
 
   // From the queries and what reached out and lse to what the element loop needs of each row.
@@ -257,9 +277,9 @@ class Backward {
   void write_keys(const Item& item, Worker& worker) const {
     for (int64_t j = item.k0; j < item.k1; ++j) {
       float_to_row(gradient_row<Element>(gradients_.k, item.b, item.h_kv, j),
-                   gradients_.k.stride[3], worker.keys.data() + (j - item.k0) * kD, kD);
+                   gradients_.k.stride[3], worker.keys.data() + (j - item.k0) * kKeyRow, kD);
       float_to_row(gradient_row<Element>(gradients_.v, item.b, item.h_kv, j),
-                   gradients_.v.stride[3], worker.values.data() + (j - item.k0) * kDV, kDV);
+                   gradients_.v.stride[3], worker.values.data() + (j - item.k0) * kValueRow, kDV);
     }
   }
 

@@ -6,6 +6,7 @@
 #include "attnlang/cpu/math.h"
 #include "attnlang/cpu/parallel.h"
 #include "attnlang/host/gradients.h"
+#include "kernels/cpu_backward_operands.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_tile.h"
 #include "kernels/cpu_variant.h"
@@ -39,29 +40,42 @@ constexpr int64_t padded_lanes(int64_t lanes) {
   return whole == lanes ? whole : whole + panel_vectors(lanes - whole) * kLanes;
 }
 
-// The query tiles of one (request, head): queries and what reached their outputs, each twice.
-template <int kD, int kDV>
+constexpr int64_t kBlockBytes = 640 * 1024;
+
+// The query tiles of one (request, head): queries and what reached their outputs, each twice, as
+// the products of `Operands` read them: d, or rows, may come in pairs.
+template <class Operands, int kD, int kDV>
 struct HeadQueries {
-  static constexpr int64_t kAcross = int64_t{kQueryTile} * kPanel;  // rows by a panel of entries
+  static constexpr int kEntries = Operands::kEntries;
+  static constexpr int64_t kAcross = kQueryTile / kEntries * int64_t{kPanel};
+
+  // As many rows, whole tiles, as half of a cache of 1 MiB holds, with their gradients.
+  static constexpr int64_t kRowBytes = (kD + 2 * (kD + kDV) / kEntries) * sizeof(float);
+  static constexpr int64_t kBlock =
+      std::max<int64_t>(1, kBlockBytes / kRowBytes / kQueryTile) * kQueryTile;
 
   Buffer<float> queries, grads;            // [tile][panel][d][kPanel], lanes are rows
   Buffer<float> query_rows, grad_rows;     // [tile][panel of d][row][kPanel], lanes are entries
   Buffer<float> base, delta, sink, shift;  // of a row: see `row_terms`
 
   explicit HeadQueries(int64_t tiles)
-      : queries(tiles * kQueryTile * kD),
-        grads(tiles * kQueryTile * kDV),
+      : queries(tiles * kQueryTile * depth(kD)),
+        grads(tiles * kQueryTile * depth(kDV)),
         query_rows(tiles * kAcross * wide(kD)),
         grad_rows(tiles * kAcross * wide(kDV)),
         base(tiles * kQueryTile),
         delta(tiles * kQueryTile),
         sink(tiles * kQueryTile),
-        shift(tiles * kQueryTile) {}
+        shift(tiles * kQueryTile),
+        q_(kQueryTile * padded_lanes(kD)),
+        grad_(kQueryTile * padded_lanes(kDV)) {}
 
   bool complete() const {
-    return queries && grads && query_rows && grad_rows && base && delta && sink && shift;
+    return queries && grads && query_rows && grad_rows && base && delta && sink && shift && q_ &&
+           grad_;
   }
 
+  static constexpr int depth(int width) { return (width + kEntries - 1) / kEntries; }
   // Panels of entries.
   static constexpr int64_t wide(int width) { return (width + kPanel - 1) / kPanel; }
 
@@ -71,33 +85,40 @@ struct HeadQueries {
   template <bool kSoftmax, class Element>
   void load(const Problem<Element>& problem, const Gradients& g, int64_t b, int64_t h,
             int64_t tile) {
-    alignas(64) float q[kD], grad[kDV], out[kDV];
+    alignas(64) float out[padded(kDV)] = {};
     const int64_t rows = std::min<int64_t>(kQueryTile, problem.queries - tile * kQueryTile);
-    for (int m = 0; m < padded_lanes(rows); ++m) {
+    const int lanes = static_cast<int>(padded_lanes(rows));
+    for (int m = 0; m < lanes; ++m) {
       const int64_t i = tile * kQueryTile + m;
+      float* q = q_.data() + m * padded_lanes(kD);
+      float* grad = grad_.data() + m * padded_lanes(kDV);
       float lse = -kInfinity, dot = 0, lse_grad = 0;
       if (i < problem.queries) {
         lse = kSoftmax ? row_value(g.lse, b, h, i) : 0.0f;
         if (g.lse_grad.data != nullptr) lse_grad = row_value(g.lse_grad, b, h, i);
       }
       if (lse == -kInfinity) {
-        std::fill_n(q, kD, 0.0f);
-        std::fill_n(grad, kDV, 0.0f);
+        std::fill_n(q, padded_lanes(kD), 0.0f);
+        std::fill_n(grad, padded_lanes(kDV), 0.0f);
         lse_grad = 0;
       } else {
         row_to_float(q, problem.q_row(b, h, i), problem.call.q.stride[3], kD);
         row_to_float(grad, gradient_row<float>(g.out_grad, b, h, i), g.out_grad.stride[3], kDV);
+        std::fill(q + kD, q + padded_lanes(kD), 0.0f);
+        std::fill(grad + kDV, grad + padded_lanes(kDV), 0.0f);
         if constexpr (kSoftmax) {
           row_to_float(out, gradient_row<float>(g.out, b, h, i), g.out.stride[3], kDV);
-          for (int e = 0; e < kDV; ++e) dot += out[e] * grad[e];
+          F products{};
+          for (int e = 0; e < kDV; e += kLanes) products += load_f(out + e) * load_f(grad + e);
+          dot = sum(products);
         }
       }
       base[i] = lse;
       delta[i] = dot;
       shift[i] = lse_grad;
-      pack<kD>(q, tile, m, queries, query_rows);
-      pack<kDV>(grad, tile, m, grads, grad_rows);
     }
+    pack<kD>(q_.data(), tile, lanes, queries, query_rows);
+    pack<kDV>(grad_.data(), tile, lanes, grads, grad_rows);
   }
 
   // With L = log2(2^lse + 2^sink): `base` makes weights of scores; `delta` is what a weight's
@@ -129,18 +150,27 @@ struct HeadQueries {
   }
 
  private:
+  // rows: [count][padded_lanes(kWidth)], count whole vectors.
   template <int kWidth>
-  static void pack(const float* row, int64_t tile, int m, Buffer<float>& lanes_are_rows,
+  static void pack(const float* rows, int64_t tile, int count, Buffer<float>& lanes_are_rows,
                    Buffer<float>& lanes_are_entries) {
-    constexpr int64_t kWide = wide(kWidth);
-    float* column = lanes_are_rows.data() + tile * kQueryTile * kWidth +
-                    m / kPanel * kWidth * kPanel + m % kPanel;
-    for (int d = 0; d < kWidth; ++d) column[d * kPanel] = row[d];
-    float* across = lanes_are_entries.data() + tile * kWide * kAcross + m * kPanel;
-    for (int d = 0; d < padded_lanes(kWidth); ++d) {
-      across[d / kPanel * kAcross + d % kPanel] = d < kWidth ? row[d] : 0.0f;
+    constexpr int64_t kRow = padded_lanes(kWidth);
+    constexpr int kDepth = depth(kWidth);
+    load_panels<kDepth>(lanes_are_rows.data() + tile * kQueryTile * kDepth, count,
+                        [&](int m, float* out) {
+                          Operands::template pack_row<padded(kWidth)>(out, rows + m * kRow);
+                        });
+    float* across = lanes_are_entries.data() + tile * wide(kWidth) * kAcross;
+    for (int m = 0; m < count; m += kEntries) {
+      const float* joined[] = {rows + m * kRow, rows + (m + kEntries - 1) * kRow};
+      for (int d = 0; d < kRow; d += kLanes) {
+        store(across + d / kPanel * kAcross + m / kEntries * kPanel + d % kPanel,
+              Operands::join(joined, d));
+      }
     }
   }
+
+  Buffer<float> q_, grad_;  // the rows of a tile
 };
 
 }  // namespace attnlang::cpu

@@ -4,11 +4,11 @@
 #include <algorithm>
 
 #include "attnlang/cpu/math.h"
+#include "kernels/cpu_backward_operands.h"
 #include "kernels/cpu_backward_partials.h"
 #include "kernels/cpu_backward_queries.h"
 #include "kernels/cpu_backward_selection.h"
 #include "kernels/cpu_gradient_variant.h"
-#include "kernels/cpu_tile.h"
 #include "kernels/cpu_variant.h"
 
 namespace attnlang::cpu {
@@ -18,17 +18,15 @@ struct BackwardTile {
   using Request = typename Variant::Request;
   using Row = typename Variant::Row;
   using Column = typename Variant::Column;
-  using Queries = HeadQueries<kD, kDV>;
+  using Operands = typename ChooseOperands<Element, kD, kDV>::Type;
+  using Product = typename Operands::Product;
+  using Queries = HeadQueries<Operands, kD, kDV>;
   static constexpr int kPartials = Variant::Partials::kCount;
 
-  FloatTile<Element, kD, kDV> tile;
-  alignas(64) float no_key[kD];
-  alignas(64) float dots[kPanels * kKeyTile * kPanel];
-  alignas(64) float reached[kPanels * kKeyTile * kPanel];  // the weight; then the argument
-  alignas(64) float factors[kPanels * kKeyTile * kPanel];  // the factor
-  alignas(64) float weights[kPanels * kKeyTile * kPanel];
-  alignas(64) float slopes[kPanels * kKeyTile * kPanel];  // the dot product
-  alignas(64) float product[kKeyTile * kPanel];
+  Operands operands;
+  alignas(64) float dots[kTileElements];
+  alignas(64) float reached[kTileElements];  // the weight; then the argument
+  alignas(64) float factors[kTileElements];  // the factor
   alignas(64) int32_t hidden[kKeyTile];
   typename Variant::ColumnTile columns;
   Row rows[kQueryTile / kLanes];
@@ -51,13 +49,7 @@ struct BackwardTile {
     for (int j = 0; selection != nullptr && j < n; ++j) {
       if (!selection->any(j)) hidden[j] = -1;
     }
-    const auto kv_rows = kv.from(k0);
-    tile.load_keys(kv_rows, n);
-    tile.load_values(kv_rows, n, hides ? hidden : nullptr);
-    if (!hides) return;
-    for (int j = 0; j < n; ++j) {
-      if (hidden[j] != 0) tile.k_rows[j] = no_key;
-    }
+    operands.load(kv.from(k0), n, hides ? hidden : nullptr);
   }
 
   // Scores again, and from what reaches the weights what reaches the dot products.
@@ -70,29 +62,32 @@ struct BackwardTile {
       Variant::store(columns, j, Variant::column(request, numbers));
     }
     for (int panel = 0; panel < at.panels(); ++panel) {
-      const float* q = queries.queries.data() + (at.tile * kQueryTile + panel * kPanel) * kD;
-      const float* grad = queries.grads.data() + (at.tile * kQueryTile + panel * kPanel) * kDV;
+      constexpr int kDepth = Queries::depth(kD), kValueDepth = Queries::depth(kDV);
+      const int64_t first = at.tile * kQueryTile + panel * kPanel;
+      const float* q = queries.queries.data() + first * kDepth;
+      const float* grad = queries.grads.data() + first * kValueDepth;
       const int offset = panel * kKeyTile * kPanel;
       const int vectors = at.vectors(panel);
-      multiply(vectors, tile.k_rows, at.n, kD, q, dots + offset);
-      multiply(vectors, tile.v_rows, at.n, kDV, grad, reached + offset);
+      multiply(vectors, operands.keys(), at.n, kDepth, q, dots + offset);
+      multiply(vectors, operands.values(), at.n, kValueDepth, grad, reached + offset);
       element_panel<kMasked>(request, at, panel, selection, queries);
+      operands.finish_panel(panel, at.n, vectors);
     }
   }
 
   // Runs a product compiled for so many vectors of a panel.
-  template <class Product>
-  static void with_vectors(int vectors, const Product& product) {
-    if (vectors == 1) return product.template operator()<1>();
-    if (vectors == 2) return product.template operator()<2>();
-    product.template operator()<kPanelVectors>();
+  template <class Run>
+  static void with_vectors(int vectors, const Run& run) {
+    if (vectors == 1) return run.template operator()<1>();
+    if (vectors == 2) return run.template operator()<2>();
+    run.template operator()<kPanelVectors>();
   }
 
   // out[j] = rows[j] . panel, j < count, in the panel's first vectors.
   static void multiply(int vectors, const float* const* rows, int count, int depth,
                        const float* panel, float* out) {
     with_vectors(vectors, [&]<int kVectors>() {
-      dot_strip<FloatProduct, kVectors>(rows, 0, count, depth, panel, [&](int j, const F* sums) {
+      dot_strip<Product, kVectors>(rows, 0, count, depth, panel, [&](int j, const F* sums) {
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) store(out + j * kPanel + v * kLanes, sums[v]);
       });
@@ -114,8 +109,18 @@ struct BackwardTile {
     }
     for (int j = 0; j < at.n; ++j) {
       const Column column = Variant::broadcast(columns, j);
-      const auto element = [&](int v) __attribute__((always_inline)) {
-        const int64_t place = (panel * kKeyTile + j) * kPanel + v * kLanes;
+      const auto place_of = [&](int v) { return (panel * kKeyTile + j) * kPanel + v * kLanes; };
+      // The weights of kCount vectors from v on: by softmax, but for their factors.
+      const auto soften = [&]<int kCount>(F* p, int v) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kCount; ++i) {
+          const F dot = load_f(dots + place_of(v + i));
+          p[i] = Variant::score(request, row[v + i], column, dot) + base[v + i];
+        }
+        exp2_below_one<kCount, Operands::kExp2Degree>(p);
+      };
+      const auto element = [&](int v, [[maybe_unused]] F p) __attribute__((always_inline)) {
+        const int64_t place = place_of(v);
         const F dot = load_f(dots + place);
         const F grad = load_f(reached + place);
         M live = splat_m(true);
@@ -128,7 +133,6 @@ struct BackwardTile {
         if constexpr (Variant::kDropout) dropout = Variant::dropout(request, row[v], column);
         F weight, argument, factor{};
         if constexpr (Variant::kSoftmax) {
-          const F p = exp2(Variant::score(request, row[v], column, dot) + base[v]);
           live &= p != 0.0f;
           F all = dropout;
           if constexpr (Variant::kFactor) all = Variant::factor(request, row[v], column, dot);
@@ -140,55 +144,64 @@ struct BackwardTile {
           argument = grad * dropout;
         }
         const F slope = Variant::dot_gradient(request, row[v], column, dot, argument, factor);
-        store(weights + place, select(live, weight, F{}));
-        store(slopes + place, select(live, slope, F{}));
+        operands.store_element(place, select(live, weight, F{}), select(live, slope, F{}));
         if constexpr (kPartials > 0) {
           store(reached + place, select(live, argument, F{}));
           store(factors + place, select(live, factor, F{}));
         }
       };
       if constexpr (kMasked) {
-        for (int v = 0; v < vectors; ++v) element(v);
+        for (int v = 0; v < vectors; ++v) {
+          F p{};
+          if constexpr (Variant::kSoftmax) soften.template operator()<1>(&p, v);
+          element(v, p);
+        }
       } else {
+        F p[kPanelVectors] = {};
+        if constexpr (Variant::kSoftmax) soften.template operator()<kPanelVectors>(p, 0);
 #pragma GCC unroll 8
-        for (int v = 0; v < kPanelVectors; ++v) element(v);
+        for (int v = 0; v < kPanelVectors; ++v) element(v, p[v]);
       }
     }
   }
 
-  // dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T.
+  // dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T. Rows of the first two are `padded_lanes` long.
   void products(const TilePlace& at, const Queries& queries, float* query_grads, float* key_grads,
                 float* value_grads) {
-    across<kDV>(at, weights, queries.grad_rows, value_grads);
-    across<kD>(at, slopes, queries.query_rows, key_grads);
+    across<kDV>(
+        at, [&](int64_t row) { return operands.weight_row(row); }, queries.grad_rows, value_grads);
+    across<kD>(
+        at, [&](int64_t row) { return operands.slope_row(row); }, queries.query_rows, key_grads);
     for (int panel = 0; panel < at.panels(); ++panel) {
       with_vectors(at.vectors(panel), [&]<int kVectors>() {
-        accumulate_strip<FloatProduct, kD, kVectors>(
-            tile.k_rows, 0, at.n, slopes + panel * kKeyTile * kPanel, nullptr,
-            query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
+        operands.template add_to_queries<kVectors>(
+            panel, at.n, query_grads + (at.tile * kQueryTile + panel * kPanel) * kD);
       });
     }
   }
 
   // out[j] += sum over rows m of matrix[j][m] * row m: lanes are entries.
-  template <int kWidth>
-  void across(const TilePlace& at, const float* matrix, const Buffer<float>& packed_rows,
-              float* out) {
-    constexpr int64_t kWide = Queries::wide(kWidth);
+  template <int kWidth, class RowAt>
+  static void across(const TilePlace& at, const RowAt& matrix_row, const Buffer<float>& packed_rows,
+                     float* out) {
+    constexpr int64_t kWide = Queries::wide(kWidth), kStride = padded_lanes(kWidth);
     const float* pointers[kKeyTile];
-    for (int wide = 0; wide < kWide; ++wide) {
-      const float* packed = packed_rows.data() + (at.tile * kWide + wide) * Queries::kAcross;
-      const int width = std::min(kPanel, kWidth - wide * kPanel);
-      for (int panel = 0; panel < at.panels(); ++panel) {
-        for (int j = 0; j < at.n; ++j) {
-          pointers[j] = matrix + (panel * kKeyTile + j) * kPanel;
-        }
-        multiply(panel_vectors(width), pointers, at.n, at.vectors(panel) * kLanes,
-                 packed + panel * kPanel * kPanel, product);
-        for (int j = 0; j < at.n; ++j) {
-          float* sum = out + j * kWidth + wide * kPanel;
-          for (int d = 0; d < width; ++d) sum[d] += product[j * kPanel + d];
-        }
+    for (int panel = 0; panel < at.panels(); ++panel) {
+      for (int j = 0; j < at.n; ++j) pointers[j] = matrix_row((panel * kKeyTile + j) * kPanel);
+      const int depth = at.vectors(panel) * kLanes / Queries::kEntries;
+      for (int wide = 0; wide < kWide; ++wide) {
+        const float* packed = packed_rows.data() + (at.tile * kWide + wide) * Queries::kAcross +
+                              panel * kPanel / Queries::kEntries * kPanel;
+        const int width = std::min(kPanel, kWidth - wide * kPanel);
+        with_vectors(panel_vectors(width), [&]<int kVectors>() {
+          dot_strip<Product, kVectors>(pointers, 0, at.n, depth, packed, [&](int j, const F* sums) {
+            float* sum = out + j * kStride + wide * kPanel;
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) {
+              store(sum + v * kLanes, load_f(sum + v * kLanes) + sums[v]);
+            }
+          });
+        });
       }
     }
   }
