@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
-from attnlang.jit.units import Target
+from attnlang.ir.nodes import Param, Size, TensorParam
 from attnlang.ops.levels import LevelTables
 from attnlang.ops.parts import Paged
 from attnlang.ops.routes import Facts
 from attnlang.ops.schedules import Schedules
 from attnlang.ops.specialised import const_values, given_tensors
+from attnlang.plan.packing import packed_rows
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -41,6 +42,7 @@ class CallFacts:
     return_max: bool
     wide_out: bool
     schedules: Schedules
+    lasts: bool  # whether the next step's tables will lie where this one's do
     like: Facts | None  # what runs with the same schedules have in common
 
 
@@ -56,9 +58,11 @@ def call_level(
     """Return out [sum Q, HQ, DV], lse [sum Q, HQ], max [B, HQ]; None what is not asked for."""
     ir, names = variant.ir, variant.companions
     own: dict[str, ParamValue] = {}
+    requests = tables.q_indptr.shape[0] - 1
     for param in ir.params:
         value = values[param.name]
-        own[param.name] = value.tensor if isinstance(value, Paged) else value
+        value = value.tensor if isinstance(value, Paged) else value
+        own[param.name] = _for_requests(param, value, requests)
     kv_offset = 0 if tables.kv_offset is None else tables.kv_offset
     named = variant.op_arguments(own, facts.scale, tables.q_offset, kv_offset, tables.kv_lens)
     given = {
@@ -89,11 +93,29 @@ def call_level(
         made: Tensor = planner(*vectors, **named, **{names[n]: x for n, x in work.items()})
         return made
 
-    if kernel.target is Target.CPU:  # a GPU's kernels deal out the work themselves
-        key = None if facts.like is None else (part, op, facts.like)
-        named[names["schedule"]] = schedules.find(key, width, make)
+    key = None if facts.like is None else (part, op, facts.like)
+    named[names["schedule"]] = schedules.find(key, width, make, lasts=facts.lasts)
     out, lse, largest = op(*vectors, **named)
     return out, lse if facts.return_lse else None, largest if facts.return_max else None
+
+
+def request_axes(param: Param) -> list[int]:
+    """Return the axes `B` of what a packed call passes for a parameter."""
+    if not isinstance(param, TensorParam) or packed_rows(param).folds:
+        return []
+    return [i for i, dim in enumerate(param.dims) if isinstance(dim, Size) and dim.name == "B"]
+
+
+def _for_requests(param: Param, value: ParamValue, requests: int) -> ParamValue:
+    """Return a tensor over `B` with entries for requests that have no rows too."""
+    if not isinstance(value, Tensor):
+        return value
+    for axis in request_axes(param):
+        if value.shape[axis] < requests:
+            more = list(value.shape)
+            more[axis] = requests - value.shape[axis]
+            value = torch.cat([value, value.new_zeros(more)], dim=axis)
+    return value
 
 
 def _scale(scale: float | Tensor | None, q: Tensor) -> Tensor | None:

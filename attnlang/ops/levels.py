@@ -18,8 +18,10 @@ from torch import Tensor
 
 from attnlang.ir.nodes import Scalar, Variant
 from attnlang.ir.traverse import walk
+from attnlang.jit.units import Target
 from attnlang.ops.part_core import ignores_rows, mask_is_positional
 from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
+from attnlang.ops.targets import runs_on
 from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_of
 
 
@@ -119,7 +121,12 @@ class LevelTables:
 
 
 class TableBuffers:
-    """Where a plan's tables lie: new memory each time, or the same if a plan has maxima."""
+    """Where a plan's tables lie: new memory each time, or the same if a plan has maxima.
+
+    A GPU's kernels get tables of the maxima: their requests beyond a step's have no rows. What a
+    call does then depends on the tables' values alone, and a captured one does it again after an
+    update. The CPU's kernels get those of the step.
+    """
 
     def __init__(
         self, device: torch.device, max_requests: int | None, max_pages: int | None
@@ -127,6 +134,7 @@ class TableBuffers:
         self.device = device
         self._requests, self._pages = max_requests, max_pages
         self._buffers: dict[tuple[int, str], Tensor] = {}
+        self.whole = runs_on(device).target is not Target.CPU
 
     def fill(self, at: int, level: Level) -> LevelTables:
         """Write the tables of the plan's level `at`."""
@@ -153,6 +161,9 @@ class TableBuffers:
         if held is None:
             held = torch.empty(most, dtype=torch.int32, device=self.device)
             self._buffers[at, name] = held
+        if self.whole:  # starts of what has nothing stand at the end, lengths and the rest are 0
+            rest = table[-1] if name in ("q_indptr", "kv_starts") else 0
+            table = np.concatenate([table, np.full(most - table.size, rest, dtype=np.int32)])
         return held[: table.size].copy_(_readable(table, self.device), non_blocking=True)
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import ScalarParam, TensorParam, Variant
+from attnlang.ir.nodes import Param, ScalarParam, TensorParam, Variant
 from attnlang.ops import arguments as check
 from attnlang.ops import packed_arguments as packed
 from attnlang.ops.errors import CallError
 from attnlang.ops.frozen import Value
-from attnlang.ops.level_call import Pools
+from attnlang.ops.level_call import Pools, request_axes
 from attnlang.ops.paged_kv import FP8_DTYPES
 from attnlang.ops.parts import Paged
 from attnlang.ops.specialised import const_values, given_tensors
@@ -35,6 +35,7 @@ class Lengths:
 
     q: tuple[int, ...]
     kv: tuple[int, ...]
+    most: int  # requests that kernels are told of; tensors over B may have as many entries
     pages: tuple[int, int] | None  # [pages, page] of the one cache; None: ragged, or several parts
     parts: int
 
@@ -70,11 +71,24 @@ def check_run(
         "KV": sum(lengths.kv), "D": q.shape[2], "DV": dv,
     }  # fmt: skip
     longest = {"Q": max(lengths.q, default=0), "KV": max(lengths.kv, default=0)}
-    dense = {n: None if isinstance(x, Paged) else plain[n] for n, x in values.items()}
+    dense = {
+        p.name: None if isinstance(values[p.name], Paged) else _of_step(p, plain[p.name], lengths)
+        for p in ir.params
+    }
     _check_paged(ir, values, lengths, sizes)
     packed.check_packed_tensors(_without(ir, values), dense, sizes, longest)
     for each in packed.each_sizes(ir, sizes, lengths.q, lengths.kv):
         variant.check_requires(plain, each)
+
+
+def _of_step(param: Param, value: ParamValue, lengths: Lengths) -> ParamValue:
+    """Return a tensor over `B` without the entries of requests that are not there."""
+    if not isinstance(value, Tensor):
+        return value
+    for axis in request_axes(param):
+        if axis < value.dim() and value.shape[axis] == lengths.most:
+            value = value.narrow(axis, 0, len(lengths.q))
+    return value
 
 
 def _without(ir: Variant, values: Mapping[str, Value]) -> Variant:

@@ -2,6 +2,9 @@
 
 Keeps what the schedule op returns: int32, a header (kind, chunks, items, workers, slots, the
 largest load, two of shape), then chunks (item, first, count, worker, slot); loads count key tiles.
+A GPU's kernels make their own, for requests of few rows and, if there may be others, for those: a
+header (kind, chunks, items, workers, slots, the largest load, all key tiles, the bytes of states
+over 256, the size of it all, nothing) and what kernels alone read.
 Invariant: a schedule serves only calls with the lengths, the mask's parameters and the op that it
 was made for.
 """
@@ -13,7 +16,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-_CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 1, 2, 3, 4, 5
+_KIND, _CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 0, 1, 2, 3, 4, 5
+_TILES, _STATE_BYTES, _SIZE = 6, 7, 8  # of a GPU's
+_GPU_KIND, _GPU_HEADER = 0x61747302, 10
 _HEADER, _CHUNK, _COUNT = 8, 5, 2
 _STATE_ROWS = 64 + 16  # a slot has room for a state of a prefill's rows and one of a decode's
 _PAD = 16
@@ -35,23 +40,45 @@ class Balance:
         return self.largest / self.mean if self.mean else 1.0
 
     @staticmethod
-    def of(schedule: Tensor) -> Balance:
-        """Read a schedule."""
+    def of(schedule: Tensor) -> tuple[Balance, ...]:
+        """Read a schedule; a GPU's has one for requests of few rows and one for the others."""
+        gpu = _gpu_headers(schedule)
+        if gpu is not None:
+            return tuple(
+                Balance(h[_ITEMS], h[_CHUNKS], h[_WORKERS], h[_LARGEST], h[_TILES] / h[_WORKERS])
+                for h in gpu
+            )
         tiles = int(schedule[_HEADER:].reshape(-1, _CHUNK)[:, _COUNT].sum())
         chunks, items, workers, largest = (
             int(schedule[i]) for i in (_CHUNKS, _ITEMS, _WORKERS, _LARGEST)
         )
-        return Balance(items, chunks, workers, largest, tiles / workers)
+        return (Balance(items, chunks, workers, largest, tiles / workers),)
+
+
+def _gpu_headers(schedule: Tensor) -> list[list[int]] | None:
+    """Return the headers of a schedule of a GPU's kernels, None of another."""
+    found: list[list[int]] = []
+    while schedule.numel():
+        header: list[int] = schedule[:_GPU_HEADER].tolist()
+        if header[_KIND] != _GPU_KIND:
+            return None
+        found.append(header)
+        schedule = schedule[header[_SIZE] :]
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     table: Tensor
     value_dim: int
+    make: Callable[[], Tensor] | None  # where it is to be made again, for another step
 
     @property
     def state_bytes(self) -> int:
         """The memory of the states of its pieces while a call runs."""
+        gpu = _gpu_headers(self.table)
+        if gpu is not None:
+            return max((header[_STATE_BYTES] << 8 for header in gpu), default=0)
         width = -(-self.value_dim // _PAD) * _PAD + 3  # the sums, the maximum, two more sums
         return int(self.table[_SLOTS]) * _STATE_ROWS * width * 4
 
@@ -65,20 +92,36 @@ class Schedules:
     _kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
 
     def find(
-        self, key: tuple[object, ...] | None, value_dim: int, make: Callable[[], Tensor]
+        self,
+        key: tuple[object, ...] | None,
+        value_dim: int,
+        make: Callable[[], Tensor],
+        *,
+        lasts: bool,
     ) -> Tensor:
-        """Return the schedule of calls like `key`; None is like no other."""
+        """Return the schedule of calls like `key`; None is like no other.
+
+        One that `lasts` is made again for later steps, in its place: captured calls read it there.
+        """
         if key is None:
             return make()
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept.setdefault(key, _Kept(make(), value_dim))
+            kept = self._kept.setdefault(key, _Kept(make(), value_dim, make if lasts else None))
         return kept.table
+
+    def made_again(self) -> Schedules:
+        """Return those of the step whose tables now lie where this one's did."""
+        lasting = {key: kept for key, kept in self._kept.items() if kept.make is not None}
+        for kept in lasting.values():
+            assert kept.make is not None
+            kept.table.copy_(kept.make())
+        return Schedules(self.workers, self.split_tokens, lasting)
 
     @property
     def balance(self) -> tuple[Balance, ...]:
         """How even each of them is."""
-        return tuple(Balance.of(kept.table) for kept in self._kept.values())
+        return tuple(found for kept in self._kept.values() for found in Balance.of(kept.table))
 
     @property
     def bytes(self) -> int:

@@ -112,7 +112,7 @@ class Plan:
     def balance(self) -> tuple[Balance, ...]:
         """How evenly the work of each packed call is spread, once a run of this step needed it.
 
-        Empty on a GPU, whose kernels deal the work out themselves.
+        A GPU has two for each: of the requests with few rows, and of the others. It is waited for.
         """
         return self._step.schedules.balance
 
@@ -128,8 +128,12 @@ class Plan:
         return tables + self._step.schedules.bytes
 
     def update(self, q_indptr: Tensor, kv: object) -> None:
-        """Plan another step with the same parameters, into the same buffers if there are maxima."""
-        self._step = self._make(plan_parts(q_indptr, kv))
+        """Plan another step with the same parameters, into the same buffers if there are maxima.
+
+        On a GPU with all maxima a captured `run` then does this step, if its q has `max_q_tokens`
+        rows: those beyond the step's are not written.
+        """
+        self._step = self._make(plan_parts(q_indptr, kv), self._step.schedules)
 
     def run(
         self,
@@ -173,7 +177,8 @@ class Plan:
         placed = step.placed
         if placed is None:
             placed = self._place_ragged(step, q.device)
-        facts = CallFacts(scale, seed, return_lse, return_max, False, step.schedules, like)
+        lasts = self._is_fixed(step) and q.shape[0] == self._options.max_q_tokens
+        facts = CallFacts(scale, seed, return_lse, return_max, False, step.schedules, lasts, like)
         if placed.rows is not None:
             calls = tuple(zip(step.levels, placed.tables, pools, strict=True))
             heads = pools[0].k.shape[-2]
@@ -190,11 +195,11 @@ class Plan:
             results.append(lse)
         if return_max:
             assert largest is not None
-            results.append(largest)
+            results.append(largest[: step.parts.requests])
         return out if len(results) == 1 else tuple(results)
 
-    def _make(self, parts: PlanParts) -> Step:
-        """Inspect a step."""
+    def _make(self, parts: PlanParts, before: Schedules | None = None) -> Step:
+        """Inspect a step; `before`: the schedules of the one before it."""
         options = self._options
         positions = _positions(options, parts)
         merged = len(parts.parts) > 1
@@ -210,8 +215,20 @@ class Plan:
             levels = (Level(0, False, keys, q_offset, positions.kv_offset if based else None),)
         self._check_maxima(parts, levels)
         schedules = Schedules(max(torch.get_num_threads(), 1), options.split_tokens)
-        step = Step(parts, levels, merged, positions, None, _lengths(parts), schedules)
-        return step if self._buffers is None else self._place(step, self._buffers)
+        lengths = _lengths(parts, options.max_requests)
+        step = Step(parts, levels, merged, positions, None, lengths, schedules)
+        if self._buffers is None:
+            return step
+        step = self._place(step, self._buffers)
+        return step if before is None else replace(step, schedules=before.made_again())
+
+    def _is_fixed(self, step: Step) -> bool:
+        """Whether a GPU's kernels get the same tables in every step."""
+        assert self._buffers is not None
+        options = self._options
+        paged = all(level.keys.pages is not None for level in step.levels)
+        pages = options.max_pages is not None or not paged
+        return self._buffers.whole and options.max_requests is not None and pages
 
     def _run_on(self, device: torch.device) -> TableBuffers:
         buffers = TableBuffers(device, self._options.max_requests, self._options.max_pages)
@@ -292,8 +309,12 @@ class Plan:
         rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads
         if not isinstance(q, Tensor):
             raise CallError("q", "a tensor [sum Q, HQ, D]", type(q).__name__)
-        if q.dim() != 3 or q.shape[0] != rows or q.shape[1] != heads:
-            expected = f"[sum Q = {rows}, HQ = {heads}, D], as planned"
+        # A GPU's kernels leave rows alone that no request has.
+        on_gpu = check_dtype(q).target is not Target.CPU
+        most = max(rows, self._options.max_q_tokens or 0) if on_gpu and not step.merged else rows
+        if q.dim() != 3 or not rows <= q.shape[0] <= most or q.shape[1] != heads:
+            more = "" if most == rows else f" to {most}"
+            expected = f"[sum Q = {rows}{more}, HQ = {heads}, D], as planned"
             raise CallError("q", expected, f"shape {list(q.shape)}")
         planned = q.device if self._buffers is None else self._buffers.device
         if q.device != planned and planned.type != "meta":
@@ -366,13 +387,13 @@ def _per_request(name: str, value: int | Tensor, requests: int) -> Ints:
     return np.full(requests, value, dtype=np.int64)
 
 
-def _lengths(parts: PlanParts) -> Lengths:
+def _lengths(parts: PlanParts, max_requests: int | None) -> Lengths:
     caches = [p.cache for p in parts.parts]
     first, pages = caches[0], None
     if first is not None and all(c is first for c in caches):
         pages = (first.k_pages.shape[0], first.page_size)
     q, kv = parts.q_lens.tolist(), parts.kv_lens.tolist()
-    return Lengths(tuple(q), tuple(kv), pages, len(caches))
+    return Lengths(tuple(q), tuple(kv), max_requests or len(q), pages, len(caches))
 
 
 def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:

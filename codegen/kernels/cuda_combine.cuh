@@ -35,15 +35,13 @@ template <int kStates, int kRows, int kWarps, class Variant, class Element, int 
           class AnchorOf>
 ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
                                   const typename Variant::Params& params, const Item& item,
-                                  float* rows, float* results, const AnchorOf& anchor_of,
-                                  int* last_part) {
+                                  const Cut& cut, float* rows, float* results,
+                                  const AnchorOf& anchor_of, int* last_part) {
   constexpr int kFloats = kStateFloats<kDV>;
   const int warp = warp_index(), lane = static_cast<int>(threadIdx.x) % kWarp;
   float* result = results + warp * kResultFloats<Variant, kD, kDV>;
-  const Parts& parts = work.parts;
-  const int64_t index = blockIdx.x, part = blockIdx.y;
-  const auto saved = [&](int64_t which, int r) {
-    return parts.states + ((index * parts.count + which) * kRows + r) * kFloats;
+  const auto saved = [&](int64_t part, int r) {
+    return cut.states(part, int64_t{kRows} * kFloats) + r * kFloats;
   };
   for (int r = warp; r < item.rows; r += kWarps) {
     float* row = rows + r * kFloats;
@@ -52,19 +50,19 @@ ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
       const auto state_of = [&](int i) -> const float* { return row + i * kRows * kFloats; };
       state = merge_states<Variant, kDV>(kStates, state_of, row, lane);
     }
-    if (parts.count == 1) {
+    if (cut.count == 1) {
       finish_item_row<Variant, Element, kD, kDV>(work, params, item, r, anchor_of(r), state, row,
                                                  result, lane);
       continue;
     }
-    float* to = saved(part, r);
+    float* to = saved(cut.part, r);
     for (int e = lane; e < kDV; e += kWarp) to[e] = row[e];
     if (lane == 0) store_header<kDV>(to, state);
   }
-  if (parts.count == 1) return;
+  if (cut.count == 1) return;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) *last_part = atomicAdd(parts.done + index, 1) == parts.count - 1;
+  if (threadIdx.x == 0) *last_part = atomicAdd(cut.done, 1) == cut.count - 1;
   __syncthreads();
   if (*last_part == 0) return;
   __threadfence();
@@ -72,7 +70,7 @@ ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
     float* row = rows + r * kFloats;
     // An item's states fill whole cache lines, which this multiprocessor has not read before.
     const auto state_of = [&](int i) -> const float* { return saved(i, r); };
-    const RowState state = merge_states<Variant, kDV>(parts.count, state_of, row, lane);
+    const RowState state = merge_states<Variant, kDV>(cut.count, state_of, row, lane);
     finish_item_row<Variant, Element, kD, kDV>(work, params, item, r, anchor_of(r), state, row,
                                                result, lane);
   }

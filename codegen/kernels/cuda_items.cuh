@@ -51,6 +51,42 @@ struct Parts {
   float* states;
 };
 
+// Which part of an item's keys a block works on, and where the parts' states meet: a row's floats
+// after another's, those of the first part apart from those of the later ones.
+struct Cut {
+  int32_t part, count;
+  int32_t begin, end;  // key tiles, of those that the mask leaves; begin negative: an even part
+  int32_t* done;       // how many parts of the item are done
+  float *first, *later;
+
+  static ATTNLANG_DEVICE Cut whole() {
+    return {.part = 0,
+            .count = 1,
+            .begin = -1,
+            .end = -1,
+            .done = nullptr,
+            .first = nullptr,
+            .later = nullptr};
+  }
+  // Block blockIdx.x of those that share out the items, part blockIdx.y of its item.
+  static ATTNLANG_DEVICE Cut even(const Parts& parts, int64_t floats) {
+    if (parts.count == 1) return whole();
+    const int64_t index = blockIdx.x;
+    float* first = parts.states + index * parts.count * floats;
+    return {.part = static_cast<int32_t>(blockIdx.y),
+            .count = parts.count,
+            .begin = -1,
+            .end = -1,
+            .done = parts.done + index,
+            .first = first,
+            .later = first + floats};
+  }
+  // The states of part `at`, which have `floats` in all.
+  ATTNLANG_DEVICE float* states(int64_t at, int64_t floats) const {
+    return at == 0 ? first : later + (at - 1) * floats;
+  }
+};
+
 template <int kDV>
 Parts take_parts(Workspace& workspace, int64_t items, int rows, int count) {
   Parts parts{.count = count, .done = nullptr, .states = nullptr};

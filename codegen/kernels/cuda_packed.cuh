@@ -15,95 +15,13 @@
 #include "kernels/cuda_attention.cuh"
 #include "kernels/cuda_brought.cuh"
 #include "kernels/cuda_decode.cuh"
-#include "kernels/cuda_items.cuh"
 #include "kernels/cuda_packed_lines.cuh"
+#include "kernels/cuda_packed_work.cuh"
 #include "kernels/cuda_requests.cuh"
 #include "kernels/cuda_transforms.cuh"
 #include "kernels/sm80_attention.cuh"
 
 namespace attnlang::cuda {
-
-template <class Variant, class Element>
-struct PackedWork {
-  Work<Variant, Element> all;  // `unit` heads share an item's rows, `chunks` items a unit
-  Requests requests;
-};
-
-template <class Variant, class Element>
-ATTNLANG_DEVICE Work<Variant, Element> of_request(Work<Variant, Element> work,
-                                                  const RequestRows& rows) {
-  Variant::request_rows(work.arguments, rows);
-  take_rows<Variant>(work.problem, rows);
-  return work;
-}
-
-// What a block makes of the call for its request lies in shared memory, behind what the skeleton
-// has there: in registers it would stand beside the accumulators.
-template <class Variant, class Element>
-struct RequestWork {
-  Work<Variant, Element> work;
-  typename Variant::Params params;
-};
-template <class Kernel, class Variant, class Element>
-constexpr int kPackedSharedBytes =
-    (Kernel::kSharedBytes + 15) / 16 * 16 + static_cast<int>(sizeof(RequestWork<Variant, Element>));
-
-// All threads of a block call it.
-template <class Kernel, class Variant, class Element>
-ATTNLANG_DEVICE void run_request(const Work<Variant, Element>& all, const RequestRows& rows,
-                                 const Item& item) {
-  auto& own = *reinterpret_cast<RequestWork<Variant, Element>*>(
-      dynamic_shared<char>() + (Kernel::kSharedBytes + 15) / 16 * 16);
-  if (threadIdx.x == 0) {
-    own.work = of_request(all, rows);
-    own.params = Variant::params(own.work.arguments);
-  }
-  __syncthreads();
-  Kernel::run(own.work, own.params, item);
-}
-
-// A tile of query rows of one head; late tiles, which a causal mask lets see most, come first.
-template <class Kernel, class Variant, class Element>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
-    packed_rows_kernel(const __grid_constant__ PackedWork<Variant, Element> work) {
-  const int heads = work.all.problem.heads, index = static_cast<int>(blockIdx.x);
-  const int last = static_cast<int>(gridDim.x) / heads - 1;
-  const auto place = work.requests.query_tile(last - index / heads, Kernel::kRows);
-  if (place.b < 0) return;
-  const RequestRows rows = rows_of<Variant>(work.requests, work.all.arguments, place.b);
-  const int left = rows.queries.count - place.row;
-  if (rows.queries.count <= kDecodeQueries || left <= 0) return;
-  Item item{};
-  item.b = place.b;
-  item.head = index % heads;
-  item.h_kv = item.head / work.all.problem.group();
-  item.row0 = place.row;
-  item.rows = left < Kernel::kRows ? left : Kernel::kRows;
-  item.step = 1;
-  item.queries = rows.queries.count;
-  run_request<Kernel>(work.all, rows, item);
-}
-
-// The few rows of a unit of heads.
-template <class Kernel, class Variant, class Element>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
-    packed_decode_kernel(const __grid_constant__ PackedWork<Variant, Element> work) {
-  const int chunks = work.all.chunks, index = static_cast<int>(blockIdx.x) / chunks;
-  const int units = work.all.problem.heads / work.all.unit, b = index / units;
-  const RequestRows rows = rows_of<Variant>(work.requests, work.all.arguments, b);
-  Item item{};
-  item.b = b;
-  item.head = index % units * work.all.unit;
-  item.h_kv = item.head / work.all.problem.group();
-  item.row0 = static_cast<int>(blockIdx.x) % chunks * Kernel::kRows;
-  item.step = 1;
-  item.queries = rows.queries.count;
-  if (item.queries > kDecodeQueries) return;
-  const int left = item.queries * work.all.unit - item.row0;
-  if (left <= 0) return;
-  item.rows = left < Kernel::kRows ? left : Kernel::kRows;
-  run_request<Kernel>(work.all, rows, item);
-}
 
 template <class Variant, class Element, int kD, int kDV>
 struct PackedPass {
@@ -198,6 +116,11 @@ class PackedAttention {
   using Many = Sm80Forward<Variant, Element, kD, kDV, shape_of(forward_shape<Tiles, kDV>())>;
   using Few = Sm80Forward<Variant, Element, kD, kDV, shape_of(decode_shape<kD, kDV>())>;
   using Launch = PackedWork<Variant, Element>;
+  using FewItems = FewRows<Few::kRows>;
+  using ManyItems = ManyRows<Many::kRows>;
+  using OfFew = PackedLaunch<Few, FewItems, Variant, Element>;
+  using OfMany = PackedLaunch<Many, ManyItems, Variant, Element>;
+  static constexpr Parts kWhole{.count = 1, .done = nullptr, .states = nullptr};
 
  public:
   static int64_t workspace(const Call& call) {
@@ -212,13 +135,18 @@ class PackedAttention {
     if (check_call<Variant, Element, kD, kDV>(call, error, true) != 0) return -1;
     if (call.packed->requests > INT32_MAX) return fail(error, "more than 2^31 requests");
     if (check_packed(call, error) != 0) return -1;
+    const bool asks = call.packed->costs != nullptr;
+    if (asks) {
+      call.packed->costs->items = schedule_ints(call);
+      if (call.packed->costs->data == nullptr) return 0;
+    }
     const int64_t needed = workspace(call);
     if (call.workspace_bytes < needed) {
       return fail(error, "a workspace of %" PRId64 " bytes is needed, got %" PRId64, needed,
                   call.workspace_bytes);
     }
     Workspace pieces(call.workspace);
-    const char* wrong = start_max(problem_of(call), call.stream);
+    const char* wrong = asks ? nullptr : start_max(problem_of(call), call.stream);
     if (wrong == nullptr && !is_empty(call)) wrong = enqueue(call, pieces, true);
     return wrong == nullptr ? 0 : fail(error, "%s", wrong);
   }
@@ -227,7 +155,11 @@ class PackedAttention {
   // What of packed calls the CPU alone runs.
   static int check_packed(const Call& call, char* error) {
     const Packed& packed = *call.packed;
-    if (packed.costs != nullptr) return fail(error, "schedules are for the CPU alone");
+    const auto place = reinterpret_cast<uintptr_t>(packed.chunks);
+    if (packed.chunks != nullptr &&
+        (packed.chunk_count != schedule_ints(call) || place % alignof(int64_t) != 0)) {
+      return fail(error, "the schedule was made for other shapes");
+    }
     if (packed.is_paged() && key_rows(call) > kPositionLimit) {
       return fail(error, "more than 2^30 slots in pages");
     }
@@ -252,51 +184,76 @@ class PackedAttention {
     if (brought.is_paged()) problem.pages = Brought::pages_of(call);
     const char* wrong = runs ? brought.start() : nullptr;
     if (wrong == nullptr && runs) wrong = start_packed_lines<Variant>(call, problem);
+    if (call.packed->costs != nullptr) {
+      return wrong != nullptr || !runs ? wrong : make_schedule(call, problem);
+    }
     if (wrong == nullptr) {
       wrong = transform<Variant, Element, kD, kDV>(call, workspace, runs ? &problem : nullptr,
                                                    PackedPasses<Variant, Element, kD, kDV>{});
     }
     if (wrong != nullptr) return wrong;
-    const int64_t heads = call.q.size[1], requests = call.packed->requests;
-    const int64_t unit = kSharesRows<Variant> ? heads / call.k.size[1] : 1;
-    const int64_t units = requests * (heads / unit);
-    const int64_t chunks = chunks_of(unit * std::min<int64_t>(call.q.size[2], kDecodeQueries));
-    const int64_t items = units * chunks;
-    // As many parts as suit requests of the average lengths: the host need not know each one's.
-    const int64_t rows = (call.q.size[2] + requests - 1) / requests;
-    const int64_t busy = units * chunks_of(unit * std::min<int64_t>(rows, kDecodeQueries));
-    const int64_t key_tiles = (key_rows(call) / requests + Few::kKeyTile - 1) / Few::kKeyTile;
-    const int count = parts_of(busy, key_tiles, int64_t{Few::kBlocks} * kProcessors);
-    const Parts parts = take_parts<kDV>(workspace, items, Few::kRows, count);
+    const int64_t few = FewItems::items(call, unit_of(call));
+    const int64_t many = ManyItems::items(call, Requests(call));
+    if (call.packed->chunks != nullptr) {
+      void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(many)));
+      if (!runs) return nullptr;
+      const Launch work = work_of(call, problem, kWhole);
+      int32_t* schedule = schedule_of(call);
+      wrong = OfFew::scheduled(work, few, schedule, states, call.stream);
+      if (wrong != nullptr) return wrong;
+      return OfMany::scheduled(work, many, schedule + OfFew::ints(few), states, call.stream);
+    }
+    const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
     if (!runs) return nullptr;
-    Launch work{.all = {.problem = problem,
-                        .arguments = Variant::arguments(call),
-                        .order = {},
-                        .unit = static_cast<int32_t>(unit),
-                        .chunks = static_cast<int32_t>(chunks),
-                        .parts = parts,
-                        .selection = {}},
-                .requests = Requests(call)};
-    wrong = start<Few>(packed_decode_kernel<Few, Variant, Element>, work, items, call.stream);
-    if (wrong != nullptr || call.q.size[2] <= kDecodeQueries) return wrong;
-    work.all.parts = {.count = 1, .done = nullptr, .states = nullptr};
-    return start<Many>(packed_rows_kernel<Many, Variant, Element>, work,
-                       work.requests.query_tiles(Many::kRows) * heads, call.stream);
+    wrong = OfFew::even(work_of(call, problem, parts), few, call.stream);
+    if (wrong != nullptr) return wrong;
+    return OfMany::even(work_of(call, problem, kWhole), many, call.stream);
   }
 
-  static int64_t chunks_of(int64_t rows) { return (rows + Few::kRows - 1) / Few::kRows; }
+  static const char* make_schedule(const Call& call, const Problem<Element>& problem) {
+    const int64_t few = FewItems::items(call, unit_of(call));
+    const int64_t many = ManyItems::items(call, Requests(call));
+    int32_t* schedule = call.packed->costs->data;
+    const Launch work = work_of(call, problem, kWhole);
+    const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream);
+    if (wrong != nullptr) return wrong;
+    return OfMany::make_schedule(work, many, schedule + OfFew::ints(few), call.stream);
+  }
+  static int64_t schedule_ints(const Call& call) {
+    if (is_empty(call)) return 0;
+    return OfFew::ints(FewItems::items(call, unit_of(call))) +
+           OfMany::ints(ManyItems::items(call, Requests(call)));
+  }
+  static int32_t* schedule_of(const Call& call) {
+    return static_cast<int32_t*>(const_cast<void*>(static_cast<const void*>(call.packed->chunks)));
+  }
 
-  template <class Kernel, class Function>
-  static const char* start(Function kernel, const Launch& work, int64_t items, void* stream) {
-    if (items == 0) return nullptr;
-    const Parts& parts = work.all.parts;
-    if (parts.count > 1) {
-      const char* wrong = fill_bytes(parts.done, 0, items * sizeof(int32_t), stream);
-      if (wrong != nullptr) return wrong;
-    }
-    const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts.count));
-    return launch(kernel, grid, Kernel::kThreads, kPackedSharedBytes<Kernel, Variant, Element>,
-                  stream, work);
+  // Heads that share an item's rows, where these are few.
+  static int64_t unit_of(const Call& call) {
+    return kSharesRows<Variant> ? call.q.size[1] / call.k.size[1] : 1;
+  }
+  static Launch work_of(const Call& call, const Problem<Element>& problem, const Parts& parts) {
+    const int64_t unit = unit_of(call);
+    const int64_t rows = std::min<int64_t>(call.q.size[2], kDecodeQueries);
+    return {.all = {.problem = problem,
+                    .arguments = Variant::arguments(call),
+                    .order = {},
+                    .unit = static_cast<int32_t>(unit),
+                    .chunks = static_cast<int32_t>(FewItems::chunks(unit * rows)),
+                    .parts = parts,
+                    .selection = {}},
+            .requests = Requests(call)};
+  }
+
+  // As many parts as suit requests of the average lengths: without a schedule nobody knows each
+  // one's. Where the average is a prompt's, those of few rows are taken to have one.
+  static int parts_of_few(const Call& call) {
+    const int64_t requests = call.packed->requests, unit = unit_of(call);
+    const int64_t mean = (call.q.size[2] + requests - 1) / requests;
+    const int64_t rows = mean > kDecodeQueries ? 1 : mean;
+    const int64_t busy = requests * (call.q.size[1] / unit) * FewItems::chunks(unit * rows);
+    const int64_t key_tiles = (key_rows(call) / requests + Few::kKeyTile - 1) / Few::kKeyTile;
+    return parts_of(busy, key_tiles, OfFew::kAtOnce);
   }
 };
 

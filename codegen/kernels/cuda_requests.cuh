@@ -81,7 +81,9 @@ class Requests {
     int32_t b, row;
   };
   // Tiles of `tile` rows of all requests have numbers below this.
-  int64_t query_tiles(int tile) const { return count_ == 0 ? 0 : queries_ / tile + count_; }
+  ATTNLANG_HD int64_t query_tiles(int tile) const {
+    return count_ == 0 ? 0 : queries_ / tile + count_;
+  }
   int64_t key_tiles(int tile) const { return count_ == 0 ? 0 : keys_ / tile + count_; }
   // The first row of a tile.
   ATTNLANG_DEVICE Place query_tile(int number, int tile) const {

@@ -99,6 +99,12 @@ struct TileSpan {
     return {first, first + each + (part < more ? 1 : 0)};
   }
 
+  // The tiles from the begin-th to the end-th of these, as far as there are so many.
+  ATTNLANG_DEVICE TileSpan slice(int first, int last) const {
+    const int tiles = end - begin;
+    return {begin + (first < tiles ? first : tiles), begin + (last < tiles ? last : tiles)};
+  }
+
   // The same without what a mask hides at both ends, so that parts are worth the same: 32 equal
   // slices are asked at once, then those of the first to the last that hold something. All lanes of
   // a warp call it together.

@@ -93,22 +93,39 @@ class Sm80Forward {
     run(work, item_of<kPacked, kRows>(work, static_cast<int>(blockIdx.x)));
   }
 
-  // `item`: what block blockIdx.x works on; blockIdx.y is the part of its keys.
+  // Floats of the states of an item's rows over some of its keys.
+  static constexpr int64_t kItemFloats = int64_t{kRows} * kStateFloats<kDV>;
+
+  // `item`: what block blockIdx.x works on; blockIdx.y is the part of its keys, unless a schedule
+  // has another `cut`.
   static ATTNLANG_DEVICE void run(const Launch& work, const Item& item) {
     run(work, Variant::params(work.arguments), item);
   }
   // Where the values of the call are at hand.
-  static ATTNLANG_DEVICE void run(const Launch& work, const Params& params, const Item& item) {
-    Sm80Forward block(work, params, item);
+  static ATTNLANG_DEVICE void run(const Launch& work, const Params& params, const Item& item,
+                                  const Cut* cut = nullptr) {
+    Sm80Forward block(work, params, item, cut);
     block.load_queries();
     block.go(std::make_integer_sequence<int, kRowTiles>{});
   }
 
+  // The key tiles from the first to the last that the mask leaves. A warp's work.
+  static ATTNLANG_DEVICE int tiles(const Launch& work, const Item& item) {
+    const Params params = Variant::params(work.arguments);
+    const Sm80Forward block(work, params, item, nullptr);
+    const Request request = block.request_of(0);
+    const TileSpan span =
+        block.visited([&](int k0, int k1) { return block.verdict_of(request, k0, k1); });
+    return span.end - span.begin;
+  }
+
  private:
-  ATTNLANG_DEVICE Sm80Forward(const Launch& work, const Params& params, const Item& item)
+  ATTNLANG_DEVICE Sm80Forward(const Launch& work, const Params& params, const Item& item,
+                              const Cut* cut)
       : work_(work),
         params_(params),
         item_(item),
+        scheduled_(cut),
         extent_(work.problem.extent(item.b)),
         shared_(dynamic_shared<char>()) {
     const int warp = warp_index();
@@ -130,6 +147,11 @@ class Sm80Forward {
     float acc[kRowTiles][kWarpValues / 2];
     RowState rows[kRowTiles][2];
   };
+
+  // Made anew where it is needed: registers are dear in between.
+  ATTNLANG_DEVICE Cut cut() const {
+    return scheduled_ == nullptr ? Cut::even(work_.parts, kItemFloats) : *scheduled_;
+  }
 
   // --- rows ---
 
@@ -283,6 +305,13 @@ class Sm80Forward {
     }
   }
 
+  template <class VerdictOf>
+  ATTNLANG_DEVICE TileSpan visited(const VerdictOf& verdicts) const {
+    const TileSpan all{0, (keys_ + kKeyTile - 1) / kKeyTile};
+    if (!Variant::kMask || selects()) return all;
+    return all.visited(kKeyTile, keys_, verdicts);
+  }
+
   template <int... kTile>
   ATTNLANG_DEVICE void go(std::integer_sequence<int, kTile...>) const {
     const Rows rows[kRowTiles] = {rows_of(kTile)...};
@@ -296,12 +325,11 @@ class Sm80Forward {
       for (float& sum : state.acc[i]) sum = 0.0f;
     }
     const auto verdicts = [&](int k0, int k1) { return verdict_of(request, k0, k1); };
-    const int parts = work_.parts.count;
     TileSpan span{0, (keys_ + kKeyTile - 1) / kKeyTile};
-    if (Variant::kMask && parts > 1 && !selects()) {
-      span = span.visited(kKeyTile, keys_, verdicts);
+    if (const Cut cut = this->cut(); cut.count > 1) {
+      span = visited(verdicts);
+      span = cut.begin < 0 ? span.part(cut.part, cut.count) : span.slice(cut.begin, cut.end);
     }
-    span = span.part(static_cast<int>(blockIdx.y), parts);
     KeyTiles<Variant::kMask, kKeyTile, decltype(verdicts)> list(ranges(), span.begin, span.end,
                                                                 keys_, verdicts);
     go_through(request, rows, list, state);
@@ -434,7 +462,7 @@ class Sm80Forward {
       }
     }
     if constexpr (!kPacked && kShape.key_warps == 1 && !Variant::kOut) {
-      if (work_.parts.count == 1 && work_.problem.wide_out.data == nullptr) {
+      if (cut().count == 1 && work_.problem.wide_out.data == nullptr) {
         const Values tile = {reinterpret_cast<Element*>(area())};
         write_tile<Variant>(work_.problem, item_, warp_part(), rows, state.rows, state.acc, tile);
         return;
@@ -446,7 +474,8 @@ class Sm80Forward {
     __syncthreads();
     const auto anchor = [&](int r) { return anchor_of(r); };
     combine_rows<kShape.key_warps, kRows, kWarps, Variant, Element, kD, kDV>(
-        work_, params_, item_, states, states + kStateBytes / sizeof(float), anchor, last_part());
+        work_, params_, item_, cut(), states, states + kStateBytes / sizeof(float), anchor,
+        last_part());
   }
 
   ATTNLANG_DEVICE WarpPart warp_part() const {
@@ -459,6 +488,7 @@ class Sm80Forward {
   const Launch& work_;
   const Params& params_;
   const Item item_;
+  const Cut* const scheduled_;  // null: parts are even
   const Extent extent_;
   char* const shared_;
   int lane_, row_warp_, key_warp_, value_warp_;

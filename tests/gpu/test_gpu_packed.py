@@ -196,28 +196,80 @@ def test_a_captured_plan_sees_later_keys(name: str, device: str) -> None:
         later.check(out.cpu(), later.call(return_lse=True)[1])
 
 
+# Skewed: one request has most of the keys, of few rows and of many.
+SKEWED = ((1, 2000), (1, 40), (0, 9), (16, 1100), (70, 1300), (1, 1), (3, 0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "causal",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("window", "offsets", "weights")),
+    ],
+)
+def test_a_plan_spreads_the_work(name: str, device: str) -> None:
+    """What is cut is merged; no block has much more to do than the mean, or the least piece."""
+    call = call_of(name, device, SKEWED)
+    (q, *_), params = call.vectors(), later_params(call)
+    plan = plan_of(call, 16)
+    softmax = name != "weights"
+    found = plan.run(q, return_lse=softmax, **params)
+    out, lse = found if softmax else (found, None)
+    call.check(out.cpu(), None if lse is None else lse.cpu())
+    assert torch.equal(plan.run(q, **params), out)
+    for balance in plan.balance:
+        assert balance.chunks > balance.items or name == "window"
+        assert balance.largest <= max(balance.mean + 9, 13)
+    assert plan.workspace_bytes > 2 * 132 * 16 * HEADS.dv * 4
+
+
 def test_a_captured_plan_sees_an_update(device: str) -> None:
-    """Lengths change, and where the pages lie, but not how many requests and pages there are."""
-    lengths = ((1, 40), (1, 90), (1, 33), (1, 1))
-    call = call_of("causal", device, lengths)
-    (q, *_) = call.vectors()
-    pool = pool_of(call, 16)
-    cache = pool.cache()
-    pages = pool.indices.numel() - 2
-    limits = {"max_requests": 4, "max_q_tokens": 4, "max_pages": pages}
-    plan = call.variant.plan(call.q_indptr, cache, num_q_heads=HEADS.hq, **limits)
-    out, replay = capture(device, lambda: plan.run(q))
-    for later_lengths in (((1, 1), (1, 39), (1, 90), (1, 37)), lengths):
-        later = call_of("causal", device, later_lengths)
-        its = Pool(later, 16, torch.Generator().manual_seed(7))
-        found = its.cache()
-        for memory, fresh in ((cache.k_pages, found.k_pages), (cache.v_pages, found.v_pages)):
-            memory[: fresh.shape[0]].copy_(fresh)
-        q.copy_(later.q)
-        plan.update(later.q_indptr, found)
+    """Another number of requests, other lengths, more pages, up to the maxima."""
+    steps = [
+        call_of("offsets", device, lengths)
+        for lengths in (
+            ((1, 40), (1, 90)),
+            ((1, 1), (20, 1000), (1, 390), (0, 0)),
+            ((1, 5), (9, 9)),
+        )
+    ]
+    limits = {"max_requests": 5, "max_q_tokens": 30, "max_pages": 100}
+    q = torch.zeros(30, HEADS.hq, HEADS.d, dtype=torch.bfloat16, device=device)
+    first = torch.zeros(30, dtype=torch.int64, device=device)
+    gain = torch.zeros(5, device=device)
+    k, v = (
+        torch.full((103, 16, HEADS.hkv, d), math.nan, dtype=q.dtype, device=device)
+        for d in (HEADS.d, HEADS.dv)
+    )
+
+    def cache_of(step: Packed) -> attnlang.PagedKV:
+        own = pool_of(step, 16).cache()
+        for memory, pages in ((k, own.k_pages), (v, own.v_pages)):
+            memory[: pages.shape[0]].copy_(pages)
+        return replace(own, k_pages=k, v_pages=v)
+
+    variant = steps[0].variant
+    plan = variant.plan(
+        steps[0].q_indptr, cache_of(steps[0]), num_q_heads=HEADS.hq, first=first, **limits
+    )
+    out, replay = capture(device, lambda: plan.run(q, gain=gain))
+    for step in (*steps, steps[0]):
+        rows = step.q.shape[0]
+        params = moved(step.packed_params(), device)
+        q[:rows].copy_(step.q)
+        first[:rows].copy_(params["first"])
+        gain[: len(step.lengths)].copy_(params["gain"])
+        plan.update(step.q_indptr, cache_of(step))
         out.fill_(math.nan)
         replay()
-        later.check(out.cpu(), later.call(return_lse=True)[1])
+        lse = step.call(return_lse=True)[1]
+        step.check(out[:rows].cpu(), lse)
+    with pytest.raises(attnlang.CallError, match="`max_requests`: expected 10 or more"):
+        plan.update(
+            call_of("offsets", device).q_indptr, pool_of(call_of("offsets", device), 16).cache()
+        )
+    with pytest.raises(attnlang.CallError, match=r"`q`: .*sum Q = 10 to 30"):
+        plan.run(q[:9], gain=gain)
 
 
 @pytest.mark.parametrize("name", ["causal", pytest.param("sink", marks=pytest.mark.slow)])

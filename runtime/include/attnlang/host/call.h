@@ -76,7 +76,8 @@ struct PackedAxis {
   int64_t page_stride;
 };
 
-// What the work items of a packed call cost: in each, the key tiles that the mask does not hide.
+// What the work items of a packed call cost: in each, the key tiles that the mask does not hide. A
+// GPU's kernels make the schedule of them too: `data` is its memory there, of `items` numbers.
 struct Costs {
   int32_t* data;     // of the items, in order; room for `capacity`
   int64_t capacity;  // where it is too little, none is written
@@ -100,7 +101,8 @@ struct Packed {
   const PackedAxis* tensors;  // of the tensor parameters, in declared order
   int32_t tensor_count;
   Costs* costs;         // to be told instead of attending; null: attend
-  const Chunk* chunks;  // who does what, in the order in which it begins; null: the kernel decides
+  const Chunk* chunks;  // who does what, in the order in which it begins; null: the kernel decides.
+                        // A GPU's: the schedule that its kernels made, of `chunk_count` numbers
   int64_t chunk_count;
 
   ATTNLANG_HD bool is_paged() const { return page_indices.data != nullptr; }

@@ -70,7 +70,9 @@ struct Bound {
     if (call.v.data == nullptr) call.v = call.k;  // v is made from k
     if (call.packed != nullptr) {
       pack();
-      if (schedule.data != nullptr) follow_schedule(schedule, "schedule", call, packed);
+      if (schedule.data != nullptr) {
+        follow_schedule(schedule, "schedule", call, packed, target != 0);
+      }
     }
     CallExtents extents(call, spec, tensors.data(), sizes.data());
     spec.bind(extents);
@@ -209,8 +211,8 @@ struct Bound {
   // for its kernels to read.
   void pack() {
     const bool paged = packed.is_paged(), readable = !device.is_gpu();
-    if (target != 0 && (schedule.data != nullptr || workers != 0)) {
-      refuse_argument("q", "schedules are for the CPU alone");
+    if (target != 0 && split_tokens != 0) {
+      refuse_argument("split_tokens", "expected 0, on a GPU");
     }
     if (paged != (packed.page_indptr.data != nullptr) ||
         paged == (packed.kv_indptr.data != nullptr)) {
@@ -225,7 +227,9 @@ struct Bound {
     }
     const int64_t rows = call.q.size[2];
     int64_t columns = call.k.size[2], most_rows = 0, most_columns = 0;
-    if (readable) most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr");
+    if (readable) {
+      most_rows = expect_offsets(packed.q_indptr, packed.requests, rows, "q_indptr", target != 0);
+    }
     if (paged) {
       packed.page_size = columns, packed.page_index_count = page_count_;
       if (call.kv_lens.data == nullptr) {

@@ -77,6 +77,24 @@ inline void packed(const Op& op, StableIValue* stack, uint64_t inputs) {
   attend(op, arguments, stack);
 }
 
+// A GPU's kernels make the schedule where they read it.
+inline void schedule_on_gpu(const Spec& spec, Bound& bound, const Kernel& kernel,
+                            OwnedTensor& result) {
+  const DeviceGuard guard(bound.device);
+  const auto ask = [&] {
+    char error[kErrorSize] = "";
+    if (kernel.run(&bound.call, error) != 0) report(spec, error);
+  };
+  ask();
+  OwnedTensor workspace;
+  prepare(bound, kernel, workspace);
+  Costs& costs = *bound.packed.costs;
+  const int64_t stride = 1;
+  void* data = allocate(1, &costs.items, &stride, DType::i32, bound.device, result);
+  costs.data = static_cast<int32_t*>(data), costs.capacity = costs.items;
+  ask();
+}
+
 // The inspector: what the kernel says of the work items' costs, dealt out.
 inline void schedule(const Op& op, StableIValue* stack, uint64_t inputs) {
   const Spec& spec = *op.spec;
@@ -87,6 +105,12 @@ inline void schedule(const Op& op, StableIValue* stack, uint64_t inputs) {
   const Kernel& kernel = op.kernels->get(bound.key, bound.device, spec.name);
   Costs costs{};
   bound.packed.costs = &costs;
+  OwnedTensor result;
+  if (kernel.workspace != nullptr) {
+    schedule_on_gpu(spec, bound, kernel, result);
+    stack[0] = from_handle(result.release());
+    return;
+  }
   std::vector<int32_t> values;
   do {
     values.resize(costs.items);
@@ -96,7 +120,6 @@ inline void schedule(const Op& op, StableIValue* stack, uint64_t inputs) {
   } while (costs.items > costs.capacity);
   const std::vector<int32_t> made =
       make_schedule(bound.call, values, bound.workers, bound.split_tokens);
-  OwnedTensor result;
   const int64_t size = static_cast<int64_t>(made.size()), stride = 1;
   void* data = allocate(1, &size, &stride, DType::i32, bound.device, result);
   std::memcpy(data, made.data(), made.size() * sizeof(int32_t));

@@ -99,9 +99,10 @@ inline PerRequest offsets_of(const Tensor& t, const char* name, int64_t& request
   return {.data = t.data, .dtype = t.dtype, .stride = t.stride[0], .value = 0};
 }
 
-// The longest request of offsets from 0 to `rows`. Refuses others.
+// The longest request of offsets from 0 to `rows`, or to fewer where there may be `spare` ones.
+// Refuses others.
 inline int64_t expect_offsets(const PerRequest& indptr, int64_t requests, int64_t rows,
-                              const char* name) {
+                              const char* name, bool spare = false) {
   int64_t longest = 0, end = indptr[0];
   if (end != 0) refuse_argument(name, "expected 0 first, found " + std::to_string(end));
   for (int64_t b = 0; b < requests; ++b) {
@@ -110,7 +111,7 @@ inline int64_t expect_offsets(const PerRequest& indptr, int64_t requests, int64_
     longest = std::max(longest, length);
     end += length;
   }
-  if (end != rows) {
+  if (spare ? end > rows : end != rows) {
     refuse_argument(name, "expected " + std::to_string(rows) + " rows at the end, found " +
                               std::to_string(end));
   }

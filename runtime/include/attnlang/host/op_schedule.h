@@ -78,10 +78,17 @@ inline std::vector<int32_t> make_schedule(const Call& call, const std::vector<in
   return schedule;
 }
 
-// Gives a call the chunks of a schedule that was made for it.
-inline void follow_schedule(const Tensor& t, const char* name, const Call& call, Packed& packed) {
-  if (t.dtype != DType::i32 || t.rank != 1 || t.stride[0] != 1 || t.size[0] < kHeaderInts) {
+// Gives a call the chunks of a schedule that was made for it. One of a GPU's kernels stands in its
+// memory, for them to read.
+inline void follow_schedule(const Tensor& t, const char* name, const Call& call, Packed& packed,
+                            bool on_gpu) {
+  const int64_t least = on_gpu ? 0 : kHeaderInts;
+  if (t.dtype != DType::i32 || t.rank != 1 || t.stride[0] != 1 || t.size[0] < least) {
     refuse_argument(name, "expected what the schedule op returns");
+  }
+  if (on_gpu) {
+    packed.chunks = static_cast<const Chunk*>(t.data), packed.chunk_count = t.size[0];
+    return;
   }
   ScheduleHeader header;
   std::memcpy(&header, t.data, sizeof header);

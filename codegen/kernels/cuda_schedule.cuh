@@ -1,0 +1,216 @@
+// Schedules of packed calls: every block that runs at once gets the same number of key tiles, of
+// one item or of several in turn, whatever the requests' lengths are and the mask hides.
+//
+// Items lie one after another on a line, each as long as the key tiles that its rows visit and one
+// more, for its start; the line is cut into equal shares, one a block. An item that a cut goes
+// through is done in pieces, whose states meet in key order. No cut leaves a piece shorter than
+// kLeastPiece. Everything is counted on the GPU, where lengths lie: the host waits for nothing, and
+// a captured graph needs it for nothing. What one knows of a schedule on the host are bounds: no
+// block has more than two pieces of items that it shares with others.
+#pragma once
+
+#include <cstdint>
+
+#include "attnlang/device/launch.cuh"
+#include "attnlang/device/ptx.cuh"
+#include "attnlang/host/order.h"
+#include "attnlang/host/target.h"
+#include "kernels/cuda_items.cuh"
+#include "kernels/cuda_problem.cuh"
+
+namespace attnlang::cuda {
+
+constexpr int64_t kLeastPiece = 4;  // tiles that are worth a merge
+
+// The blocks that do pieces of an item: `count` of them from `block` on.
+struct Pieces {
+  int32_t block, count;
+};
+
+// The cuts: at the multiples of `share`, but for those that are near an item's begin or end, which
+// move there.
+struct Shares {
+  int64_t share;  // above kLeastPiece
+
+  ATTNLANG_HD Pieces pieces(int64_t begin, int64_t end) const {
+    const int64_t units = end - begin;
+    const int64_t near = units < 2 * kLeastPiece ? (units + 1) / 2 : kLeastPiece;
+    // The first cut that does not move to the begin, and the last that does not move to the end.
+    const int64_t first = (begin + near + share - 1) / share, last = (end - near) / share;
+    const bool whole = units < 2 * kLeastPiece || last < first;
+    return {.block = static_cast<int32_t>(first - 1),
+            .count = whole ? 1 : static_cast<int32_t>(last - first + 2)};
+  }
+  // The units of an item, from its begin on, that lie before a piece.
+  ATTNLANG_HD int64_t before(int64_t begin, const Pieces& pieces, int piece) const {
+    return piece == 0 ? 0 : (pieces.block + piece) * share - begin;
+  }
+};
+
+// The schedule of one launch, as int32 in the GPU's memory: what python reads of it, then `Shares`,
+// where each item begins, which item it is, the first item of each block, and costs.
+struct Schedule {
+  enum Entry {
+    kind,
+    chunks,
+    count,
+    workers,
+    slots,
+    largest,
+    tiles,
+    state_bytes,
+    size,
+    unused,
+    header
+  };
+  static constexpr int32_t kKind = 0x61747302;
+
+  int32_t* data;
+  int32_t items, blocks;  // items that there may be; blocks at once
+
+  static int64_t ints(int64_t items, int64_t blocks) {
+    return (header + 2 + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
+  }
+  ATTNLANG_HD Shares& shares() const { return *reinterpret_cast<Shares*>(data + header); }
+  ATTNLANG_HD int64_t* begins() const { return reinterpret_cast<int64_t*>(data + header + 2); }
+  ATTNLANG_HD int32_t* which() const { return data + header + 2 + 2 * (items + 1); }
+  ATTNLANG_HD int32_t* firsts() const { return which() + items; }
+  ATTNLANG_HD int32_t* costs() const { return firsts() + blocks; }
+};
+
+// The states of pieces: a block's of an item that it goes on with, and of one that it begins.
+struct PieceStates {
+  float *later, *first;
+  int32_t* done;  // of items, by the block that begins them
+
+  static int64_t bytes(int64_t blocks, int64_t floats) {
+    return blocks * (2 * floats * int64_t{sizeof(float)} + int64_t{sizeof(int32_t)});
+  }
+  static PieceStates at(void* memory, int64_t blocks, int64_t floats) {
+    auto* later = static_cast<float*>(memory);
+    float* first = later + blocks * floats;
+    return {.later = later,
+            .first = first,
+            .done = reinterpret_cast<int32_t*>(first + blocks * floats)};
+  }
+};
+
+// What block `block` does of an item that has `floats` of state in a piece.
+ATTNLANG_DEVICE Cut cut_of(const Schedule& schedule, const PieceStates& states, int block,
+                           int64_t begin, const Pieces& pieces, int64_t floats) {
+  const int piece = block - pieces.block;
+  if (pieces.count == 1) return Cut::whole();
+  const Shares& shares = schedule.shares();
+  const auto tile = [&](int at) {
+    return static_cast<int32_t>(greatest<int64_t>(shares.before(begin, pieces, at) - 1, 0));
+  };
+  return {.part = piece,
+          .count = pieces.count,
+          .begin = tile(piece),
+          .end = piece + 1 == pieces.count ? INT32_MAX : tile(piece + 1),
+          .done = states.done + pieces.block,
+          .first = states.first + pieces.block * floats,
+          .later = states.later + (pieces.block + 1) * floats};
+}
+
+constexpr int kDealThreads = 256;
+
+// A running sum over the threads of the block: of those before this one; `total` of all.
+ATTNLANG_DEVICE int64_t sum_before(int64_t own, int64_t* shared, int64_t& total) {
+  const int thread = static_cast<int>(threadIdx.x);
+  shared[thread] = own;
+  __syncthreads();
+  for (int step = 1; step < kDealThreads; step *= 2) {
+    const int64_t other = thread >= step ? shared[thread - step] : 0;
+    __syncthreads();
+    shared[thread] += other;
+    __syncthreads();
+  }
+  total = shared[kDealThreads - 1];
+  const int64_t before = shared[thread] - own;
+  __syncthreads();
+  return before;
+}
+
+struct DealWork {
+  Schedule schedule;  // with the costs of the items that there may be; 0: there is none
+  int64_t state_bytes;
+};
+
+// One block: from costs to a schedule.
+__global__ void __launch_bounds__(kDealThreads) deal_kernel(const __grid_constant__ DealWork work) {
+  auto* shared = dynamic_shared<int64_t>();
+  const Schedule& schedule = work.schedule;
+  const int32_t* costs = schedule.costs();
+  const int thread = static_cast<int>(threadIdx.x), items = schedule.items;
+  const int each = (items + kDealThreads - 1) / kDealThreads;
+  const int from = thread * each < items ? thread * each : items;
+  const int to = from + each < items ? from + each : items;
+  int64_t own = 0, live = 0;
+  for (int i = from; i < to; ++i) own += costs[i], live += costs[i] > 0;
+  int64_t units = 0, count = 0;
+  int64_t begin = sum_before(own, shared, units);
+  int64_t n = sum_before(live, shared, count);
+  int64_t* begins = schedule.begins();
+  for (int i = from; i < to; ++i) {
+    if (costs[i] == 0) continue;
+    begins[n] = begin, schedule.which()[n] = i;
+    begin += costs[i], ++n;
+  }
+  const int64_t mean = (units + schedule.blocks - 1) / schedule.blocks;
+  const Shares shares{.share = greatest<int64_t>(mean, kLeastPiece + 1)};
+  if (thread == 0) begins[count] = units, schedule.shares() = shares;
+  __threadfence();
+  __syncthreads();
+  // An item's last block goes on with the items after it; the blocks up to an item's last one that
+  // no item before has begin with it.
+  int64_t chunks = 0, slots = 0;
+  for (int64_t i = thread; i < count; i += kDealThreads) {
+    const auto last = [&](int64_t at) {
+      const Pieces pieces = shares.pieces(begins[at], begins[at + 1]);
+      return pieces.block + pieces.count - 1;
+    };
+    const Pieces pieces = shares.pieces(begins[i], begins[i + 1]);
+    chunks += pieces.count, slots += pieces.count > 1 ? pieces.count : 0;
+    for (int block = i == 0 ? 0 : last(i - 1) + 1; block <= last(i); ++block) {
+      schedule.firsts()[block] = static_cast<int32_t>(i);
+    }
+    if (i != count - 1) continue;
+    for (int block = last(i) + 1; block < schedule.blocks; ++block) {
+      schedule.firsts()[block] = static_cast<int32_t>(count);
+    }
+  }
+  for (int block = thread; count == 0 && block < schedule.blocks; block += kDealThreads) {
+    schedule.firsts()[block] = 0;
+  }
+  int64_t all_chunks = 0, all_slots = 0;
+  __threadfence();
+  sum_before(chunks, shared, all_chunks);
+  sum_before(slots, shared, all_slots);
+  const auto start = [&](int block) {
+    const int32_t item = block < schedule.blocks ? schedule.firsts()[block] : count;
+    const Pieces pieces = item < count ? shares.pieces(begins[item], begins[item + 1]) : Pieces{};
+    const int piece = item < count && pieces.block < block ? block - pieces.block : 0;
+    return begins[item] + (piece == 0 ? 0 : shares.before(begins[item], pieces, piece));
+  };
+  int64_t largest = 0;
+  for (int block = thread; block < schedule.blocks; block += kDealThreads) {
+    largest = greatest(largest, start(block + 1) - start(block));
+  }
+  shared[thread] = largest;
+  __syncthreads();
+  if (thread != 0) return;
+  for (int i = 1; i < kDealThreads; ++i) largest = greatest(largest, shared[i]);
+  int32_t* data = schedule.data;
+  data[Schedule::kind] = Schedule::kKind;
+  data[Schedule::chunks] = static_cast<int32_t>(all_chunks);
+  data[Schedule::count] = static_cast<int32_t>(count);
+  data[Schedule::workers] = schedule.blocks;
+  data[Schedule::slots] = static_cast<int32_t>(all_slots);
+  data[Schedule::largest] = static_cast<int32_t>(largest);
+  data[Schedule::tiles] = static_cast<int32_t>(units);
+  data[Schedule::size] = static_cast<int32_t>(Schedule::ints(items, schedule.blocks));
+  data[Schedule::state_bytes] = static_cast<int32_t>(work.state_bytes >> 8);
+}
+
+}  // namespace attnlang::cuda
