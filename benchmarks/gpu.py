@@ -1,6 +1,6 @@
 """How fast the CUDA kernels are, beside SDPA's flash and cuDNN backends and FlexAttention.
 
-    python benchmarks/gpu.py [full causal gallery decode] [--case 'causal/D128/*'] [--until 420]
+    python benchmarks/gpu.py [full causal gallery decode serving] [--case 'full/*'] [--until 420]
     python benchmarks/gpu.py --list | --show
 
 Each target has a file of its own, `results/gpu-TARGET.json`; what it already holds of this GPU and
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from gpu_cases import OURS, Case, Run, targets
+from gpu_serving_cases import serving
 from torch import Tensor
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,7 +40,7 @@ _TOLERANCE = 0.02  # of two kernels that round weights to bfloat16, relative to 
 def main() -> None:
     """Measure what is missing of some targets, and print their tables."""
     args = _arguments()
-    known = targets()
+    known = targets() | {"serving": dict(serving())}
     for name in args.target or known:
         if name not in known:
             sys.exit(f"no target `{name}`: there are {', '.join(known)}")
@@ -55,7 +56,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("target", nargs="*", help="full, causal, gallery, decode; all by default")
+    parser.add_argument("target", nargs="*", help="one of the above; all by default")
     parser.add_argument("--case", default="*", metavar="PATTERN")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, for each case")
     parser.add_argument("--until", type=float, default=420.0, help="start no case after SECONDS")

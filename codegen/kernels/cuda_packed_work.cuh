@@ -35,6 +35,7 @@ template <class Variant, class Element>
 struct RequestWork {
   Work<Variant, Element> work;
   typename Variant::Params params;
+  Cut cut;
 };
 template <class Kernel, class Variant, class Element>
 constexpr int kPackedSharedBytes =
@@ -43,15 +44,17 @@ constexpr int kPackedSharedBytes =
 // All threads of a block call it.
 template <class Kernel, class Variant, class Element>
 ATTNLANG_DEVICE void run_request(const Work<Variant, Element>& all, const RequestRows& rows,
-                                 const Item& item, const Cut* cut = nullptr) {
+                                 const Item& item, const Cut& cut) {
   auto& own = *reinterpret_cast<RequestWork<Variant, Element>*>(
       dynamic_shared<char>() + (Kernel::kSharedBytes + 15) / 16 * 16);
+  __syncthreads();  // what the item before had in shared memory is read
   if (threadIdx.x == 0) {
     own.work = of_request(all, rows);
     own.params = Variant::params(own.work.arguments);
+    own.cut = cut;
   }
   __syncthreads();
-  Kernel::run(own.work, own.params, item, cut);
+  Kernel::run(own.work, own.params, item, &own.cut);
 }
 
 // Tiles of query rows of one head; late tiles, which a causal mask lets see most, come first.
@@ -111,45 +114,41 @@ struct FewRows {
   }
 };
 
-// A block an item, or a part of one.
-template <class Kernel, class Items, class Variant, class Element>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
-    packed_kernel(const __grid_constant__ PackedWork<Variant, Element> work) {
-  RequestRows rows{};
-  Item item{};
-  if (!Items::find(work, static_cast<int>(blockIdx.x), rows, item)) return;
-  run_request<Kernel>(work.all, rows, item);
-}
-
 template <class Variant, class Element>
-struct ScheduledWork {
+struct PackedBlocks {
   PackedWork<Variant, Element> work;
-  Schedule schedule;
+  Schedule schedule;  // data null: a block does an item, or a part of one
   PieceStates states;
 };
 
-// Each block its share. A schedule made for other lengths touches no other memory than its own.
+// A schedule made for other lengths touches no other memory than its own.
 template <class Kernel, class Items, class Variant, class Element>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
-    scheduled_kernel(const __grid_constant__ ScheduledWork<Variant, Element> scheduled) {
-  const Schedule& schedule = scheduled.schedule;
+    packed_kernel(const __grid_constant__ PackedBlocks<Variant, Element> blocks) {
+  const Schedule& schedule = blocks.schedule;
   const int block = static_cast<int>(blockIdx.x);
-  const int count = least(schedule.data[Schedule::count], schedule.items);
-  const Shares shares = schedule.shares();
-  const int64_t* begins = schedule.begins();
-  for (int n = greatest(schedule.firsts()[block], 0); n < count; ++n) {
-    const int64_t begin = begins[n];
-    const Pieces pieces = shares.pieces(begin, begins[n + 1]);
-    if (pieces.block > block) break;
-    const int index = schedule.which()[n];
-    const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule.blocks &&
-                       block < pieces.block + pieces.count && 0 <= index && index < schedule.items;
+  const bool dealt = schedule.data != nullptr;
+  const int count = dealt ? least(schedule.data[Schedule::count], schedule.items) : 1;
+  for (int n = dealt ? greatest(schedule.firsts()[block], 0) : 0; n < count; ++n) {
+    int index = block;
+    Cut cut;
+    if (dealt) {
+      const int64_t begin = schedule.begins()[n];
+      const Pieces pieces = schedule.shares().pieces(begin, schedule.begins()[n + 1]);
+      if (pieces.block > block) break;
+      index = schedule.which()[n];
+      const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule.blocks &&
+                         block < pieces.block + pieces.count && 0 <= index &&
+                         index < schedule.items;
+      if (!known) continue;
+      cut = cut_of(schedule, blocks.states, block, begin, pieces, Kernel::kItemFloats);
+    } else {
+      cut = Cut::even(blocks.work.all.parts, Kernel::kItemFloats);
+    }
     RequestRows rows{};
     Item item{};
-    if (!known || !Items::find(scheduled.work, index, rows, item)) continue;
-    const Cut cut = cut_of(schedule, scheduled.states, block, begin, pieces, Kernel::kItemFloats);
-    __syncthreads();  // what the item before had in shared memory is read
-    run_request<Kernel>(scheduled.work.all, rows, item, &cut);
+    if (!Items::find(blocks.work, index, rows, item)) continue;
+    run_request<Kernel>(blocks.work.all, rows, item, cut);
   }
 }
 
@@ -185,8 +184,7 @@ struct PackedLaunch {
       if (wrong != nullptr) return wrong;
     }
     const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts.count));
-    return launch(packed_kernel<Kernel, Items, Variant, Element>, grid, Kernel::kThreads,
-                  kPackedSharedBytes<Kernel, Variant, Element>, stream, work);
+    return start(grid, stream, {.work = work, .schedule = {}, .states = {}});
   }
 
   // Of a schedule in memory, and of the states of what it cuts.
@@ -203,15 +201,13 @@ struct PackedLaunch {
   static const char* scheduled(const Work& work, int64_t items, int32_t* schedule, void* states,
                                void* stream) {
     if (items == 0) return nullptr;
-    const ScheduledWork<Variant, Element> all{
+    const PackedBlocks<Variant, Element> blocks{
         .work = work,
         .schedule = schedule_at(schedule, items),
         .states = PieceStates::at(states, kAtOnce, Kernel::kItemFloats)};
-    const char* wrong = fill_bytes(all.states.done, 0, kAtOnce * sizeof(int32_t), stream);
+    const char* wrong = fill_bytes(blocks.states.done, 0, kAtOnce * sizeof(int32_t), stream);
     if (wrong != nullptr) return wrong;
-    return launch(scheduled_kernel<Kernel, Items, Variant, Element>,
-                  dim3(static_cast<unsigned>(kAtOnce)), Kernel::kThreads,
-                  kPackedSharedBytes<Kernel, Variant, Element>, stream, all);
+    return start(dim3(static_cast<unsigned>(kAtOnce)), stream, blocks);
   }
 
   static const char* make_schedule(const Work& work, int64_t items, int32_t* schedule,
@@ -224,6 +220,13 @@ struct PackedLaunch {
     if (wrong != nullptr) return wrong;
     return launch(deal_kernel, dim3(1), kDealThreads, kDealThreads * sizeof(int64_t), stream,
                   DealWork{.schedule = made, .state_bytes = state_bytes(items)});
+  }
+
+ private:
+  static const char* start(const dim3& grid, void* stream,
+                           const PackedBlocks<Variant, Element>& blocks) {
+    return launch(packed_kernel<Kernel, Items, Variant, Element>, grid, Kernel::kThreads,
+                  kPackedSharedBytes<Kernel, Variant, Element>, stream, blocks);
   }
 };
 

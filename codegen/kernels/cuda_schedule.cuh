@@ -68,7 +68,7 @@ struct Schedule {
   int32_t* data;
   int32_t items, blocks;  // items that there may be; blocks at once
 
-  static int64_t ints(int64_t items, int64_t blocks) {
+  static ATTNLANG_HD int64_t ints(int64_t items, int64_t blocks) {
     return (header + 2 + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
   }
   ATTNLANG_HD Shares& shares() const { return *reinterpret_cast<Shares*>(data + header); }
