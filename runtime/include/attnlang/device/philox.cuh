@@ -11,7 +11,7 @@ namespace attnlang::cuda {
 // Word 0 of ten rounds.
 ATTNLANG_DEVICE uint32_t philox_word(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
                                      uint32_t k0, uint32_t k1) {
-#pragma unroll
+#pragma unroll 5
   for (int round = 0; round < 10; ++round) {
     const uint64_t first = uint64_t{c0} * 0xD2511F53u;
     const uint64_t second = uint64_t{c2} * 0xCD9E8D57u;
