@@ -1,6 +1,6 @@
 """How fast the CUDA kernels are, beside SDPA's flash and cuDNN backends and FlexAttention.
 
-    python benchmarks/gpu.py [full causal gallery decode serving] [--case 'full/*'] [--until 420]
+    python benchmarks/gpu.py [full causal backward gallery decode serving] [--case 'full/*']
     python benchmarks/gpu.py --list | --show
 
 Each target has a file of its own, `results/gpu-TARGET.json`; what it already holds of this GPU and
@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_backward_cases import backward
 from gpu_cases import OURS, Case, Run, targets
+from gpu_peers import read_peers
 from gpu_serving_cases import serving
 from torch import Tensor
 
@@ -40,7 +42,9 @@ _TOLERANCE = 0.02  # of two kernels that round weights to bfloat16, relative to 
 def main() -> None:
     """Measure what is missing of some targets, and print their tables."""
     args = _arguments()
-    known = targets() | {"serving": dict(serving())}
+    peers = read_peers(args.peers)
+    known = targets(peers)
+    known |= {"backward": dict(backward(peers)), "serving": dict(serving())}
     for name in args.target or known:
         if name not in known:
             sys.exit(f"no target `{name}`: there are {', '.join(known)}")
@@ -60,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--case", default="*", metavar="PATTERN")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, for each case")
     parser.add_argument("--until", type=float, default=420.0, help="start no case after SECONDS")
+    parser.add_argument("--peers", type=Path, metavar="FILE", help="of contenders from outside")
     parser.add_argument("--again", action="store_true", help="measure what the file has, too")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--show", action="store_true", help="print the files")
@@ -114,8 +119,8 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
             absent[name] = str(error).strip().partition("\n")[0][:200]
             continue
         if want is None:
-            want = got.float()
-        difference = ((got.float() - want).abs().max() / want.abs().max()).item()
+            want = _flat(got)
+        difference = ((_flat(got) - want).abs().max() / want.abs().max()).item()
         if not difference <= _TOLERANCE:
             absent[name] = f"differs by {difference:.3g} of the largest value"
             continue
@@ -143,6 +148,11 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
         },
         "absent": absent,
     }
+
+
+def _flat(results: Tensor | tuple[Tensor, ...]) -> Tensor:
+    each = (results,) if isinstance(results, Tensor) else results
+    return torch.cat([x.float().flatten() for x in each])
 
 
 def _read_work() -> Run:

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from cpu_cases import EXAMPLES, load_variant, make_call
 from gallery_calls import PARAMS
+from gpu_peers import Peers
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -27,10 +28,10 @@ import attnlang
 from attnlang.bench.flex_table import FlexForm, flex_form
 from attnlang.invent.shape import Shape
 
-Run = Callable[[], Tensor]
+Run = Callable[[], Tensor | tuple[Tensor, ...]]
 OURS = "attnlang"
 
-_TOKENS, _HEADS = 16384, 16
+TOKENS, _HEADS = 16384, 16
 _LENGTHS, _DIMS = (2048, 8192, 16384), (64, 128, 256)
 _GALLERY: Mapping[str, Mapping[str, object]] = {
     "sliding_window": {"window_size": 1024},
@@ -60,34 +61,37 @@ class Case:
 Lazy = Callable[[], Case]
 
 
-def targets() -> dict[str, dict[str, Lazy]]:
+def targets(peers: Peers) -> dict[str, dict[str, Lazy]]:
     """Return every target's cases by name; making one draws its inputs on the GPU."""
     return {
-        "full": dict(_forward("full")),
-        "causal": dict(_forward("causal")),
+        "full": dict(_forward("full", peers)),
+        "causal": dict(_forward("causal", peers)),
         "gallery": dict(_gallery()),
         "decode": dict(_decode()),
     }
 
 
-def _draw(*shape: int) -> Tensor:
+def draw(*shape: int) -> Tensor:
+    """Return random bfloat16 on the GPU."""
     return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
 
-def _forward(name: str) -> Iterator[tuple[str, Lazy]]:
+def _forward(name: str, peers: Peers) -> Iterator[tuple[str, Lazy]]:
     for dim in _DIMS:
         for length in _LENGTHS:
-            yield f"{name}/D{dim}/{length}", partial(_forward_case, name, dim, length)
+            yield f"{name}/D{dim}/{length}", partial(_forward_case, name, dim, length, peers)
 
 
-def _forward_case(name: str, dim: int, length: int) -> Case:
-    batch = _TOKENS // length
-    q, k, v = (_draw(batch, _HEADS, length, dim) for _ in range(3))
+def _forward_case(name: str, dim: int, length: int, peers: Peers) -> Case:
+    batch = TOKENS // length
+    q, k, v = (draw(batch, _HEADS, length, dim) for _ in range(3))
     causal = name == "causal"
     pairs = batch * _HEADS * length * length * (0.5 if causal else 1.0)
     case = Case(4 * dim * pairs, "TFLOP/s")
     case.contenders[OURS] = partial(_ours, name, q, k, v, {})
     case.contenders.update(_sdpa(q, k, v, causal))
+    for peer, make in peers.forward.items():
+        case.contenders[peer] = partial(make, q, k, v, causal)
     mask = (lambda b, h, i, j: j <= i) if causal else None
     case.contenders["flex"] = partial(_flex, FlexForm(mask=mask), q, k, v)
     return case
@@ -133,7 +137,7 @@ def _gallery() -> Iterator[tuple[str, Lazy]]:
 
 
 def _gallery_case(name: str, given: Mapping[str, object], dim: int) -> Case:
-    length = _TOKENS // 2
+    length = TOKENS // 2
     params = dict(given)
     if name == "document":
         params["doc"] = PARAMS["document"](length, torch.Generator().manual_seed(1))["doc"]
@@ -163,8 +167,8 @@ def _decode() -> Iterator[tuple[str, Lazy]]:
 
 def _decode_case(name: str, params: Mapping[str, object], batch: int, length: int) -> Case:
     heads, kv_heads, dim = 32, 8, 128
-    q = _draw(batch, heads, 1, dim)
-    k, v = (_draw(batch, kv_heads, length, dim) for _ in range(2))
+    q = draw(batch, heads, 1, dim)
+    k, v = (draw(batch, kv_heads, length, dim) for _ in range(2))
     case = Case(2.0 * k.numel() * k.element_size(), "GB/s")
     case.contenders[OURS] = partial(_ours, name, q, k, v, params)
     if name == "soft_cap":
