@@ -115,6 +115,7 @@ class FunctorContext:
     head_column_mask: str
     scaled: str  # softmax's argument is a multiple of the dot product: `scale` is there
     capped: str  # the score is made of a tanh that is cheap where the dot product is small
+    soft_cap: str  # the score is that tanh times a number: `cap_height`, `cap_slope`
     skeleton: str  # of a GPU's kernel, as the next
     tiles: tuple[tuple[str, int], ...]
     product_dim: int  # of q' and k'
@@ -186,6 +187,7 @@ class Functor:
             head_column_mask=_bool(self._columns_know_heads()),
             scaled=_bool(self._scale() is not None),
             capped=_bool(self._cap() is not None),
+            soft_cap=_bool(self._cap_height() is not None),
             skeleton="" if self.plan.tiles is None else self.plan.tiles.skeleton,
             tiles=() if self.plan.tiles is None else self.plan.tiles.constants,
             product_dim=self.plan.widths.product,
@@ -279,6 +281,15 @@ class Functor:
                 return (c, by) if variability(by) <= {"b", "h"} else None
         return None
 
+    def _cap_height(self) -> Expr | None:
+        """Return what softmax's argument multiplies that tanh by, where there is no more to it."""
+        cap, exponent = self._cap(), self.plan.lowered.exponent
+        match exponent:
+            case Binary(BinaryOp.MUL, left, right) if cap is not None and cap[0] in (left, right):
+                height = right if cap[0] == left else left
+                return height if variability(height) <= {"b", "h"} else None
+        return None
+
     def _capped(self, tanh: Call, by: Expr) -> Iterable[FunctionText]:
         """Yield the score where |dot| is at most `small_dot`, so that a polynomial will do."""
         exponent = self.plan.lowered.exponent
@@ -293,6 +304,12 @@ class Functor:
         yield FunctionText(
             "How small that is.", "F", "small_dot(const Request& r)", limit, spec_line(by)
         )
+        height = self._cap_height()
+        if height is not None:
+            for name, part in (("cap_height", height), ("cap_slope", by)):
+                comment = f"The score is cap_height * tanh(cap_slope * dot): the {name[4:]}."
+                signature = f"{name}(const Request& r)"
+                yield self._function(comment, "F", signature, Level.REQUEST, part)
 
     def _has_factor(self) -> bool:
         """Whether something multiplies the softmax's weights."""

@@ -42,17 +42,18 @@ class Consumer {
 
   ATTNLANG_DEVICE void run() {
     if (group_ == L::kConsumers - 1) pass_turn();
-    while (true) {
-      const Message first = next_message();
-      if (first.item.b < 0) break;
-      attend(first);
-    }
+    Scores s;
+    Message message = next_message();
+    start(message, s);
+    while (!message.end()) message = attend(message, s);
+    wgmma_wait<0>();
+    fence_registers(s);
     if (group_ == 0) await_turn();
   }
 
  private:
   using Rows = ThreadRows<Variant, false>;
-  using Weights = Softmax<Variant, L::kKeyTile>;
+  using Weights = Softmax<Variant, L::kKeyTile, L::kPartColumns>;
   using Scores = float[L::kKeyTile / 2];
   using Sums = float[L::kPartColumns / 2];
   // An out expression's rows pass through the room of the queries, of an item without keys too.
@@ -61,59 +62,49 @@ class Consumer {
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
-  // One item, from its first message on.
-  ATTNLANG_DEVICE void attend(Message message) {
-    const Item item = message.item;
+  // Starts an item's first product. Of an item without tiles, or of none, it reads what happens to
+  // lie there, and nobody looks at the result: products in flight at every branch are the same.
+  ATTNLANG_DEVICE void start(const Message& message, Scores& s) {
+    if (!message.end() && (kNeedsQueries || !message.empty())) {
+      mbarrier_wait(&layout_.control().q_full, q_round_);
+      q_round_ ^= 1;
+    }
+    await_turn();
+    issue_scores(s);
+    pass_turn();
+  }
+
+  // One item, whose first product is under way. Starts the next one's beside writing this one's
+  // rows, and returns its first message.
+  ATTNLANG_DEVICE Message attend(Message message, Scores& s) {
+    const Item item = uniform(message.item);
     const int q0 = item.q0 + rows_ * kConsumerRows + warp_ * 16;
     Weights weights;
     RowState plain[2];  // without a softmax
     Sums o = {};
-    if (kNeedsQueries || !message.empty()) {
-      mbarrier_wait(&layout_.control().q_full, q_round_);
-      q_round_ ^= 1;
-    }
     if (message.empty()) {
+      wgmma_wait<0>();
+      fence_registers(s);
       release(&layout_.control().k_empty[keys_.stage]);
       keys_.advance();
       if constexpr (L::kShared) values_.advance();
     } else {
-      Scores s;
-      await_turn();
-      issue_scores(s);
-      pass_turn();
-      // Beside the item's first product.
       const int kv_len = problem_.kv_len(item.b);
       const Rows rows = thread_rows(item, q0);
       weights.start(rows.requests[0]);
+      uint32_t p[L::kKeyTile / 16][4];
       wgmma_wait<0>();
       fence_registers(s);
-      release_keys(message.last());
-      bool multiplying = false;  // the second product of the tile before
-      uint32_t p[L::kKeyTile / 16][4];
-      while (true) {
-        float rescale[2];
-        const bool masked = message.masked() || weights.needs_sign();
-        if (masked) weigh<true>(rows, message.k0, kv_len, weights, plain, s, rescale);
-        else weigh<false>(rows, message.k0, kv_len, weights, plain, s, rescale);
-        wgmma_wait<0>();
-        fence_registers(o);
-        if (multiplying) release_values();
-        multiplying = true;
-        if constexpr (Variant::kSoftmax) {
-          scale_row(0, rescale[0], o);
-          scale_row(1, rescale[1], o);
-        }
-        pack_weights<Element, L::kKeyTile>(s, p);
-        if (message.last()) break;
+      release_keys(message.last(), 0.0f);
+      // As if masked, whether it is or not: one copy of the code less.
+      float rescale[2] = {};
+      weigh<true>(rows, message.k0, kv_len, weights, plain, s, rescale, [](float) {});
+      pack_weights<Element, L::kKeyTile>(s, p);
+      while (!message.last()) {
         message = next_message();
-        await_turn();
-        issue_scores(s);
-        await_values();
-        issue_sums(p, o);
-        pass_turn();
-        wgmma_wait<1>();
-        fence_registers(s);
-        release_keys(message.last());
+        const bool masked = message.masked() || weights.needs_sign();
+        if (masked) step<true>(message, rows, kv_len, weights, plain, s, p, o);
+        else step<false>(message, rows, kv_len, weights, plain, s, p, o);
       }
       await_values();
       issue_sums(p, o);
@@ -121,7 +112,42 @@ class Consumer {
       fence_registers(o);
       release_values();
     }
-    finish(item, q0, weights, plain, o);
+    if constexpr (kNeedsQueries) {
+      finish(item, q0, weights, plain, o);
+      message = next_message();
+      start(message, s);
+    } else {
+      message = next_message();
+      start(message, s);
+      finish(item, q0, weights, plain, o);
+    }
+    return message;
+  }
+
+  // A tile's scores and, beside them and its weights, the sums of the tile before.
+  template <bool kMasked>
+  ATTNLANG_DEVICE void step(const Message& message, const Rows& rows, int kv_len, Weights& weights,
+                            RowState (&plain)[2], Scores& s, uint32_t (&p)[L::kKeyTile / 16][4],
+                            Sums& o) {
+    await_turn();
+    issue_scores(s);
+    await_values();
+    issue_sums(p, o);
+    pass_turn();
+    wgmma_wait<1>();
+    fence_registers(s);
+    float rescale[2] = {};
+    weigh<kMasked>(rows, message.k0, kv_len, weights, plain, s, rescale, [&](float weight) {
+      release_keys(message.last(), weight);
+      wgmma_wait<0>();
+      fence_registers(o);
+      release_values();
+      if constexpr (Variant::kSoftmax) {
+        scale_row(0, rescale[0], o);
+        scale_row(1, rescale[1], o);
+      }
+    });
+    pack_weights<Element, L::kKeyTile>(s, p);
   }
 
   ATTNLANG_DEVICE Rows thread_rows(const Item& item, int q0) const {
@@ -131,16 +157,18 @@ class Consumer {
             .rows = {Variant::row(request, row), Variant::row(request, row + 8)}};
   }
 
-  template <bool kMasked>
+  template <bool kMasked, class Beside>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int kv_len, Weights& weights,
-                             RowState (&plain)[2], Scores& s, float (&rescale)[2]) const {
+                             RowState (&plain)[2], Scores& s, float (&rescale)[2],
+                             const Beside& beside) const {
     const int first = k0 + 2 * (lane_ % 4);
     if constexpr (Variant::kSoftmax) {
-      weights.template weigh<kMasked>(rows, first, kv_len, s, rescale);
+      weights.template weigh<kMasked>(rows, first, kv_len, s, rescale, beside);
     } else {
       const auto column_of = [first](int n, int c) { return first + 8 * n + c; };
       weigh_fragment<Variant, kMasked>(rows, column_of, kv_len, problem_.max.data != nullptr, s,
                                        plain);
+      beside(0.0f);
     }
   }
 
@@ -155,8 +183,8 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < L::kD / 16; ++i) {
       const int panel = i / 4, step = i % 4 * kStep;
-      wgmma_ss<Element, L::kKeyTile, false>(s, q + ((panel * L::kQueryPanel + step) >> 4),
-                                            k + ((panel * L::kKeyPanel + step) >> 4), i != 0);
+      wgmma_ss<Element, L::kKeyTile, false>(s, moved(q, panel * L::kQueryPanel + step),
+                                            moved(k, panel * L::kKeyPanel + step), i != 0);
     }
     wgmma_commit();
   }
@@ -170,7 +198,7 @@ class Consumer {
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < L::kKeyTile / 16; ++i) {
-      wgmma_rs<Element, L::kPartColumns, true>(o, p[i], v + ((i * 16 * kPanelRowBytes) >> 4), true);
+      wgmma_rs<Element, L::kPartColumns, true>(o, p[i], moved(v, i * 16 * kPanelRowBytes), true);
     }
     wgmma_commit();
   }
@@ -206,10 +234,20 @@ class Consumer {
     }
   }
 
+  // What it says of the tile is the same in all lanes, and the compiler is to know: branches that
+  // depend on it stay whole, and places in the rings lie in uniform registers.
   ATTNLANG_DEVICE Message next_message() const {
     auto& control = layout_.control();
     mbarrier_wait(&control.k_full[keys_.stage], keys_.full());
-    return control.message[keys_.stage];
+    Message message = control.message[keys_.stage];
+    message.k0 = __shfl_sync(~0u, message.k0, 0);
+    message.flags = __shfl_sync(~0u, message.flags, 0);
+    return message;
+  }
+  static ATTNLANG_DEVICE Item uniform(const Item& item) {
+    return {.b = __shfl_sync(~0u, item.b, 0),
+            .h = __shfl_sync(~0u, item.h, 0),
+            .q0 = __shfl_sync(~0u, item.q0, 0)};
   }
   ATTNLANG_DEVICE void await_values() const {
     if constexpr (L::kShared) return;
@@ -221,13 +259,21 @@ class Consumer {
     __syncwarp();
     if (lane_ == 0) mbarrier_arrive(barrier);
   }
-  ATTNLANG_DEVICE void release_keys(bool last) {
+  // `weight`, which has no sign, is known before. The assembler keeps arrivals and waits in order;
+  // without it both would go before the exponentials, and these would wait for the sums.
+  ATTNLANG_DEVICE void release_keys(bool last, float weight) {
     auto& control = layout_.control();
-    if constexpr (!L::kShared) release(&control.k_empty[keys_.stage]);
-    keys_.advance();
-    if constexpr (!kNeedsQueries) {
-      if (last) release(&control.q_empty);
+    __syncwarp();
+    const auto late = [&](uint64_t& barrier) {
+      return reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(&barrier) + zero_after(weight));
+    };
+    if constexpr (!L::kShared) {
+      if (lane_ == 0) mbarrier_arrive(late(control.k_empty[keys_.stage]));
     }
+    if constexpr (!kNeedsQueries) {
+      if (lane_ == 0 && last) mbarrier_arrive(late(control.q_empty));
+    }
+    keys_.advance();
   }
   ATTNLANG_DEVICE void release_values() {
     auto& control = layout_.control();

@@ -42,13 +42,15 @@ struct alignas(16) Message {
   static constexpr int kMasked = 1;  // elements ask the mask and the end of the keys
   static constexpr int kLast = 2;    // of its item
   static constexpr int kEmpty = 4;   // the item has no tile; neither has the stage
+  static constexpr int kEnd = 8;     // there are no more items; empty too
 
   int32_t k0, flags;
-  Item item;  // b < 0: there are no more
+  Item item;
 
   ATTNLANG_DEVICE bool masked() const { return (flags & kMasked) != 0; }
   ATTNLANG_DEVICE bool last() const { return (flags & kLast) != 0; }
   ATTNLANG_DEVICE bool empty() const { return (flags & kEmpty) != 0; }
+  ATTNLANG_DEVICE bool end() const { return (flags & kEnd) != 0; }
 };
 
 // Barriers of the rings: `full`, what is in a stage may be read; `empty`, all readers are done.

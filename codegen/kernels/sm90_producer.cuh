@@ -121,7 +121,8 @@ ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
     const bool first = batch.first != 0, last = batch.last != 0;
     if (count == 0) {
       if (Variant::kOut && item.b >= 0) loader.queries(item);
-      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty, .item = item});
+      const int end = item.b < 0 ? Message::kEnd : 0;
+      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty | end, .item = item});
       keys.advance();
       if (item.b < 0) break;
     } else {

@@ -6,8 +6,13 @@
 // the score is made twice rather than kept beside it: registers are what a tile is limited by.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "attnlang/device/ptx.cuh"
+#include "attnlang/device/scalar.cuh"
 #include "attnlang/device/softmax.cuh"
+#include "attnlang/device/wgmma.cuh"
 #include "attnlang/host/target.h"
 #include "kernels/cuda_scores.cuh"
 
@@ -27,13 +32,30 @@ constexpr bool kCappedScore = [] {
   else return false;
 }();
 
-template <class Variant, int kKeyTile>
+// The score is a multiple of the tanh of a multiple of the dot: `cap_height`, `cap_slope`.
+template <class V>
+constexpr bool kSoftCap = [] {
+  if constexpr (requires { V::kSoftCap; }) return V::kSoftCap && !V::kFactor;
+  else return false;
+}();
+
+// 0, known once `weight` is: an exponential is not negative. What is made from it comes after that
+// exponential, wherever else the assembler would have put it.
+ATTNLANG_DEVICE int zero_after(float weight) {
+  return static_cast<int>(static_cast<uint32_t>(__float_as_int(fmaxf(weight, 0.0f))) >> 31);
+}
+
+// kSumColumns: of the accumulator.
+template <class Variant, int kKeyTile, int kSumColumns>
 class Softmax {
  public:
   using Request = typename Variant::Request;
   using Rows = ThreadRows<Variant, false>;
   static constexpr bool kScaled = kScaledScore<Variant>;
   static constexpr int kValues = kKeyTile / 2;
+  // The wider the sums, the longer their product runs: so many of the second row's blocks of 8
+  // columns become weights before it is waited for.
+  static constexpr int kFirst = std::min(kSumColumns / 64 - 1, 2) * (kValues / 4) / 4;
 
   ATTNLANG_DEVICE void start(const Request& request) {
     if constexpr (kScaled) {
@@ -41,6 +63,9 @@ class Softmax {
       sign_ = scale < 0.0f ? -1.0f : 1.0f;
       // A masked element is -inf times the scale: that may be tiny but not 0.
       scale_ = fmaxf(fabsf(scale), 0x1p-126f);
+    }
+    if constexpr (kSoftCap<Variant>) {
+      cap_ = SmallTanh::of(Variant::cap_height(request), Variant::cap_slope(request));
     }
   }
 
@@ -53,63 +78,132 @@ class Softmax {
   ATTNLANG_DEVICE bool needs_sign() const { return kScaled && sign_ < 0.0f; }
 
   // A tile's dots to weights, `k0` the thread's first column; `rescale`: what earlier sums are
-  // multiplied by.
-  template <bool kMasked>
+  // multiplied by. `beside(weight)` is called when most of the work is under way, with a late
+  // exponential, and `rescale` is known: it is time to see to the sums.
+  template <bool kMasked, class Beside>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
-                             float (&rescale)[2]) {
-    if constexpr (kCappedScore<Variant> && !kMasked) {
-      float most = 0.0f;
+                             float (&rescale)[2], const Beside& beside) {
+    if constexpr (kCappedScore<Variant> && (!kMasked || kSoftCap<Variant>)) {
+      float most[2] = {};
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) most = fmaxf(most, fabsf(s[i]));
-      if (__all_sync(~0u, most <= Variant::small_dot(rows.requests[0]))) {
-        weigh_as<false, true>(rows, k0, end, s, rescale);
+      for (int i = 0; i < kValues; ++i) most[i % 2] = fmaxf(most[i % 2], fabsf(s[i]));
+      // Of a soft cap's dots the largest has the largest score.
+      const bool rises = !kSoftCap<Variant> || cap_.c0 >= 0.0f;
+      const bool small = fmaxf(most[0], most[1]) <= Variant::small_dot(rows.requests[0]);
+      if (__all_sync(~0u, rises && small)) {
+        weigh_as<kMasked, true>(rows, k0, end, s, rescale, beside);
         return;
       }
     }
-    weigh_as<kMasked, false>(rows, k0, end, s, rescale);
+    weigh_as<kMasked, false>(rows, k0, end, s, rescale, beside);
   }
 
  private:
   // kSmall: all dots are small enough for a cheaper score.
-  template <bool kMasked, bool kSmall>
+  template <bool kMasked, bool kSmall, class Beside>
   ATTNLANG_DEVICE void weigh_as(const Rows& rows, int k0, int end, float (&s)[kValues],
-                                float (&rescale)[2]) {
-    float top[2] = {top_[0], top_[1]};
+                                float (&rescale)[2], const Beside& beside) {
+    if constexpr (Variant::kFactor) {
+      weigh_with_factors<kMasked, kSmall>(rows, k0, end, s, rescale);
+      beside(0.0f);
+    } else {
+      constexpr bool kDots = kScaled || (kSmall && kSoftCap<Variant>);  // `s` need not be scores
+      if constexpr (!kDots || kMasked) {
+        for_each(
+            rows, k0,
+            [&](int at, int, int kv_col, const auto& request, const auto& row, const auto& column) {
+              s[at] =
+                  this->template score<kMasked, kSmall>(request, row, column, kv_col, end, s[at]);
+            });
+      }
+      // A row after the other: the second one's maximum is found beside the first one's
+      // exponentials.
+      constexpr int kBlocks = kValues / 4;
+      const float base = raise(0, row_top<kSmall>(0, -kInfinity, s), rescale[0]);
+      exponentiate<kMasked, kSmall>(0, 0, kBlocks, base, s);
+      const int least = __float_as_int(-kInfinity) - zero_after(s[0]);
+      const float other = raise(1, row_top<kSmall>(1, __int_as_float(least), s), rescale[1]);
+      exponentiate<kMasked, kSmall>(1, 0, kFirst, other, s);
+      beside(sum_[0] + sum_[1]);
+      exponentiate<kMasked, kSmall>(1, kFirst, kBlocks, other, s);
+    }
+  }
+
+  // The largest of a row's scores (dots, where the score is scaled), of the thread's columns.
+  // `least`: -inf.
+  template <bool kSmall>
+  ATTNLANG_DEVICE float row_top(int i, float least, const float (&s)[kValues]) const {
+    float top[2] = {least, least};  // of halves: two short chains
+#pragma unroll
+    for (int n = 0; n < kValues / 4; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) top[c] = fmaxf(top[c], s[fragment_index(n, i, c)]);
+    }
+    const float most = fmaxf(top[0], top[1]);
+    if constexpr (kSmall && kSoftCap<Variant>) {
+      return most == -kInfinity ? most : most * cap_.over(most);
+    }
+    return most;
+  }
+
+  // A row's maximum rises to the quad's largest `top`. Returns what weights are relative to.
+  ATTNLANG_DEVICE float raise(int i, float top, float& rescale) {
+    top = quad_max(fmaxf(top_[i], top));  // NaN reaches its row through the weight
+    const float base = finite_reference(scaled(top));
+    rescale = relative(top_[i], base);
+    top_[i] = top;
+    sum_[i] *= rescale;
+    weighted_[i] *= rescale;
+    return base;
+  }
+
+  // Scores (or dots) of a row, of the blocks first ... last - 1 of 8 columns, to weights.
+  template <bool kMasked, bool kSmall>
+  ATTNLANG_DEVICE void exponentiate(int i, int first, int last, float base, float (&s)[kValues]) {
+#pragma unroll
+    for (int n = first; n < last; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& weight = s[fragment_index(n, i, c)];
+        if constexpr (kSmall && kSoftCap<Variant>) {
+          const float dot = weight;
+          weight = exp2_approx(fmaf(dot, cap_.over(dot), -base));
+          if (kMasked && dot == -kInfinity) weight = 0.0f;
+        } else {
+          weight = relative(weight, base);
+        }
+        sum_[i] += weight;
+      }
+    }
+  }
+
+  template <bool kMasked, bool kSmall>
+  ATTNLANG_DEVICE void weigh_with_factors(const Rows& rows, int k0, int end, float (&s)[kValues],
+                                          float (&rescale)[2]) {
+    float top[2] = {-kInfinity, -kInfinity};
     for_each(
         rows, k0,
         [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
-          const float score =
-              this->template score<kMasked, kSmall>(request, row, column, kv_col, end, s[at]);
-          top[i] = fmaxf(top[i], score);  // NaN reaches its row through the weight
-          if constexpr (!Variant::kFactor) s[at] = score;
+          top[i] = fmaxf(top[i], this->template score<kMasked, kSmall>(request, row, column, kv_col,
+                                                                       end, s[at]));
         });
     float base[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      top[i] = quad_max(top[i]);
-      base[i] = finite_reference(scaled(top[i]));
-      rescale[i] = relative(top_[i], base[i]);
-      top_[i] = top[i];
-      sum_[i] *= rescale[i];
-      weighted_[i] *= rescale[i];
+      base[i] = raise(i, top[i], rescale[i]);
     }
     for_each(
         rows, k0,
         [&](int at, int i, int kv_col, const auto& request, const auto& row, const auto& column) {
-          if constexpr (!Variant::kFactor) {
-            s[at] = relative(s[at], base[i]);
-            sum_[i] += s[at];
-          } else {
-            const float dot = s[at];
-            const float score =
-                this->template score<kMasked, kSmall>(request, row, column, kv_col, end, dot);
-            const float weight = relative(score, base[i]);
-            sum_[i] += weight;
-            // 0 beside a weight of 0, whatever the factor is there.
-            const float factor = Variant::factor(request, row, column, dot);
-            s[at] = score == -kInfinity ? 0.0f : weight * factor;
-            if constexpr (kWeighted<Variant>) weighted_[i] += s[at];
-          }
+          const float dot = s[at];
+          const float score =
+              this->template score<kMasked, kSmall>(request, row, column, kv_col, end, dot);
+          const float weight = relative(score, base[i]);
+          sum_[i] += weight;
+          // 0 beside a weight of 0, whatever the factor is there.
+          const float factor = Variant::factor(request, row, column, dot);
+          s[at] = score == -kInfinity ? 0.0f : weight * factor;
+          if constexpr (kWeighted<Variant>) weighted_[i] += s[at];
         });
   }
 
@@ -133,7 +227,8 @@ class Softmax {
   ATTNLANG_DEVICE float score(const Request& request, const Row& row, const Column& column,
                               int kv_col, int end, float dot) const {
     float score = dot;
-    if constexpr (kSmall) score = Variant::score_small(request, row, column, dot);
+    if constexpr (kSmall && kSoftCap<Variant>) score = dot;  // it is made with the weight
+    else if constexpr (kSmall) score = Variant::score_small(request, row, column, dot);
     else if constexpr (!kScaled) score = Variant::score(request, row, column, dot);
     else if constexpr (kMasked) score = dot * sign_;
     return is_kept<Variant, kMasked>(request, row, column, kv_col, end, dot) ? score : -kInfinity;
@@ -148,6 +243,7 @@ class Softmax {
   float top_[2] = {-kInfinity, -kInfinity};  // of raw dots where the score is scaled
   float sum_[2] = {}, weighted_[2] = {};
   float scale_ = 1.0f, sign_ = 1.0f;
+  SmallTanh cap_;
 };
 
 // Weights as the left operand of the second product.

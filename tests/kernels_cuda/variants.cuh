@@ -146,7 +146,9 @@ struct Padded : Plain {
 
 // Soft cap under a causal mask: real * tanh(s / real).
 struct SoftCap : Causal {
-  static constexpr bool kCapped = true;
+  static constexpr bool kCapped = true, kSoftCap = true;
+  ATTNLANG_DEVICE static float cap_height(const Request& r) { return r.p.real * kLog2; }
+  ATTNLANG_DEVICE static float cap_slope(const Request& r) { return r.p.scale / r.p.real; }
   ATTNLANG_DEVICE static float score(const Request& r, const Row&, const Column&, float dot) {
     return r.p.real * kLog2 * tanh(dot * (r.p.scale / r.p.real));
   }

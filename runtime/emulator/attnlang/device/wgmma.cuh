@@ -12,6 +12,11 @@ inline uint64_t matrix_descriptor(const void* shared, int leading_bytes, int str
          uint64_t((shared_address(shared) & 0x3ffff) >> 4);
 }
 
+inline uint64_t moved(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
+  return (descriptor >> 32 << 32) | low;
+}
+
 inline void wgmma_fence() { emulator::cta().thread().products.fenced = true; }
 inline void wgmma_commit() { emulator::commit_products(); }
 template <int kPending>

@@ -153,10 +153,20 @@ ATTNLANG_DEVICE float tanh(float x) {
 }
 // Within 3e-6 of itself up to kSmallTanh, on the units of multiplication alone.
 constexpr float kSmallTanh = 0.6f;
-ATTNLANG_DEVICE float tanh_small(float x) {
-  const float u = x * x;
-  return x * fmaf(fmaf(fmaf(-0.04092932f, u, 0.13057851f), u, -0.33314039f), u, 0.99999785f);
-}
+struct SmallTanh {  // height * tanh(slope * x): x times a polynomial of its square
+  float c0 = 0.99999785f, c1 = -0.33314039f, c2 = 0.13057851f, c3 = -0.04092932f;
+
+  ATTNLANG_DEVICE static SmallTanh of(float height, float slope) {
+    const SmallTanh one;
+    const float c = height * slope, u = slope * slope;
+    return {one.c0 * c, one.c1 * (c * u), one.c2 * (c * u * u), one.c3 * (c * u * u * u)};
+  }
+  ATTNLANG_DEVICE float over(float x) const {  // the value divided by x
+    const float u = x * x;
+    return fmaf(fmaf(fmaf(c3, u, c2), u, c1), u, c0);
+  }
+};
+ATTNLANG_DEVICE float tanh_small(float x) { return x * SmallTanh{}.over(x); }
 ATTNLANG_DEVICE float sigmoid(float x) {
   return reciprocal_approx(1.0f + exp2_approx(x * -detail::kLog2OfE));
 }

@@ -24,6 +24,12 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, int le
          uint64_t((shared_address(shared) & 0x3ffff) >> 4);
 }
 
+// The same operand, `bytes` further on: a descriptor's high word stays.
+__device__ __forceinline__ uint64_t moved(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
+  return (descriptor >> 32 << 32) | low;
+}
+
 // Before the first product of a batch: orders register accesses before it. All warps of the group.
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
