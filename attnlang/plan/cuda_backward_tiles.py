@@ -116,7 +116,7 @@ def choose_backward_tiles(target: Target, widths: Widths, *, reads: bool = False
     if target is not Target.SM90 or reads or widest > _HOPPER_WIDEST:
         return BackwardTiles(keys, queries)
     if widest <= PANEL:
-        return BackwardTiles(keys, queries, HopperBlock(128, 64, 4), HopperBlock(128, 128, 3))
+        return BackwardTiles(keys, queries, HopperBlock(128, 64, 3), HopperBlock(128, 96, 4))
     return BackwardTiles(keys, queries, HopperBlock(128, 64, 3), HopperBlock(128, 96, 3))
 
 

@@ -24,22 +24,51 @@ ATTNLANG_DEVICE int anchor_of(int q_row, int queries) {
   return middle < queries ? middle : queries - 1;
 }
 
-// A float of each entry of [batch, heads, rows] vectors, in either of two dtypes.
+// Entries that one access moves.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Several {
+  T entries[kCount];
+};
+
+// Floats of [batch, heads, rows] vectors, in either of two dtypes.
 struct FloatRows {
+  static constexpr int kMost = 4;
+
   const void* data;
   DType dtype;
   int64_t stride[4];
+  bool several;  // kMost entries may be read at once
 
   static FloatRows of(const Tensor& t) {
-    FloatRows rows{.data = t.data, .dtype = t.dtype, .stride = {}};
-    for (int i = 0; i < 4; ++i) rows.stride[i] = t.stride[i];
+    FloatRows rows{.data = t.data, .dtype = t.dtype, .stride = {}, .several = t.stride[3] == 1};
+    const int bytes = t.dtype == DType::f32 ? 4 : 2;
+    rows.several = rows.several && reinterpret_cast<uintptr_t>(t.data) % (kMost * bytes) == 0;
+    for (int i = 0; i < 4; ++i) {
+      rows.stride[i] = t.stride[i];
+      if (i < 3 && t.size[i] > 1) rows.several = rows.several && t.stride[i] % kMost == 0;
+    }
     return rows;
   }
-  template <class Element>
-  ATTNLANG_DEVICE float at(int64_t b, int64_t h, int64_t i, int64_t e) const {
-    const int64_t offset = b * stride[0] + h * stride[1] + i * stride[2] + e * stride[3];
-    if (dtype == DType::f32) return static_cast<const float*>(data)[offset];
-    return to_float32(static_cast<const Element*>(data)[offset]);
+  // Of a row, kCount entries from e on; more than one only where `several`.
+  template <class Element, int kCount>
+  ATTNLANG_DEVICE void load(int64_t row, int e, float (&x)[kCount]) const {
+    const int64_t at = row + e * stride[3];
+    if (dtype == DType::f32) copy<kCount>(static_cast<const float*>(data) + at, x);
+    else copy<kCount>(static_cast<const Element*>(data) + at, x);
+  }
+  ATTNLANG_DEVICE int64_t row(int64_t b, int64_t h, int64_t i) const {
+    return b * stride[0] + h * stride[1] + i * stride[2];
+  }
+
+ private:
+  template <int kCount, class T>
+  static ATTNLANG_DEVICE void copy(const T* from, float (&x)[kCount]) {
+    const auto read = *reinterpret_cast<const Several<T, kCount>*>(from);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if constexpr (sizeof(T) == sizeof(float)) x[i] = read.entries[i];
+      else x[i] = to_float32(read.entries[i]);
+    }
   }
 };
 
@@ -106,16 +135,41 @@ ATTNLANG_DEVICE void finish_terms(const typename Variant::Request& request, int 
   add_row_partials<Variant>(request, row, sink, dot - dot / ratio + lse_grad, sums);
 }
 
+// Writes what reached a row of out, rounded, zeros where it is not `live`; returns the lane's part
+// of its product with out.
+template <class Variant, class Element, int kDV, int kCount>
+ATTNLANG_DEVICE float round_row(const RowPass<Variant, Element>& pass, int b, int h, int q_row,
+                                bool live, int lane) {
+  Element* target = pass.grads.row(b, h, q_row);
+  const int64_t reached = pass.out_grad.row(b, h, q_row), out = pass.out.row(b, h, q_row);
+  float dot = 0.0f;
+#pragma unroll
+  for (int e = lane * kCount; e < kDV; e += kWarp * kCount) {
+    float grad[kCount] = {}, value[kCount] = {};
+    if (live) pass.out_grad.template load<Element>(reached, e, grad);
+    if (Variant::kSoftmax && live) pass.out.template load<Element>(out, e, value);
+    Several<Element, kCount> rounded;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      rounded.entries[i] = from_float32<Element>(grad[i]);
+      dot += to_float32(rounded.entries[i]) * value[i];
+    }
+    *reinterpret_cast<Several<Element, kCount>*>(target + e) = rounded;
+  }
+  return dot;
+}
+
 // A warp a row. Rows that see nothing count as zero, whatever they hold.
 template <class Variant, class Element, int kDV>
 __global__ void __launch_bounds__(kRowWarps* kWarp)
     row_terms_kernel(const __grid_constant__ RowPass<Variant, Element> pass) {
+  constexpr int kCount = kDV % (4 * kWarp) == 0 ? 4 : kDV % (2 * kWarp) == 0 ? 2 : 1;
+  static_assert(kAnchorRows % kRowWarps == 0 && kCount <= FloatRows::kMost);
   const Problem<Element>& problem = pass.problem;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t index = int64_t{blockIdx.x} * kRowWarps + warp_index();
-  if (index >= int64_t{problem.batch} * problem.heads * pass.terms.padded) return;
-  const int q_row = static_cast<int>(index % pass.terms.padded);
-  const int head = static_cast<int>(index / pass.terms.padded);
+  const auto blocks = static_cast<unsigned>(pass.terms.padded / kRowWarps);  // of a head
+  const int head = static_cast<int>(blockIdx.x / blocks);
+  const int q_row = static_cast<int>(blockIdx.x % blocks) * kRowWarps + warp_index();
   const int b = head / problem.heads, h = head % problem.heads;
   const bool exists = q_row < problem.queries;
   float lse = exists ? 0.0f : -kInfinity, lse_grad = 0.0f, dot = 0.0f;
@@ -125,15 +179,9 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
   }
   const bool live = lse != -kInfinity;
   if (exists) {
-    Element* row = pass.grads.row(b, h, q_row);
-    for (int e = lane; e < kDV; e += kWarp) {
-      const float grad = live ? pass.out_grad.template at<Element>(b, h, q_row, e) : 0.0f;
-      const Element rounded = from_float32<Element>(grad);
-      row[e] = rounded;
-      if (Variant::kSoftmax && live) {
-        dot += to_float32(rounded) * pass.out.template at<Element>(b, h, q_row, e);
-      }
-    }
+    const bool several = pass.out_grad.several && (!Variant::kSoftmax || pass.out.several);
+    dot = several ? round_row<Variant, Element, kDV, kCount>(pass, b, h, q_row, live, lane)
+                  : round_row<Variant, Element, kDV, 1>(pass, b, h, q_row, live, lane);
   }
   dot = Warp::sum(dot);
   if (lane != 0) return;
@@ -146,6 +194,7 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
       finish_terms<Variant>(request, q_row, lse, dot, lse_grad, base, delta, pass.sums);
     }
   }
+  const int64_t index = pass.terms.at(head, q_row);
   pass.terms.base[index] = base;
   pass.terms.delta[index] = delta;
 }

@@ -35,7 +35,7 @@ MORE = [
     Kernel("Scaled", 128, 128, hopper=True, hopper_keys=(128, 64, 3), hopper_queries=(128, 96, 3)),
     Kernel("Plain", 16, 48, hopper=True),
     Kernel("Scattered", 64, 64, dtype=torch.float16, hopper=True),
-    Kernel("Slopes", 64, 64, hopper=True, hopper_keys=(128, 64, 4), hopper_queries=(128, 128, 3)),
+    Kernel("Slopes", 64, 64, hopper=True, hopper_keys=(128, 64, 3), hopper_queries=(128, 96, 4)),
     Kernel("Relu", 32, 32, dtype=torch.float16, hopper=True),
     Kernel("Factor", 32, 32, hopper=True),
 ]
