@@ -35,10 +35,10 @@ inline bool has_no_rows(const Call& call) {
 
 // `Forward`: the architecture's skeleton for many query rows. Its `run(call, workspace, problem)`
 // takes its pieces of the workspace and, unless `problem` is null, enqueues; null, or what is
-// wrong.
+// wrong. `kLargeShared`: whether the architecture gives a block 200 KiB of shared memory.
 template <class Variant, class Element, int kD, int kDV, class Forward>
 class Attention {
-  using FewRows = Decode<Variant, Element, kD, kDV>;
+  using FewRows = Decode<Variant, Element, kD, kDV, Forward::kLargeShared>;
 
  public:
   // Bytes that `run` needs in the call's workspace.

@@ -25,27 +25,31 @@ constexpr bool kSharesRows = [] {
   else return !V::kColumnMask;
 }();
 
-// Some 64 KiB of keys and values a block, two stages of them at least.
-template <int kD, int kDV>
+// Some 64 KiB of keys and values a block, two blocks a multiprocessor. kAlone: one block with as
+// many warps, 192 KiB; then fewer parts of the keys keep memory as busy, and wait for their merge.
+template <int kD, int kDV, bool kAlone = false>
 constexpr Sm80Shape decode_shape() {
+  constexpr bool kWide = kD + kDV > 320;
   Sm80Shape shape{.row_warps = 1,
-                  .key_warps = kD + kDV <= 320 ? 4 : 2,
-                  .value_warps = 1,
+                  .key_warps = kWide    ? 2
+                               : kAlone ? 8
+                                        : 4,
+                  .value_warps = (kDV + 255) / 256,
                   .row_tiles = 1,
                   .key_tile = 0,
                   .stages = 2,
-                  .blocks = 2,
+                  .blocks = kAlone && !kWide ? 1 : 2,
                   .packed = true};
-  shape.value_warps = (kDV + 255) / 256;
   shape.key_tile = 16 * shape.key_warps;
   const int bytes = 2 * (kD + kDV) * shape.key_tile;
-  shape.stages = std::clamp((64 << 10) / bytes, 2, 4);
+  shape.stages = std::clamp((shape.blocks == 1 ? 192 << 10 : 64 << 10) / bytes, 2, 4);
   return shape;
 }
 
-template <class Variant, class Element, int kD, int kDV>
+// kLargeShared: a block may have 200 KiB and more.
+template <class Variant, class Element, int kD, int kDV, bool kLargeShared>
 class Decode {
-  using Kernel = Sm80Forward<Variant, Element, kD, kDV, decode_shape<kD, kDV>()>;
+  using Kernel = Sm80Forward<Variant, Element, kD, kDV, decode_shape<kD, kDV, kLargeShared>()>;
   using Launch = Work<Variant, Element>;
 
  public:

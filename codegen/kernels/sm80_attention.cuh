@@ -30,6 +30,8 @@ constexpr Sm80Shape forward_shape() {
 
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 struct Sm80ForwardDoor {
+  static constexpr bool kLargeShared = false;
+
   static const char* run(const Call& call, Workspace& workspace, const Problem<Element>* problem) {
     using Kernel = Sm80Forward<Variant, Element, kD, kDV, forward_shape<Tiles, kDV>()>;
     const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];

@@ -37,6 +37,8 @@ class Forward {
   using L = LayoutOf<Variant, kD, kDV, Tiles>;
 
  public:
+  static constexpr bool kLargeShared = true;
+
   static const char* run(const Call& call, Workspace& workspace, const Problem<Element>* problem) {
     const int64_t batch = call.q.size[0], heads = call.q.size[1], queries = call.q.size[2];
     const int64_t kv_heads = call.k.size[1], keys = call.k.size[2];

@@ -67,6 +67,20 @@ def test_functor_at_odd_shapes(functor: str) -> None:
         check(INSTANCES[functor], _problem(functor, shape), seed)
 
 
+@pytest.mark.parametrize(
+    "functor", ["Scaled<Causal>", pytest.param("Plain", marks=pytest.mark.slow)]
+)
+def test_few_rows(functor: str) -> None:
+    for seed, shape in enumerate(
+        (
+            Problem(1, 4, 1, 1, 2500, lens=(2311,)),
+            Problem(3, 4, 2, 3, 700, lens=(700, 0, 129)),
+            Problem(1, 2, 2, 16, 127),
+        )
+    ):
+        check(INSTANCES[functor], _problem(functor, shape), seed)
+
+
 @pytest.mark.parametrize("functor", ["Scaled<Causal>", "Padded"])
 def test_both_producers_give_the_same_bits(functor: str) -> None:
     shape = _problem(functor, Problem(2, 2, 1, 40, 200, lens=(200, 77)))
