@@ -1,7 +1,7 @@
 """From a plan to one self-contained object: an op and its kernels, registered when it is loaded.
 
-Maps a planned kernel to `Sources` of these units: the kernel, on a CPU the one of packed calls too,
-the op, the binding that registers it, what hands it the kernels, and what their code asks of a CPU.
+Maps a planned kernel to `Sources` of these units: the kernel, the one of packed calls, the op, the
+binding that registers it, what hands it the kernels, and what their code asks of a CPU.
 Nothing in it needs Python at run time.
 """
 
@@ -15,9 +15,9 @@ from attnlang.emit.op_unit import binding_unit, op_unit
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import Variant
 from attnlang.jit.cpu import MACROS
-from attnlang.jit.units import Sources, Target, Unit
+from attnlang.jit.units import Sources, Unit
 from attnlang.plan.kernel_key import KernelKey
-from attnlang.plan.plan import Plan
+from attnlang.plan.plan import Plan, make_plan
 
 _FEATURES = "attnlang_features"
 
@@ -50,9 +50,7 @@ class BuiltInContext:
 
 def aot_sources(plan: Plan, op_name: str) -> Sources:
     """Emit the object that registers `torch.ops.attnlang.<op_name>` with its kernels."""
-    plans = [plan]
-    if plan.key.target is Target.CPU:
-        plans.append(replace(plan, key=replace(plan.key, packed=True)))
+    plans = [plan, make_plan(plan.lowered, replace(plan.key, packed=True))]
     kernels = [kernel_sources(p, op_name) for p in plans]
     units = (
         *(unit for kernel in kernels for unit in kernel.units),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,3 +164,34 @@ def test_what_is_wrong_is_named(device: str) -> None:
         variant.ragged(q, k, v, q_indptr, kv_indptr, **{**params, "gain": params["gain"][1:]})
     with pytest.raises(attnlang.CallError, match="`q_indptr`: expected 0 as its first offset"):
         variant.ragged(q, k, v, call.q_indptr + 1, kv_indptr, **params)
+
+
+_CLIENT = """
+import sys, torch
+library, name, path = sys.argv[1:]
+torch.ops.load_library(library)
+q, k, v, q_indptr, kv_indptr = (x.cuda() for x in torch.load(path))
+op = getattr(torch.ops.attnlang, f"{name}_packed")
+out, lse, _ = op(q, k, v, return_lse=True, q_indptr=q_indptr, kv_indptr=kv_indptr)
+torch.save((out.cpu(), lse.cpu()), path)
+assert "attnlang" not in sys.modules
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_object_ahead_of_time_runs_them(tmp_path: Path) -> None:
+    spec, file = tmp_path / "near.attn", tmp_path / "call.pt"
+    spec.write_text("attention near: mask = causal\n")
+    target = f"sm{80 if torch.cuda.get_device_capability() != (9, 0) else 90}"
+    options = ["--target", target, "--head-dim", "64", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "attnlang.cli", "build", str(spec), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    name = done.stdout.split("torch.ops.attnlang.")[1].split()[0]
+    heads = replace(HEADS, d=64, dv=64)
+    g = torch.Generator().manual_seed(0)
+    call = pack(attnlang.load(spec), LENGTHS, heads, torch.bfloat16, g, {})
+    torch.save((call.q, call.k, call.v, call.q_indptr, call.kv_indptr), file)
+    client = [sys.executable, "-c", _CLIENT, str(tmp_path / "near.so"), name, str(file)]
+    subprocess.run(client, check=True, cwd=tmp_path)
+    call.check(*torch.load(file))

@@ -175,3 +175,8 @@ def test_an_object_ahead_of_time_loads_where_no_gpu_is(tmp_path: Path) -> None:
     q = torch.zeros(1, 1, 4, 64, dtype=torch.bfloat16)
     with pytest.raises(RuntimeError, match="no kernel for these dtypes and head dims"):
         getattr(torch.ops.attnlang, name)(q, q, q)
+    rows, indptr = q[0].transpose(0, 1), torch.tensor([0, 4])
+    with pytest.raises(RuntimeError, match="head dims in packed calls"):
+        getattr(torch.ops.attnlang, f"{name}_packed")(
+            rows, rows, rows, q_indptr=indptr, kv_indptr=indptr
+        )
