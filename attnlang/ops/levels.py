@@ -18,10 +18,8 @@ from torch import Tensor
 
 from attnlang.ir.nodes import Scalar, Variant
 from attnlang.ir.traverse import walk
-from attnlang.jit.units import Target
 from attnlang.ops.part_core import ignores_rows, mask_is_positional
 from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
-from attnlang.ops.targets import runs_on
 from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_of
 
 
@@ -123,18 +121,23 @@ class LevelTables:
 class TableBuffers:
     """Where a plan's tables lie: new memory each time, or the same if a plan has maxima.
 
-    A GPU's kernels get tables of the maxima: their requests beyond a step's have no rows. What a
-    call does then depends on the tables' values alone, and a captured one does it again after an
-    update. The CPU's kernels get those of the step.
+    Where they are `whole`, for a GPU, they have the size of the maxima: their requests beyond a
+    step's have no rows. What a call does then depends on the tables' values alone, and a captured
+    one does it again after an update. Else they have the size that the step needs.
     """
 
     def __init__(
-        self, device: torch.device, max_requests: int | None, max_pages: int | None
+        self,
+        device: torch.device,
+        max_requests: int | None,
+        max_pages: int | None,
+        *,
+        whole: bool,
     ) -> None:
         self.device = device
         self._requests, self._pages = max_requests, max_pages
         self._buffers: dict[tuple[int, str], Tensor] = {}
-        self.whole = runs_on(device).target is not Target.CPU
+        self.whole = whole
 
     def fill(self, at: int, level: Level) -> LevelTables:
         """Write the tables of the plan's level `at`."""

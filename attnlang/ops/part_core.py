@@ -61,6 +61,13 @@ def reads_kv_size(variant: Variant) -> bool:
     return any(isinstance(e, Size) and e.name == "KV" for e in walk(*_core_roots(variant)))
 
 
+def reads_requests(variant: Variant) -> bool:
+    """Whether an expression reads how many requests there are."""
+    sink = () if variant.weights.sink is None else (variant.weights.sink,)
+    found = walk(*_core_roots(variant), *sink, variant.out)
+    return any(isinstance(e, Size) and e.name == "B" for e in found)
+
+
 def part_core(variant: Variant) -> Variant:
     """Return the variant over one part; `KV`, which counts all parts, becomes a tensor int[B]."""
     span = variant.span

@@ -25,6 +25,7 @@ from attnlang.ops.frozen import Value, all_values, freeze
 from attnlang.ops.level_call import CallFacts, Pools, call_level
 from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels, on_device
 from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
+from attnlang.ops.part_core import reads_requests
 from attnlang.ops.part_runs import cores_of, run_parts
 from attnlang.ops.parts import Paged
 from attnlang.ops.plan_parts import Ints, PlanParts, plan_parts
@@ -33,7 +34,7 @@ from attnlang.ops.routes import Facts, Routes
 from attnlang.ops.run_check import Lengths, check_run
 from attnlang.ops.schedules import Balance, Schedules
 from attnlang.ops.tables import check_table
-from attnlang.ops.targets import check_dtype
+from attnlang.ops.targets import check_dtype, runs_on
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
@@ -231,7 +232,9 @@ class Plan:
         return self._buffers.whole and options.max_requests is not None and pages
 
     def _run_on(self, device: torch.device) -> TableBuffers:
-        buffers = TableBuffers(device, self._options.max_requests, self._options.max_pages)
+        whole = runs_on(device).target is not Target.CPU and not reads_requests(self._variant.ir)
+        options = self._options
+        buffers = TableBuffers(device, options.max_requests, options.max_pages, whole=whole)
         self._buffers = buffers
         return buffers
 

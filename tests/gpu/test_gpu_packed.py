@@ -160,6 +160,17 @@ def test_an_update_plans_another_step(device: str) -> None:
         plan.update(steps[0].q_indptr, pool_of(steps[0], 1).cache())
 
 
+def test_a_spec_may_read_how_many_requests_there_are(device: str) -> None:
+    """Maxima do not change what `B` is."""
+    variant = attnlang.loads("attention counted:\n score = score * B / 4\n mask = causal\n")
+    g = torch.Generator().manual_seed(0)
+    call = replace(pack(variant, LENGTHS[3:7], HEADS, torch.bfloat16, g, {}), device=device)
+    plan = plan_of(call, 16, max_requests=9, max_pages=40)
+    (q, *_) = call.vectors()
+    out, lse = plan.run(q, return_lse=True)
+    call.check(out.cpu(), lse.cpu())
+
+
 def test_append_writes_where_the_pages_are(device: str) -> None:
     call = call_of("causal", device)
     _, k, v = call.vectors()
