@@ -65,6 +65,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, for each case")
     parser.add_argument("--until", type=float, default=420.0, help="start no case after SECONDS")
     parser.add_argument("--peers", type=Path, metavar="FILE", help="of contenders from outside")
+    parser.add_argument(
+        "--without", nargs="+", default=(), metavar="NAME", help="contenders to leave out"
+    )
     parser.add_argument("--again", action="store_true", help="measure what the file has, too")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--show", action="store_true", help="print the files")
@@ -90,7 +93,10 @@ def _measure(cases: Mapping[str, Callable[[], Case]], path: Path, args: argparse
             break
         print(name, file=sys.stderr, flush=True)
         torch.manual_seed(0)
-        record["cases"][name] = _case(make(), args.seconds)
+        case = make()
+        for peer in args.without:
+            case.contenders.pop(peer, None)
+        record["cases"][name] = _case(case, args.seconds)
         torch.cuda.empty_cache()
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
