@@ -62,12 +62,16 @@ class Consumer {
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
+  // Whether the queries of the message's item are loaded.
+  static ATTNLANG_DEVICE bool has_queries(const Message& message) {
+    return !message.end() && (kNeedsQueries || !message.empty());
+  }
+
   // Starts an item's first product. Of an item without tiles, or of none, it reads what happens to
   // lie there, and nobody looks at the result: products in flight at every branch are the same.
   ATTNLANG_DEVICE void start(const Message& message, Scores& s) {
-    if (!message.end() && (kNeedsQueries || !message.empty())) {
-      mbarrier_wait(&layout_.control().q_full, q_round_);
-      q_round_ ^= 1;
+    if (has_queries(message)) {
+      mbarrier_wait(&layout_.control().q_full[queries_.stage], queries_.full());
     }
     await_turn();
     issue_scores(s);
@@ -175,8 +179,9 @@ class Consumer {
   // s = Q K^T, of the warpgroup's rows and the current stage.
   ATTNLANG_DEVICE void issue_scores(Scores& s) const {
     constexpr int kStep = 32;  // bytes of 16 columns
-    const uint64_t q = matrix_descriptor(layout_.queries() + rows_ * kConsumerRows * kPanelRowBytes,
-                                         16, 8 * kPanelRowBytes);
+    const uint64_t q =
+        matrix_descriptor(layout_.queries(queries_.stage) + rows_ * kConsumerRows * kPanelRowBytes,
+                          16, 8 * kPanelRowBytes);
     const uint64_t k = matrix_descriptor(layout_.keys(keys_.stage), 16, 8 * kPanelRowBytes);
     fence_registers(s);
     wgmma_fence();
@@ -222,7 +227,8 @@ class Consumer {
     if constexpr (Variant::kOut) {
       constexpr int kRoom = 16 * L::kD * 2;  // bytes of a warp's rows of q
       static_assert((kDV + Widths<Variant, kD, kDV>::kOut + kProgramScratch<Variant>)*4 <= kRoom);
-      room = reinterpret_cast<float*>(layout_.queries() + (group_ * 4 + warp_) * kRoom);
+      char* queries = layout_.queries(queries_.stage);
+      room = reinterpret_cast<float*>(queries + (group_ * 4 + warp_) * kRoom);
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
     }
@@ -230,7 +236,8 @@ class Consumer {
                                               part_ * L::kPartColumns, states, o, room);
     if constexpr (Variant::kOut) {
       fence_async_shared();
-      release(&layout_.control().q_empty);
+      release(&layout_.control().q_empty[queries_.stage]);
+      queries_.advance();
     }
   }
 
@@ -271,7 +278,8 @@ class Consumer {
       if (lane_ == 0) mbarrier_arrive(late(control.k_empty[keys_.stage]));
     }
     if constexpr (!kNeedsQueries) {
-      if (lane_ == 0 && last) mbarrier_arrive(late(control.q_empty));
+      if (lane_ == 0 && last) mbarrier_arrive(late(control.q_empty[queries_.stage]));
+      if (last) queries_.advance();
     }
     keys_.advance();
   }
@@ -299,7 +307,7 @@ class Consumer {
   const int rows_, part_;
   const int warp_, lane_;
   Place<L::kStages> keys_, values_;
-  int q_round_ = 0;
+  Place<L::kQueryStages> queries_;
 };
 
 template <class Variant, int kD, int kDV, class Tiles>
@@ -310,8 +318,10 @@ ATTNLANG_DEVICE void start_barriers(L layout) {
   if (threadIdx.x == 0) {
     auto& control = layout.control();
     constexpr int kArrivals = Loader::kArrivals, kConsumerWarps = L::kConsumers * 4;
-    mbarrier_init(&control.q_full, kArrivals);
-    mbarrier_init(&control.q_empty, kConsumerWarps);
+    for (int stage = 0; stage < L::kQueryStages; ++stage) {
+      mbarrier_init(&control.q_full[stage], kArrivals);
+      mbarrier_init(&control.q_empty[stage], kConsumerWarps);
+    }
     mbarrier_init(&control.v_landed, 1);
     for (int stage = 0; stage < L::kStages; ++stage) {
       mbarrier_init(&control.k_full[stage], kArrivals);

@@ -57,8 +57,9 @@ struct alignas(16) Message {
 template <int kStages>
 struct Control {
   static constexpr int kBatches = 4;
+  static constexpr int kMostQueries = 2;
 
-  uint64_t q_full, q_empty;
+  uint64_t q_full[kMostQueries], q_empty[kMostQueries];
   uint64_t v_landed;  // a V stage that the loader looks through before it passes it on
   uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
   uint64_t batch_full[kBatches], batch_empty[kBatches];
@@ -95,7 +96,12 @@ struct Layout {
   static constexpr int kKeyBytes = kD / kPanelColumns * kKeyPanel;
   static constexpr int kValueBytes = kShared ? 0 : kDV / kPanelColumns * kKeyPanel;
 
-  static constexpr int kKeys = kQueryBytes;
+  static constexpr int kRingBytes =
+      kStages * (kKeyBytes + kValueBytes) + int{sizeof(sm90::Control<kStages>)};
+  // Where there is room the next item's queries are loaded beside those in use.
+  static constexpr int kQueryStages = kRingBytes + 2 * kQueryBytes <= kSharedLimit ? 2 : 1;
+
+  static constexpr int kKeys = kQueryStages * kQueryBytes;
   static constexpr int kValues = kKeys + kStages * kKeyBytes;
   static constexpr int kControl = kValues + kStages * kValueBytes;
   static constexpr int kBytes = kControl + int{sizeof(sm90::Control<kStages>)};
@@ -112,7 +118,7 @@ struct Layout {
   using Control = sm90::Control<kStages>;
   char* base;
 
-  ATTNLANG_DEVICE char* queries() const { return base; }
+  ATTNLANG_DEVICE char* queries(int stage) const { return base + stage * kQueryBytes; }
   ATTNLANG_DEVICE char* keys(int stage) const { return base + kKeys + stage * kKeyBytes; }
   ATTNLANG_DEVICE char* values(int stage) const {
     if constexpr (kShared) return keys(stage) + kWithin / kPanelColumns * kKeyPanel;

@@ -50,13 +50,15 @@ class TmaLoader {
 
   ATTNLANG_DEVICE void queries(const Item& item) {
     auto& control = layout_.control();
-    mbarrier_wait(&control.q_empty, q_round_ ^ 1);
-    q_round_ ^= 1;
+    const Place<L::kQueryStages> place = queries_;
+    queries_.advance();
+    uint64_t* full = &control.q_full[place.stage];
+    mbarrier_wait(&control.q_empty[place.stage], place.empty());
     if (!leader_) return;
-    mbarrier_expect(&control.q_full, L::kQueryBytes);
+    mbarrier_expect(full, L::kQueryBytes);
 #pragma unroll
     for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-      tma_load<4>(layout_.queries() + panel * L::kQueryPanel, &maps_.q, &control.q_full,
+      tma_load<4>(layout_.queries(place.stage) + panel * L::kQueryPanel, &maps_.q, full,
                   panel * kPanelColumns, item.q0, item.h, item.b);
     }
   }
@@ -154,7 +156,8 @@ class TmaLoader {
   const Maps& maps_;
   const Problem<Element>& problem_;
   bool leader_;
-  int q_round_ = 0, landed_round_ = 0;
+  Place<L::kQueryStages> queries_;
+  int landed_round_ = 0;
 };
 
 // Three warps, each thread a 16-byte chunk of a row at a time. A thread's copies are
@@ -173,12 +176,13 @@ class GatherLoader {
 
   ATTNLANG_DEVICE void queries(const Item& item) {
     auto& control = layout_.control();
-    wait(&control.q_empty, q_round_ ^ 1);
-    q_round_ ^= 1;
+    const Place<L::kQueryStages> place = queries_;
+    queries_.advance();
+    wait(&control.q_empty[place.stage], place.empty());
     const auto there = [&](int row) { return item.q0 + row < problem_.queries; };
-    copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(), problem_.q, item.b, item.h, item.q0,
-                                       there);
-    commit(&control.q_full);
+    copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(place.stage), problem_.q, item.b, item.h,
+                                       item.q0, there);
+    commit(&control.q_full[place.stage]);
   }
 
   ATTNLANG_DEVICE void shared(Place<L::kStages> place, const Message& message,
@@ -278,7 +282,7 @@ class GatherLoader {
   L layout_;
   const Problem<Element>& problem_;
   uint64_t* unannounced_ = nullptr;
-  int q_round_ = 0;
+  Place<L::kQueryStages> queries_;
 };
 
 }  // namespace attnlang::cuda::sm90

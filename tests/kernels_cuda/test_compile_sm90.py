@@ -35,8 +35,8 @@ auto* kernel() {{ return &sm90::forward<{functor}, Bf16, {d}, {d}, Tiles, false>
     ("functor", "d", "rows", "keys", "spilled"),
     [
         ("Scaled<Plain>", 128, 128, 176, 0),
-        pytest.param("Scaled<Plain>", 64, 192, 128, 0, marks=pytest.mark.slow),
-        # What the first product of an item is described with, and the number of a barrier.
+        # What the first product of an item is described with, and numbers of barriers.
+        pytest.param("Scaled<Plain>", 64, 192, 128, 64, marks=pytest.mark.slow),
         pytest.param("Scaled<Plain>", 256, 128, 80, 48, marks=pytest.mark.slow),
     ],
 )
