@@ -17,6 +17,20 @@ namespace attnlang::cuda {
 
 using TensorMap = CUtensorMap;
 
+// The driver's function, looked up once; null where the driver is too old. Through the runtime: a
+// unit is not linked with libcuda, so it loads where there is no driver.
+static inline auto tensor_map_encoder() {
+  static const auto encoder = [] {
+    void* symbol = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol,
+                                                            12000, cudaEnableDefault, &found);
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(rc == cudaSuccess ? symbol
+                                                                                 : nullptr);
+  }();
+  return encoder;
+}
+
 // Describes a tensor of `rank` (3 to 5) dimensions, the contiguous one first: sizes[rank] in
 // elements, strides_bytes[rank - 1] of dimensions 1 and up (multiples of 16), box[rank] in elements
 // (at most 256; box[0] covers at most 128 bytes). base: 16-byte aligned, in global memory. bf16 or
@@ -25,13 +39,8 @@ inline const char* make_tensor_map(TensorMap* map, DType dtype, const void* base
                                    const uint64_t* sizes, const uint64_t* strides_bytes,
                                    const uint32_t* box) {
   if (dtype != DType::bf16 && dtype != DType::f16) return "a tensor map takes bf16 or f16";
-  // Through the runtime: a unit is not linked with libcuda, so it loads where there is no driver.
-  void* symbol = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000,
-                                                          cudaEnableDefault, &found);
-  if (rc != cudaSuccess || symbol == nullptr) return "the CUDA driver is older than 12.0";
-  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(symbol);
+  const auto encode = tensor_map_encoder();
+  if (encode == nullptr) return "the CUDA driver is older than 12.0";
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
   static_assert(sizeof(cuuint64_t) == sizeof(uint64_t));
   const CUresult result = encode(
