@@ -19,6 +19,7 @@ class Rows:
     scope: str  # of the functions that work on a whole row
     sync: str  # what lets every entry be read once a loop has written it
     scratch: bool  # whether arrays stand in memory that the caller lends
+    loop: str = ""  # what stands before a loop over entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Dialect:
 
 _LANES = Rows("0", "kLanes", "iota_i() + d", "", "", scratch=False)
 _WARP = Rows("Warp::first()", "Warp::kStep", "d", "Warp::", " Warp::sync();", scratch=True)
-_THREAD = Rows("0", "1", "d", "Thread::", "", scratch=False)
+# A thread makes many products: unrolled they would be tens of thousands of instructions.
+_THREAD = Rows("0", "1", "d", "Thread::", "", scratch=False, loop='_Pragma("unroll 1") ')
 
 CPU = Dialect(
     namespace="cpu",

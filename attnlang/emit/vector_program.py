@@ -331,7 +331,7 @@ class VectorProgram:
 
     def _loop(self, expr: Expr, width: int, body: str, after: str = "") -> None:
         rows = self._rows
-        head = f"for (int d = {rows.first}; d < {width}; d += {rows.step})"
+        head = f"{rows.loop}for (int d = {rows.first}; d < {width}; d += {rows.step})"
         lane = f"[[maybe_unused]] const I lane = {rows.lane};"
         self._add(expr, f"{head} {{ {lane} {body} }}{after}")
 

@@ -1,6 +1,6 @@
 // What is brought together before a packed call, in the workspace: where tensors over KV begin for
 // each request beside pages, those of them that lie in pages themselves, and keys and values that
-// the functor reads apart from the products.
+// the functor reads apart from the products, or whose pages these cannot read.
 //
 // A tensor over KV has the rows of all requests one after another, each with as many as it has
 // columns; keys and values stand in the order of the page table, as whole pages. Numbers and
@@ -63,10 +63,11 @@ ATTNLANG_DEVICE void copy_element(char* to, int64_t index, const char* from, int
 // A block copies the rows of kBringTile columns of a request.
 template <class Variant>
 __global__ void __launch_bounds__(kBringWarps* kWarp)
-    bring_tensor(const Requests requests, Pages pages, const PagedTensor tensor) {
+    bring_tensor(const Requests requests, const Pages all, const PagedTensor tensor) {
   const auto place = requests.key_tile(static_cast<int>(blockIdx.x), kBringTile);
   if (place.b < 0) return;
   const RequestRows rows = requests.rows(place.b);
+  Pages pages = all;
   pages.begin = rows.keys.begin;
   const int left = rows.keys.count - place.row;
   const int64_t elements = (left < kBringTile ? left : kBringTile) * tensor.width;
@@ -96,13 +97,14 @@ __global__ void __launch_bounds__(kBringWarps* kWarp)
 // A block copies kBringTile columns of a head, a warp a row.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kBringWarps* kWarp)
-    bring_rows(const Requests requests, Pages pages, const VectorRows<const Element> pool,
+    bring_rows(const Requests requests, const Pages all, const VectorRows<const Element> pool,
                const Stored stored, const VectorRows<Element> result, const int heads) {
   const int index = static_cast<int>(blockIdx.x), h = index % heads;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const auto place = requests.key_tile(index / heads, kBringTile);
   if (place.b < 0) return;
   const RequestRows rows = requests.rows(place.b);
+  Pages pages = all;
   pages.begin = rows.keys.begin;
   const int end = place.row + kBringTile;
   for (int column = place.row + warp_index(); column < rows.keys.count && column < end;
@@ -158,11 +160,14 @@ class BroughtCall {
         packed_.kv_indptr = {.data = starts_, .dtype = DType::i32, .stride = 1, .value = 0};
       }
     }
-    if constexpr (Variant::kLoadsKeys) {
-      take<Width::kHead>(call_.k, workspace);
-      if constexpr (Variant::kValueFromKey) call_.v = call_.k;
-      else take<Width::kValue>(call_.v, workspace);
+    brings_rows_ = Variant::kLoadsKeys || !takes(whole.k, packed_.k_scale, Variant::kKeyStart);
+    if constexpr (!Variant::kValueFromKey) {
+      brings_rows_ = brings_rows_ || !takes(whole.v, packed_.v_scale, Variant::kValueStart);
     }
+    if (!brings_rows_) return;
+    take<Width::kHead>(call_.k, workspace);
+    if constexpr (Variant::kValueFromKey) call_.v = call_.k;
+    else take<Width::kValue>(call_.v, workspace);
   }
   BroughtCall(const BroughtCall&) = delete;
   BroughtCall& operator=(const BroughtCall&) = delete;
@@ -171,7 +176,7 @@ class BroughtCall {
   Call& call() { return call_; }
 
   // Whether the products find keys and values in pages.
-  bool is_paged() const { return packed_.is_paged() && !Variant::kLoadsKeys; }
+  bool is_paged() const { return packed_.is_paged() && !brings_rows_; }
 
   static Pages pages_of(const Call& call) {
     return {.numbers = call.packed->page_indices,
@@ -189,25 +194,29 @@ class BroughtCall {
     const char* wrong = nullptr;
     const Requests requests(call_);
     if constexpr (Variant::kKeyTensors) {
-      if (starts_ == nullptr) return nullptr;
-      wrong = launch(start_columns<Variant>, dim3(1), kWarp, 0, call_.stream, requests, starts_);
+      if (starts_ != nullptr) {
+        wrong = launch(start_columns<Variant>, dim3(1), kWarp, 0, call_.stream, requests, starts_);
+      }
       for (int i = 0; i < Variant::kTensors && wrong == nullptr; ++i) {
         const PackedAxis& axis = packed_.tensors[i];
         if (tensors_[i].data == nullptr || axis.rows != PackedAxis::pages) continue;
         wrong = start(bring_tensor<Variant>, 1, requests, pages_of(whole_), tensor_of(i, axis));
       }
     }
-    if constexpr (Variant::kLoadsKeys) {
-      if (wrong == nullptr) wrong = bring<Width::kHead>(whole_.k, packed_.k_scale, call_.k);
-      if (wrong == nullptr && !Variant::kValueFromKey) {
-        wrong = bring<Width::kValue>(whole_.v, packed_.v_scale, call_.v);
-      }
-    }
-    return wrong;
+    if (wrong != nullptr || !brings_rows_) return wrong;
+    wrong = bring<Width::kHead>(whole_.k, packed_.k_scale, call_.k);
+    if (wrong != nullptr || Variant::kValueFromKey) return wrong;
+    return bring<Width::kValue>(whole_.v, packed_.v_scale, call_.v);
   }
 
  private:
   using Width = Widths<Variant, kD, kDV>;
+
+  // Whether the products can read a pool where it lies, or a transform's pass can.
+  static bool takes(const Tensor& pool, const Tensor& scales, int start) {
+    if (!is_page_dtype(pool.dtype)) return scales.data == nullptr;
+    return VectorRows<const Element>::of(pool, start).vectorised;
+  }
 
   // The room of a tensor, side by side: rows, then its other axes but those of one element.
   void take(Tensor& t, const PackedAxis& paged, Workspace& workspace) const {
@@ -278,6 +287,7 @@ class BroughtCall {
   Packed packed_;
   const Call& whole_;
   int32_t* starts_ = nullptr;
+  bool brings_rows_ = false;
   Tensor tensors_[Variant::kTensors + 1] = {};
 };
 

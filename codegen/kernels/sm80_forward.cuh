@@ -252,8 +252,8 @@ class Sm80Forward {
           if (column < 0) return nullptr;
           return work_.problem.pages.stored_row(vectors, stored, item_.h_kv, column);
         };
-        convert_rows<kWarpKeys, kLoaders>(to, first, row_of, vectors.stride[3], vectors.vectorised,
-                                          stored, stored.scale(item_.h_kv), thread);
+        convert_rows<kWarpKeys, kLoaders>(to, first, row_of, stored, stored.scale(item_.h_kv),
+                                          thread);
         return;
       }
     }

@@ -42,25 +42,23 @@ ATTNLANG_DEVICE void gather_rows(SharedTile<Element, kWidth> tile, int first, co
   }
 }
 
-// The same of rows that are converted. Some chunks at a time, so that their loads overlap.
+// The same of rows of narrow entries side by side, which are converted. Some chunks at a time, so
+// that their loads overlap.
 template <int kRows, int kThreads, class Element, int kWidth, class RowOf>
 ATTNLANG_DEVICE void convert_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
-                                  int64_t inner, bool vectorised, const Stored& stored, float scale,
-                                  int thread) {
+                                  const Stored& stored, float scale, int thread) {
   constexpr int kChunks = SharedTile<Element, kWidth>::kChunks;
   constexpr int kCopies = kRows * kChunks, kTurns = (kCopies + kThreads - 1) / kThreads;
   constexpr int kAtOnce = kTurns < 4 ? kTurns : 4;
 #pragma unroll 1
   for (int turn = 0; turn < kTurns; turn += kAtOnce) {
-    StoredChunk chunks[kAtOnce];
+    uint2 chunks[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int copy = (turn + i) * kThreads + thread;
       const char* source = copy < kCopies ? row_of(first + copy / kChunks) : nullptr;
-      chunks[i] = {};  // a code of 0 is 0 in every dtype
-      if (source != nullptr) {
-        chunks[i] = load_stored(source, copy % kChunks, inner, vectorised, stored.is_narrow());
-      }
+      chunks[i] = make_uint2(0, 0);
+      if (source != nullptr) chunks[i] = reinterpret_cast<const uint2*>(source)[copy % kChunks];
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {

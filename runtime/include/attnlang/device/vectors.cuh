@@ -119,6 +119,7 @@ ATTNLANG_DEVICE void load_vector(float* out, const View<Element, 4>& tensor, int
                                  int64_t i) {
   const Element* row = tensor.data + b * tensor.stride[0] + h * tensor.stride[1] +
                        clamp_index(i, tensor.size[2]) * tensor.stride[2];
+#pragma unroll 1
   for (int d = 0; d < kWidth; ++d) {
     out[d] = tensor.empty() ? 0.0f : to_float32(row[d * tensor.stride[3]]);
   }
