@@ -2,6 +2,10 @@
 
 memcheck and racecheck see the kernels themselves, which the emulator takes the place of. A call
 runs once without the tool, which builds its kernel and compares its result.
+
+racecheck takes an arrival at an mbarrier to release what its own thread wrote, not what the other
+lanes of the warp wrote before a __syncwarp, which the memory model of PTX orders too. The Hopper
+skeletons hand on their stages so, one arrival a warp: of them it would report races that are none.
 """
 
 from __future__ import annotations
@@ -56,9 +60,16 @@ def trouble(tool: str) -> str:
     return "" if done.returncode == 0 else said(done)
 
 
+# Of several launches, one is of a Hopper skeleton on such a card.
+_ARRIVES_BY_WARPS = ("forward", "forward_gather", "transforms", "lines", "backward")
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("case", [case for case in CASES if case != "nothing"])
 def test_nothing_is_found(case: str, tool: str) -> None:
+    on_hopper = torch.cuda.get_device_capability() == (9, 0)
+    if tool == "racecheck" and case in _ARRIVES_BY_WARPS and on_hopper:
+        pytest.skip("racecheck does not know an mbarrier's arrival for a warp")
     if reason := trouble(tool):
         pytest.skip(f"compute-sanitizer does not work here: {reason}")
     built = run(case)
