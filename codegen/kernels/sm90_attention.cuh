@@ -60,10 +60,9 @@ class Forward {
       const char* wrong = fill_bytes(counter, 0, sizeof(int32_t), call.stream);
       if (wrong != nullptr) return wrong;
     }
-    const auto kernel = copied ? forward<Variant, Element, kD, kDV, Tiles, false>
-                               : forward<Variant, Element, kD, kDV, Tiles, true>;
-    return launch(kernel, dim3(static_cast<unsigned>(ctas)), L::kThreads, L::kBytes, call.stream,
-                  maps, *problem, queue, Variant::arguments(call));
+    return launch(forward<Variant, Element, kD, kDV, Tiles>, dim3(static_cast<unsigned>(ctas)),
+                  L::kThreads, L::kBytes, call.stream, maps, !copied, *problem, queue,
+                  Variant::arguments(call));
   }
 
  private:

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "attnlang/device/mbarrier.cuh"
 #include "attnlang/device/ptx.cuh"
@@ -313,54 +312,56 @@ class Consumer {
 template <class Variant, int kD, int kDV, class Tiles>
 using LayoutOf = Layout<kD, kDV, Tiles, kValueWithinKey<Variant, kD, kDV>>;
 
-template <class L, class Loader>
-ATTNLANG_DEVICE void start_barriers(L layout) {
+// `arrivals` fill a stage, of `loaders` warps.
+template <class L>
+ATTNLANG_DEVICE void start_barriers(L layout, int arrivals, int loaders) {
   if (threadIdx.x == 0) {
     auto& control = layout.control();
-    constexpr int kArrivals = Loader::kArrivals, kConsumerWarps = L::kConsumers * 4;
+    constexpr int kConsumerWarps = L::kConsumers * 4;
     for (int stage = 0; stage < L::kQueryStages; ++stage) {
-      mbarrier_init(&control.q_full[stage], kArrivals);
+      mbarrier_init(&control.q_full[stage], arrivals);
       mbarrier_init(&control.q_empty[stage], kConsumerWarps);
     }
     mbarrier_init(&control.v_landed, 1);
     for (int stage = 0; stage < L::kStages; ++stage) {
-      mbarrier_init(&control.k_full[stage], kArrivals);
-      mbarrier_init(&control.v_full[stage], kArrivals);
+      mbarrier_init(&control.k_full[stage], arrivals);
+      mbarrier_init(&control.v_full[stage], arrivals);
       mbarrier_init(&control.k_empty[stage], kConsumerWarps);
       mbarrier_init(&control.v_empty[stage], kConsumerWarps);
     }
     for (int i = 0; i < L::Control::kBatches; ++i) {
       mbarrier_init(&control.batch_full[i], 1);
-      mbarrier_init(&control.batch_empty[i], Loader::kWarps);
+      mbarrier_init(&control.batch_empty[i], loaders);
     }
     mbarrier_init_fence();
   }
   __syncthreads();
 }
 
-// kGather: stages are filled by copies of single rows; the maps are not looked at then.
-template <class Variant, class Element, int kD, int kDV, class Tiles, bool kGather>
+// `gathers`: stages are filled by copies of single rows; the maps are not looked at then.
+template <class Variant, class Element, int kD, int kDV, class Tiles>
 __global__ void __launch_bounds__(LayoutOf<Variant, kD, kDV, Tiles>::kThreads, 1)
-    forward(const __grid_constant__ Maps maps, const __grid_constant__ Problem<Element> problem,
-            const __grid_constant__ Queue queue,
+    forward(const __grid_constant__ Maps maps, bool gathers,
+            const __grid_constant__ Problem<Element> problem, const __grid_constant__ Queue queue,
             const __grid_constant__ typename Variant::Arguments arguments) {
   using L = LayoutOf<Variant, kD, kDV, Tiles>;
   using Gather = GatherLoader<Variant, Element, L, kD, kDV>;
   using Tma = TmaLoader<Variant, Element, L>;
-  using Loader = std::conditional_t<kGather, Gather, Tma>;
+  static_assert(Gather::kWarps == kScout, "all warps of the producer but the scout");
   const L layout{dynamic_shared<char>()};
-  start_barriers<L, Loader>(layout);
+  start_barriers(layout, gathers ? Gather::kArrivals : Tma::kArrivals,
+                 gathers ? Gather::kWarps : Tma::kWarps);
   const auto params = Variant::params(arguments);
   const int group = warp_index() / 4;
   if (group == 0) {
     if constexpr (L::kHandsOver) registers_decrease<L::kProducerRegisters>();
     if (warp_index() == kScout) {
       Scout<Variant, Element, L>(layout, problem).run(params, queue);
-    } else if (warp_index() < Loader::kWarps) {
-      auto loader = [&] {
-        if constexpr (kGather) return Gather(layout, problem);
-        else return Tma(layout, maps, problem);
-      }();
+    } else if (gathers) {
+      Gather loader(layout, problem);
+      load<Variant, Element>(layout, problem, params, loader);
+    } else if (warp_index() < Tma::kWarps) {
+      Tma loader(layout, maps, problem);
       load<Variant, Element>(layout, problem, params, loader);
     }
   } else {

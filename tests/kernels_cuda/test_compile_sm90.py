@@ -26,7 +26,7 @@ _UNIT = """
 #include "variants.cuh"
 namespace attnlang::cuda {{
 struct Tiles {{ static constexpr int kQueryTile = {rows}, kKeyTile = {keys}, kStages = 2; }};
-auto* kernel() {{ return &sm90::forward<{functor}, Bf16, {d}, {d}, Tiles, false>; }}
+auto* kernel() {{ return &sm90::forward<{functor}, Bf16, {d}, {d}, Tiles>; }}
 }}
 """
 
