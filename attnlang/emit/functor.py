@@ -21,6 +21,7 @@ from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
 from attnlang.ir.traverse import walk
+from attnlang.jit.units import Target
 from attnlang.plan.packing import packed_rows
 from attnlang.plan.plan import Plan, tensor_params
 from attnlang.plan.ranges import Ranges
@@ -118,6 +119,7 @@ class FunctorContext:
     soft_cap: str  # the score is that tanh times a number: `cap_height`, `cap_slope`
     skeleton: str  # of a GPU's kernel, as the next
     tiles: tuple[tuple[str, int], ...]
+    large_shared: str  # its GPU has 200 KiB of shared memory for a block
     product_dim: int  # of q' and k'
     acc_dim: int
     ranges: TileText
@@ -190,6 +192,7 @@ class Functor:
             soft_cap=_bool(self._cap_height() is not None),
             skeleton="" if self.plan.tiles is None else self.plan.tiles.skeleton,
             tiles=() if self.plan.tiles is None else self.plan.tiles.constants,
+            large_shared=_bool(self.plan.key.target is Target.SM90),
             product_dim=self.plan.widths.product,
             acc_dim=self.plan.widths.acc,
             ranges=ranges,

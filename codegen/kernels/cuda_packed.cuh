@@ -107,6 +107,7 @@ struct PackedPasses {
   }
 };
 
+// `Tiles`: those of the skeleton for many rows, and kLargeShared, as `Decode` has it.
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 class PackedAttention {
   static constexpr Sm80Shape shape_of(Sm80Shape shape) {
@@ -114,7 +115,8 @@ class PackedAttention {
     return shape;
   }
   using Many = Sm80Forward<Variant, Element, kD, kDV, shape_of(forward_shape<Tiles, kDV>())>;
-  using Few = Sm80Forward<Variant, Element, kD, kDV, shape_of(decode_shape<kD, kDV>())>;
+  using Few = Sm80Forward<Variant, Element, kD, kDV,
+                          shape_of(decode_shape<kD, kDV, Tiles::kLargeShared>())>;
   using Launch = PackedWork<Variant, Element>;
   using FewItems = FewRows<Few::kRows>;
   using ManyItems = ManyRows<Many::kRows>;

@@ -35,6 +35,7 @@ struct Functor : Causal {
 };
 struct Tiles {
   static constexpr int kQueryTile = 64, kKeyTile = 32, kStages = 2, kWarps = 4, kBlocks = 1;
+  static constexpr bool kLargeShared = false;
 };
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int attnlang_run(const Call* call, char* error) {
