@@ -195,15 +195,16 @@ class PackedAttention {
     }
     if (wrong != nullptr) return wrong;
     const int64_t few = FewItems::items(call, unit_of(call));
-    const int64_t many = ManyItems::items(call, Requests(call));
+    const int64_t many = ManyItems::items(call, Requests(call)), dealt = dealt_many(call);
     if (call.packed->chunks != nullptr) {
-      void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(many)));
+      void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(dealt)));
       if (!runs) return nullptr;
       const Launch work = work_of(call, problem, kWhole);
       int32_t* schedule = schedule_of(call);
       wrong = OfFew::scheduled(work, few, schedule, states, call.stream);
       if (wrong != nullptr) return wrong;
-      return OfMany::scheduled(work, many, schedule + OfFew::ints(few), states, call.stream);
+      if (dealt == 0) return OfMany::even(work, many, call.stream);
+      return OfMany::scheduled(work, dealt, schedule + OfFew::ints(few), states, call.stream);
     }
     const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
     if (!runs) return nullptr;
@@ -214,17 +215,23 @@ class PackedAttention {
 
   static const char* make_schedule(const Call& call, const Problem<Element>& problem) {
     const int64_t few = FewItems::items(call, unit_of(call));
-    const int64_t many = ManyItems::items(call, Requests(call));
     int32_t* schedule = call.packed->costs->data;
     const Launch work = work_of(call, problem, kWhole);
     const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream);
     if (wrong != nullptr) return wrong;
-    return OfMany::make_schedule(work, many, schedule + OfFew::ints(few), call.stream);
+    return OfMany::make_schedule(work, dealt_many(call), schedule + OfFew::ints(few), call.stream);
+  }
+  // The items of many rows that a schedule deals out. Where there are enough of them, whatever the
+  // lengths are, the GPU does that as well, and blocks at work together have keys in common.
+  static int64_t dealt_many(const Call& call) {
+    constexpr int64_t kEnough = 4;  // for each block at once
+    const int64_t rows = call.q.size[2] - kDecodeQueries * call.packed->requests;
+    const bool enough = rows / Many::kRows * call.q.size[1] >= kEnough * OfMany::kAtOnce;
+    return enough ? 0 : ManyItems::items(call, Requests(call));
   }
   static int64_t schedule_ints(const Call& call) {
     if (is_empty(call)) return 0;
-    return OfFew::ints(FewItems::items(call, unit_of(call))) +
-           OfMany::ints(ManyItems::items(call, Requests(call)));
+    return OfFew::ints(FewItems::items(call, unit_of(call))) + OfMany::ints(dealt_many(call));
   }
   static int32_t* schedule_of(const Call& call) {
     return static_cast<int32_t*>(const_cast<void*>(static_cast<const void*>(call.packed->chunks)));

@@ -25,17 +25,59 @@ ATTNLANG_DEVICE void load_chunk(SharedTile<Element, kWidth> tile, int row, int c
   }
 }
 
+// The rows whose chunks the lanes of a warp copy, kThreads threads taking kChunks chunks of each of
+// kRows rows in turns: each row is looked up by one lane, which tells the others where it is. A
+// look-up costs far more than a copy.
+template <int kRows, int kThreads, int kChunks>
+struct RowLookups {
+  static constexpr int kCopies = kRows * kChunks;
+  static constexpr int kTurns = (kCopies + kThreads - 1) / kThreads;
+  static constexpr int kEach = kWarp / kChunks;  // rows of a warp in a turn
+  static constexpr bool kPossible =
+      kWarp % kChunks == 0 && kThreads % kWarp == 0 && kRows <= kThreads && kCopies % kThreads == 0;
+
+  // What this lane is to look up: for thread number `thread`, a row below kRows, or negative.
+  static ATTNLANG_DEVICE int row(int thread) {
+    const int lane = thread % kWarp, turn = lane / kEach;
+    if (turn >= kTurns) return -1;
+    return turn * (kThreads / kChunks) + thread / kWarp * kEach + lane % kEach;
+  }
+  // Where the row of a turn is, of what each lane found. All lanes call it together.
+  template <class T>
+  static ATTNLANG_DEVICE T* at(T* found, int turn, int thread) {
+    const auto address = reinterpret_cast<unsigned long long>(found);
+    const int source = turn * kEach + thread % kWarp / kChunks;
+    return reinterpret_cast<T*>(__shfl_sync(~0u, address, source));
+  }
+};
+
 // Rows [first, first + kRows) of a tile, by kThreads threads of which this is number `thread`.
 // RowOf: tile row -> its memory; null: zeros.
 template <int kRows, int kThreads, class Element, int kWidth, class RowOf>
 ATTNLANG_DEVICE void gather_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
                                  int64_t inner, bool vectorised, int thread) {
-  constexpr int kChunks = SharedTile<Element, kWidth>::kChunks;
-  constexpr int kCopies = kRows * kChunks;
+  using Tile = SharedTile<Element, kWidth>;
+  constexpr int kChunks = Tile::kChunks;
+  using Lookups = RowLookups<kRows, kThreads, kChunks>;
+  if constexpr (Lookups::kPossible) {
+    if (vectorised) {
+      const int own = Lookups::row(thread), chunk = thread % kChunks;
+      const Element* found = own < 0 ? nullptr : row_of(first + own);
+      int row = first + thread / kChunks;
+#pragma unroll
+      for (int turn = 0; turn < Lookups::kTurns; ++turn, row += kThreads / kChunks) {
+        const Element* source = Lookups::at(found, turn, thread);
+        const bool valid = source != nullptr;
+        cp_async<kVectorBytes>(tile.chunk(row, chunk),
+                               valid ? source + chunk * Tile::kEntries : nullptr, valid);
+      }
+      return;
+    }
+  }
 #pragma unroll 4
-  for (int i = 0; i < (kCopies + kThreads - 1) / kThreads; ++i) {
+  for (int i = 0; i < Lookups::kTurns; ++i) {
     const int copy = i * kThreads + thread;
-    if (kCopies % kThreads != 0 && copy >= kCopies) break;
+    if (Lookups::kCopies % kThreads != 0 && copy >= Lookups::kCopies) break;
     const int row = first + copy / kChunks;
     const Element* source = row_of(row);
     load_chunk(tile, row, copy % kChunks, source, inner, vectorised, source != nullptr);
@@ -48,22 +90,32 @@ template <int kRows, int kThreads, class Element, int kWidth, class RowOf>
 ATTNLANG_DEVICE void convert_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
                                   const Stored& stored, float scale, int thread) {
   constexpr int kChunks = SharedTile<Element, kWidth>::kChunks;
-  constexpr int kCopies = kRows * kChunks, kTurns = (kCopies + kThreads - 1) / kThreads;
-  constexpr int kAtOnce = kTurns < 4 ? kTurns : 4;
+  using Lookups = RowLookups<kRows, kThreads, kChunks>;
+  constexpr int kTurns = Lookups::kTurns, kAtOnce = kTurns < 4 ? kTurns : 4;
+  const char* found = nullptr;
+  if constexpr (Lookups::kPossible) {
+    const int own = Lookups::row(thread);
+    if (own >= 0) found = row_of(first + own);
+  }
 #pragma unroll 1
   for (int turn = 0; turn < kTurns; turn += kAtOnce) {
     uint2 chunks[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int copy = (turn + i) * kThreads + thread;
-      const char* source = copy < kCopies ? row_of(first + copy / kChunks) : nullptr;
+      const char* source = nullptr;
+      if constexpr (Lookups::kPossible) {
+        source = Lookups::at(found, turn + i, thread);
+      } else if (copy < Lookups::kCopies) {
+        source = row_of(first + copy / kChunks);
+      }
       chunks[i] = make_uint2(0, 0);
       if (source != nullptr) chunks[i] = reinterpret_cast<const uint2*>(source)[copy % kChunks];
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int copy = (turn + i) * kThreads + thread;
-      if (copy >= kCopies) break;
+      if (copy >= Lookups::kCopies) break;
       *reinterpret_cast<uint4*>(tile.chunk(first + copy / kChunks, copy % kChunks)) =
           converted<Element>(chunks[i], stored, scale);
     }
