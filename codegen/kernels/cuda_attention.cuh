@@ -15,7 +15,7 @@
 namespace attnlang::cuda {
 
 // Every [b, h] to -inf, before scores raise it. Each unit of an object has its own.
-static __global__ void start_max_kernel(const Scalars max, int heads, int count) {
+[[maybe_unused]] static __global__ void start_max_kernel(const Scalars max, int heads, int count) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < count) *max.at(i / heads, i % heads) = -kInfinity;
 }
