@@ -123,6 +123,15 @@ def test_nothing_is_left_for_later() -> None:
     assert not found
 
 
+def test_structs_lie_alike_on_host_and_device() -> None:
+    """nvcc takes a member marked [[no_unique_address]] for larger in device code than on hosts."""
+    sources = [p for top in ("runtime", "codegen") for p in (ROOT / top).rglob("*") if p.is_file()]
+    assert len(sources) > 50
+    for path in sources:
+        code = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+        assert "no_unique_address" not in code, path
+
+
 def test_test_modules_have_unique_names() -> None:
     names = [p.name for p in (ROOT / "tests").rglob("*.py") if p.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))

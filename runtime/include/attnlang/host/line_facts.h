@@ -30,21 +30,27 @@ enum class Summary {
   bits,    // the bits that are set in some value, and those that are clear in some
 };
 
-// What is known of values of type T: float, int32_t, int64_t or bool.
-template <class T, Summary kSummary>
-struct LineFacts {
+// What is kept of a range beside its extremes, in a base class where there is nothing:
+// [[no_unique_address]] has another layout in nvcc's device code than on the host.
+template <Summary kSummary>
+struct LineSet {
   static constexpr int kWords = kSummary == Summary::values ? 4 : 2;
 
+  struct Words {
+    uint64_t word[kWords] = {};
+  } set;
+};
+template <>
+struct LineSet<Summary::extremes> {};
+
+// What is known of values of type T: float, int32_t, int64_t or bool.
+template <class T, Summary kSummary>
+struct LineFacts : LineSet<kSummary> {
   T lo = std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity()
                                               : std::numeric_limits<T>::max();
   T hi = std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity()
                                               : std::numeric_limits<T>::lowest();
   bool nan = false;
-  struct Nothing {};
-  struct Set {
-    uint64_t word[kWords] = {};
-  };
-  [[no_unique_address]] std::conditional_t<kSummary == Summary::extremes, Nothing, Set> set;
 
   ATTNLANG_HD bool none() const { return lo > hi && !nan; }
 
@@ -54,10 +60,10 @@ struct LineFacts {
     if constexpr (std::is_floating_point_v<T>) nan |= x != x;
     if constexpr (kSummary == Summary::values) {
       const uint64_t place = (static_cast<uint64_t>(x) * 0x9E3779B97F4A7C15u) >> 56;
-      set.word[place >> 6] |= uint64_t{1} << (place & 63);
+      this->set.word[place >> 6] |= uint64_t{1} << (place & 63);
     } else if constexpr (kSummary == Summary::bits) {
-      set.word[0] |= static_cast<uint64_t>(int64_t{x});
-      set.word[1] |= ~static_cast<uint64_t>(int64_t{x});
+      this->set.word[0] |= static_cast<uint64_t>(int64_t{x});
+      this->set.word[1] |= ~static_cast<uint64_t>(int64_t{x});
     }
   }
 
@@ -66,7 +72,7 @@ struct LineFacts {
     hi = other.hi > hi ? other.hi : hi;
     nan |= other.nan;
     if constexpr (kSummary != Summary::extremes) {
-      for (int i = 0; i < kWords; ++i) set.word[i] |= other.set.word[i];
+      for (int i = 0; i < LineSet<kSummary>::kWords; ++i) this->set.word[i] |= other.set.word[i];
     }
   }
 
