@@ -40,6 +40,7 @@ constexpr int64_t padded_lanes(int64_t lanes) {
   return whole == lanes ? whole : whole + panel_vectors(lanes - whole) * kLanes;
 }
 
+// Of a cache of 1 MiB or more; the rest is for keys and scores.
 constexpr int64_t kBlockBytes = 640 * 1024;
 
 // The query tiles of one (request, head): queries and what reached their outputs, each twice, as
@@ -49,7 +50,7 @@ struct HeadQueries {
   static constexpr int kEntries = Operands::kEntries;
   static constexpr int64_t kAcross = kQueryTile / kEntries * int64_t{kPanel};
 
-  // As many rows, whole tiles, as half of a cache of 1 MiB holds, with their gradients.
+  // As many rows, whole tiles, as kBlockBytes hold, with their gradients.
   static constexpr int64_t kRowBytes = (kD + 2 * (kD + kDV) / kEntries) * sizeof(float);
   static constexpr int64_t kBlock =
       std::max<int64_t>(1, kBlockBytes / kRowBytes / kQueryTile) * kQueryTile;

@@ -21,6 +21,8 @@ INSTANCES = [
     ("SinkGradient", F32, 32, 40),
     ("CapAlibiGradient", F32, 80, 16),
     ("BiasesGradient", F32, 16, 33),
+    ("PaddingGradient", BF16, 23, 17),
+    ("CapAlibiGradient", BF16, 31, 45),
 ]
 
 
