@@ -13,23 +13,6 @@
 
 namespace attnlang::cpu {
 
-constexpr int64_t element_size(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-    case DType::i64:
-      return 8;
-    case DType::f32:
-    case DType::i32:
-      return 4;
-    case DType::f16:
-    case DType::bf16:
-    case DType::i16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 // Calls f(j, page, slot) for the columns k0 + j of request b, j below n.
 template <class Function>
 void for_slots(const Packed& packed, int64_t b, int64_t k0, int64_t n, const Function& f) {

@@ -22,17 +22,20 @@ namespace attnlang::cuda {
 constexpr int kBringWarps = 4;
 constexpr int kBringTile = 64;  // columns of a block
 
-// starts[b]: the columns of all requests before b. One warp. `Variant`: only units that need the
-// kernel have it, as those below.
+// starts[b]: the columns of all requests before b, as far as there is `room` for them: where
+// offsets go back and forth, requests may have more columns than pages have slots. One warp.
+// `Variant`: only units that need the kernel have it, as those below.
 template <class Variant>
 __global__ void __launch_bounds__(kWarp)
-    start_columns(const Requests requests, int32_t* const starts) {
+    start_columns(const Requests requests, int32_t* const starts, const int64_t room) {
   const int lane = static_cast<int>(threadIdx.x);
-  int before = 0;
+  int64_t before = 0;
   for (int b = lane; b - lane < requests.count(); b += kWarp) {
-    const int columns = b < requests.count() ? requests.rows(b).keys.count : 0;
-    const LaneSums sums = lane_sums(columns, lane);
-    if (b < requests.count()) starts[b] = before + sums.before;
+    const int64_t columns = b < requests.count() ? requests.rows(b).keys.count : 0;
+    const LaneSums<int64_t> sums = lane_sums(columns, lane);
+    if (b < requests.count()) {
+      starts[b] = static_cast<int32_t>(least(before + sums.before, room));
+    }
     before += sums.all;
   }
 }
@@ -43,7 +46,9 @@ struct PagedTensor {
   char* result;
   int64_t page_stride, slot_stride, width;  // width: elements of a row
   int64_t size[kMaxRank], stride[kMaxRank];
-  int32_t axes, bytes;
+  int32_t axes;
+  int64_t rows;  // that the result has room for
+  int32_t bytes;
 
   ATTNLANG_DEVICE int64_t offset(int64_t at) const {
     int64_t offset = 0;
@@ -73,7 +78,8 @@ __global__ void __launch_bounds__(kBringWarps* kWarp)
   const int64_t elements = (left < kBringTile ? left : kBringTile) * tensor.width;
   for (int64_t i = threadIdx.x; i < elements; i += kBringWarps * kWarp) {
     const int column = place.row + static_cast<int>(i / tensor.width);
-    const int64_t at = i % tensor.width, row = rows.columns.begin + column;
+    const int64_t at = i % tensor.width, row = int64_t{rows.columns.begin} + column;
+    if (row >= tensor.rows) return;  // offsets that go back and forth: more columns than slots
     const Pages::Slot slot = pages.slot(column);
     const int64_t from =
         slot.page * tensor.page_stride + slot.slot * tensor.slot_stride + tensor.offset(at);
@@ -118,23 +124,6 @@ __global__ void __launch_bounds__(kBringWarps* kWarp)
   }
 }
 
-constexpr int bytes_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-    case DType::i64:
-      return 8;
-    case DType::f32:
-    case DType::i32:
-      return 4;
-    case DType::f16:
-    case DType::bf16:
-    case DType::i16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 // The call that the kernels are given; `whole`: the one that was passed.
 template <class Variant, class Element, int kD, int kDV>
 class BroughtCall {
@@ -161,8 +150,13 @@ class BroughtCall {
       }
     }
     brings_rows_ = Variant::kLoadsKeys || !takes(whole.k, packed_.k_scale, Variant::kKeyStart);
-    if constexpr (!Variant::kValueFromKey) {
-      brings_rows_ = brings_rows_ || !takes(whole.v, packed_.v_scale, Variant::kValueStart);
+    // Values that are a slice of keys are read by themselves where they begin at another entry
+    // than those that a chunk of keys begins with.
+    if constexpr (kValueWithinKey<Variant, kD, kDV> < 0) {
+      constexpr bool kOfKey = Variant::kValueFromKey;
+      brings_rows_ =
+          brings_rows_ || !takes(kOfKey ? whole.k : whole.v,
+                                 kOfKey ? packed_.k_scale : packed_.v_scale, Variant::kValueStart);
     }
     if (!brings_rows_) return;
     take<Width::kHead>(call_.k, workspace);
@@ -195,7 +189,13 @@ class BroughtCall {
     const Requests requests(call_);
     if constexpr (Variant::kKeyTensors) {
       if (starts_ != nullptr) {
-        wrong = launch(start_columns<Variant>, dim3(1), kWarp, 0, call_.stream, requests, starts_);
+        // Its own requests: where columns begin is not known yet.
+        Packed unstarted = packed_;
+        unstarted.kv_indptr = {};
+        Call before = call_;
+        before.packed = &unstarted;
+        wrong = launch(start_columns<Variant>, dim3(1), kWarp, 0, call_.stream, Requests(before),
+                       starts_, key_rows(whole_));
       }
       for (int i = 0; i < Variant::kTensors && wrong == nullptr; ++i) {
         const PackedAxis& axis = packed_.tensors[i];
@@ -228,7 +228,7 @@ class BroughtCall {
       width *= t.size[axis];
     }
     brought.size[paged.axis] = key_rows(whole_), brought.stride[paged.axis] = width;
-    void* room = workspace.take(key_rows(whole_) * width * bytes_of(t.dtype));
+    void* room = workspace.take(key_rows(whole_) * width * element_size(t.dtype));
     if (room == nullptr) return;
     brought.data = room;
     t = brought;
@@ -244,7 +244,8 @@ class BroughtCall {
                        .size = {},
                        .stride = {},
                        .axes = 0,
-                       .bytes = bytes_of(from.dtype)};
+                       .rows = key_rows(whole_),
+                       .bytes = static_cast<int32_t>(element_size(from.dtype))};
     for (int axis = 0; axis < from.rank; ++axis) {
       if (axis == paged.axis || from.stride[axis] == 0) continue;
       tensor.size[tensor.axes] = from.size[axis];

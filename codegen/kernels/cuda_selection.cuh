@@ -93,14 +93,16 @@ constexpr int kSelectWarps = 4;
 constexpr int kSelectWindow = 32768;  // blocks that are looked at together: a flag each
 
 // The sum of the lanes before this one, and of all.
+template <class T>
 struct LaneSums {
-  int before, all;
+  T before, all;
 };
-ATTNLANG_DEVICE LaneSums lane_sums(int x, int lane) {
-  int sum = x;
+template <class T>
+ATTNLANG_DEVICE LaneSums<T> lane_sums(T x, int lane) {
+  T sum = x;
 #pragma unroll
   for (int step = 1; step < kWarp; step *= 2) {
-    const int other = __shfl_sync(~0u, sum, lane < step ? lane : lane - step);
+    const T other = __shfl_sync(~0u, sum, lane < step ? lane : lane - step);
     if (lane >= step) sum += other;
   }
   return {sum - x, __shfl_sync(~0u, sum, kWarp - 1)};
@@ -150,7 +152,7 @@ __global__ void __launch_bounds__(kSelectWarps* kWarp)
     for (int i = 0; i < kWords; i += kWarp) {
       const int word = warp * kWords + i + lane;
       const uint32_t four = words[word];
-      const LaneSums sums = lane_sums(__popc(four), lane);
+      const LaneSums<int> sums = lane_sums(__popc(four), lane);
       int to = at + sums.before;
       for (int j = 0; j < 4; ++j) {
         if ((four >> (8 * j) & 1u) != 0) result[to++] = static_cast<int32_t>(first) + 4 * word + j;

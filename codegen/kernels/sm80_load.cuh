@@ -110,7 +110,7 @@ ATTNLANG_DEVICE void convert_rows(SharedTile<Element, kWidth> tile, int first, c
         source = row_of(first + copy / kChunks);
       }
       chunks[i] = make_uint2(0, 0);
-      if (source != nullptr) chunks[i] = reinterpret_cast<const uint2*>(source)[copy % kChunks];
+      if (source != nullptr) chunks[i] = load_eight_bytes(source + 8 * (copy % kChunks));
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {

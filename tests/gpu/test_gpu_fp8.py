@@ -50,7 +50,7 @@ def test_scales_of_plain_pages(device: str) -> None:
     assert torch.equal(lse, want[1])
 
 
-@pytest.mark.parametrize("name", ["rope", "within"])
+@pytest.mark.parametrize("name", ["rope", "within", "slice"])
 def test_transforms_of_pages_of_one_byte(name: str, device: str) -> None:
     call = call_of(name, device, ((1, 40), (33, 33), (0, 9), (3, 70)))
     dtype, scale = torch.float8_e4m3fn, torch.tensor([2.0, 0.7])

@@ -39,6 +39,7 @@ SPECS = {
         "attention paged_offsets(first: int[B, Q], gain: float[B]):\n"
         " score = gain[b] * score\n mask = kv_idx >= first[b, q_row] and causal\n"
     ),
+    "slice": "attention paged_slice:\n v = k[4:20]\n mask = causal\n",
     "within": "attention paged_within:\n v = k[16:48]\n mask = causal\n",
     "weights": "attention paged_weights:\n weights = sigmoid(score - 1)\n mask = causal\n",
     "hidden": "attention paged_hidden(seen: bool[B, KV]):\n mask = causal and seen[b, kv_col]\n",

@@ -78,14 +78,16 @@ class Kernel:
     library: ctypes.CDLL
 
     def run(self, call: Call, seed: int) -> None:
-        """Run one call in the emulator under a schedule, its workspace full of NaN."""
+        """Run one call in the emulator under a schedule, its workspace full of NaN; no more is used.
+        """
         needed = self.library.attnlang_workspace(ctypes.byref(call.c))
-        workspace = torch.full((needed // 4 + 64,), math.nan)
+        workspace = torch.full((needed // 4 + 64 + 1024,), math.nan)
         start = -workspace.data_ptr() % 256 // 4
         call.c.workspace = workspace[start:].data_ptr()
         call.c.workspace_bytes = needed
         self.library.set_seed(seed)
         call.run(self.library.attnlang_run)
+        assert workspace[start + needed // 4 :].isnan().all(), "past the workspace's end"
 
 
 @dataclass(frozen=True)

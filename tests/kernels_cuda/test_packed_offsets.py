@@ -33,16 +33,21 @@ struct Functor : Causal {
   static void limit_rows(RequestRows&, const Arguments&) {}
   static void request_rows(Arguments&, const RequestRows&) {}
 };
+// With a tensor over KV, which is brought and not read.
+struct KeyTensor : Functor {
+  static constexpr bool kKeyTensors = true;
+  static constexpr int kTensors = 1;
+};
 struct Tiles {
   static constexpr int kQueryTile = 64, kKeyTile = 32, kStages = 2, kWarps = 4, kBlocks = 1;
   static constexpr bool kLargeShared = false;
 };
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int attnlang_run(const Call* call, char* error) {
-  return packed_run<Functor, Bf16, 32, 32, Tiles>(*call, error);
+  return packed_run<FUNCTOR, Bf16, 32, 32, Tiles>(*call, error);
 }
 EXPORT int64_t attnlang_workspace(const Call* call) {
-  return packed_workspace<Functor, Bf16, 32, 32, Tiles>(*call);
+  return packed_workspace<FUNCTOR, Bf16, 32, 32, Tiles>(*call);
 }
 EXPORT void set_seed(uint64_t seed) { emulator::set_seed(seed); }
 """
@@ -68,9 +73,19 @@ class CPacked(ctypes.Structure):
     ]
 
 
+class CPackedAxis(ctypes.Structure):
+    """`attnlang::PackedAxis`."""
+
+    _fields_ = [
+        ("rows", ctypes.c_int32),  # 3: in pages
+        ("axis", ctypes.c_int32),
+        ("page_stride", ctypes.c_int64),
+    ]
+
+
 @cache
-def _kernel() -> Kernel:
-    library = build(EMULATOR, _UNIT, f"-I{HERE}")
+def _kernel(functor: str = "Functor") -> Kernel:
+    library = build(EMULATOR, _UNIT, f"-I{HERE}", f"-DFUNCTOR={functor}")
     library.attnlang_workspace.restype = ctypes.c_int64
     library.set_seed.argtypes = [ctypes.c_uint64]
     return Kernel(library)
@@ -141,23 +156,28 @@ TABLES = {
     "in order": ([0, 3, 40, 41], [0, 2, 4, 5], [8, 0, 3, 3, 1], [20, 32, 1]),
     "wild numbers": ([0, 3, 40, 41], [0, 2, 4, 5], [-4, 900, 2**31 - 1, 7, 9], [32, 31, 16]),
     "wild lengths": ([0, 3, 40, 41], [0, 2, 4, 5], [8, 0, 3, 6, 1], [99, -3, 17]),
+    "back and forth": ([0, 3, 40, 41], [0, 5, 0, 5], [8, 0, 3, 6, 1], [80, 80, 80]),
     "wild offsets": ([0, 3, 40, 41], [-2, 2, 70, 90], [8, 0, 3, 6, 1], [25, 25, 25]),
 }
 
 
+@pytest.mark.parametrize("functor", ["Functor", "KeyTensor"])
 @pytest.mark.parametrize("name", TABLES)
-def test_pages_are_those_that_are_there(name: str) -> None:
+def test_pages_are_those_that_are_there(name: str, functor: str) -> None:
     q_indptr, page_indptr, numbers, lengths = TABLES[name]
     g = torch.Generator().manual_seed(0)
     q = torch.randn(1, HEADS, q_indptr[-1], DIM, generator=g).bfloat16()
     k, v = (torch.randn(PAGES, KV_HEADS, PAGE, DIM, generator=g).bfloat16() for _ in range(2))
     tables = [torch.tensor(x, dtype=torch.int32) for x in (q_indptr, page_indptr, numbers, lengths)]
-    call = Call(q, k, v, out=torch.full_like(q, math.nan), kv_lens=tables[3])
+    beside = torch.zeros(PAGES, PAGE, 4)
+    call = Call(q, k, v, out=torch.full_like(q, math.nan), kv_lens=tables[3], tensors=(beside[0],))
     call.c.q.stride[0] = call.c.out.stride[0] = call.c.lse.stride[0] = 0
     starts, first, pages, _ = map(per_request, tables)
     packed = CPacked(len(q_indptr) - 1, starts, per_request(0), first, pages, len(numbers), PAGE)
+    axis = CPackedAxis(3, 0, beside.stride(0))
+    packed.tensors, packed.tensor_count = ctypes.addressof(axis), 1
     call.c.packed = ctypes.addressof(packed)
-    _kernel().run(call, 0)
+    _kernel(functor).run(call, 0)
     count = len(numbers)
     for b, length in enumerate(lengths):
         begin, end = (min(max(x, 0), count) for x in page_indptr[b : b + 2])

@@ -16,6 +16,15 @@ inline uint32_t shared_address(const void* p) {
          emulator::SharedMemory::kFirstAddress;
 }
 
+inline uint2 load_eight_bytes(const void* global) {
+  if (reinterpret_cast<uintptr_t>(global) % sizeof(uint2) != 0) {
+    emulator::cta().fail("load_eight_bytes: the address is not a multiple of 8 bytes");
+  }
+  uint2 loaded;
+  std::memcpy(&loaded, global, sizeof loaded);
+  return loaded;
+}
+
 template <int kBytes>
 void cp_async(void* shared, const void* global, bool valid) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");

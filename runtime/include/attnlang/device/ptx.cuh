@@ -24,6 +24,11 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// Eight bytes of global memory, at a multiple of eight.
+__device__ __forceinline__ uint2 load_eight_bytes(const void* global) {
+  return *static_cast<const uint2*>(global);
+}
+
 // --- copies from global to shared memory ---
 
 // kBytes (4, 8 or 16) from global, or zeros when not valid: global is not read then and may be

@@ -29,6 +29,24 @@ constexpr bool is_page_dtype(DType dtype) {
   return dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
 }
 
+// Bytes of an element.
+constexpr int64_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::i64:
+      return 8;
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
 constexpr int kMaxRank = 8;
 
 struct Tensor {
