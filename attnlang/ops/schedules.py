@@ -4,7 +4,7 @@ Keeps what the schedule op returns: int32, a header (kind, chunks, items, worker
 largest load, two of shape), then chunks (item, first, count, worker, slot); loads count key tiles.
 A GPU's kernels make their own, for requests of few rows and, if there may be others, for those: a
 header (kind, chunks, items, workers, slots, the largest load, all key tiles, the bytes of states
-over 256, the size of it all, nothing) and what kernels alone read.
+over 256, the size of it all, whether nothing is cut) and what kernels alone read.
 Invariant: a schedule serves only calls with the lengths, the mask's parameters and the op that it
 was made for.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 _KIND, _CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 0, 1, 2, 3, 4, 5
-_TILES, _STATE_BYTES, _SIZE = 6, 7, 8  # of a GPU's
+_TILES, _STATE_BYTES, _SIZE, _WHOLE = 6, 7, 8, 9  # of a GPU's
 _GPU_KIND, _GPU_HEADER = 0x61747302, 10
 _HEADER, _CHUNK, _COUNT = 8, 5, 2
 _STATE_ROWS = 64 + 16  # a slot has room for a state of a prefill's rows and one of a decode's
@@ -41,12 +41,16 @@ class Balance:
 
     @staticmethod
     def of(schedule: Tensor) -> tuple[Balance, ...]:
-        """Read a schedule; a GPU's has one for requests of few rows and one for the others."""
+        """Read a schedule; a GPU's has one for requests of few rows and one for the others.
+
+        Where there are so many items that none is cut, a GPU deals them out itself: no balance.
+        """
         gpu = _gpu_headers(schedule)
         if gpu is not None:
             return tuple(
                 Balance(h[_ITEMS], h[_CHUNKS], h[_WORKERS], h[_LARGEST], h[_TILES] / h[_WORKERS])
                 for h in gpu
+                if not h[_WHOLE]
             )
         tiles = int(schedule[_HEADER:].reshape(-1, _CHUNK)[:, _COUNT].sum())
         chunks, items, workers, largest = (

@@ -3,7 +3,8 @@
 //
 // Where query rows are few, the rows of an item are those of all heads of a group, so that keys and
 // values are read once; row r of a unit of heads is head r / queries, query r % queries. How rows
-// and keys are cut depends on shapes alone, so a result is the same, bit for bit, on any device.
+// and keys are cut depends on shapes alone, or where a schedule says it on lengths and the mask
+// too, so a result is the same, bit for bit, on any device.
 #pragma once
 
 #include <algorithm>

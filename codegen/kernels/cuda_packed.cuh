@@ -154,7 +154,7 @@ class PackedAttention {
   }
 
  private:
-  // What of packed calls the CPU alone runs.
+  // What the kernels of packed calls do not take.
   static int check_packed(const Call& call, char* error) {
     const Packed& packed = *call.packed;
     const auto place = reinterpret_cast<uintptr_t>(packed.chunks);
@@ -195,16 +195,15 @@ class PackedAttention {
     }
     if (wrong != nullptr) return wrong;
     const int64_t few = FewItems::items(call, unit_of(call));
-    const int64_t many = ManyItems::items(call, Requests(call)), dealt = dealt_many(call);
+    const int64_t many = ManyItems::items(call, Requests(call));
     if (call.packed->chunks != nullptr) {
-      void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(dealt)));
+      void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(many)));
       if (!runs) return nullptr;
       const Launch work = work_of(call, problem, kWhole);
       int32_t* schedule = schedule_of(call);
       wrong = OfFew::scheduled(work, few, schedule, states, call.stream);
       if (wrong != nullptr) return wrong;
-      if (dealt == 0) return OfMany::even(work, many, call.stream);
-      return OfMany::scheduled(work, dealt, schedule + OfFew::ints(few), states, call.stream);
+      return OfMany::scheduled(work, many, schedule + OfFew::ints(few), states, call.stream);
     }
     const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
     if (!runs) return nullptr;
@@ -219,19 +218,13 @@ class PackedAttention {
     const Launch work = work_of(call, problem, kWhole);
     const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream);
     if (wrong != nullptr) return wrong;
-    return OfMany::make_schedule(work, dealt_many(call), schedule + OfFew::ints(few), call.stream);
-  }
-  // The items of many rows that a schedule deals out. Where there are enough of them, whatever the
-  // lengths are, the GPU does that as well, and blocks at work together have keys in common.
-  static int64_t dealt_many(const Call& call) {
-    constexpr int64_t kEnough = 4;  // for each block at once
-    const int64_t rows = call.q.size[2] - kDecodeQueries * call.packed->requests;
-    const bool enough = rows / Many::kRows * call.q.size[1] >= kEnough * OfMany::kAtOnce;
-    return enough ? 0 : ManyItems::items(call, Requests(call));
+    const int64_t many = ManyItems::items(call, Requests(call));
+    return OfMany::make_schedule(work, many, schedule + OfFew::ints(few), call.stream);
   }
   static int64_t schedule_ints(const Call& call) {
     if (is_empty(call)) return 0;
-    return OfFew::ints(FewItems::items(call, unit_of(call))) + OfMany::ints(dealt_many(call));
+    return OfFew::ints(FewItems::items(call, unit_of(call))) +
+           OfMany::ints(ManyItems::items(call, Requests(call)));
   }
   static int32_t* schedule_of(const Call& call) {
     return static_cast<int32_t*>(const_cast<void*>(static_cast<const void*>(call.packed->chunks)));

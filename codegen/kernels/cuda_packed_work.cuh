@@ -117,7 +117,7 @@ struct FewRows {
 template <class Variant, class Element>
 struct PackedBlocks {
   PackedWork<Variant, Element> work;
-  Schedule schedule;  // data null: a block does an item, or a part of one
+  Schedule schedule;  // data null, or `whole`: a block does an item, or a part of one
   PieceStates states;
 };
 
@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     packed_kernel(const __grid_constant__ PackedBlocks<Variant, Element> blocks) {
   const Schedule& schedule = blocks.schedule;
   const int block = static_cast<int>(blockIdx.x);
-  const bool dealt = schedule.data != nullptr;
+  const bool dealt = schedule.data != nullptr && schedule.data[Schedule::whole] == 0;
+  if (dealt && block >= schedule.blocks) return;
   const int count = dealt ? least(schedule.data[Schedule::count], schedule.items) : 1;
   for (int n = dealt ? greatest(schedule.firsts()[block], 0) : 0; n < count; ++n) {
     int index = block;
@@ -192,6 +193,10 @@ struct PackedLaunch {
   static int64_t state_bytes(int64_t items) {
     return items == 0 ? 0 : PieceStates::bytes(kAtOnce, Kernel::kItemFloats);
   }
+  // A block for each item, where the items may be enough for it: the GPU counts those that there
+  // are.
+  static bool may_be_whole(int64_t items) { return items >= Schedule::kEnough * kAtOnce; }
+  static int64_t grid_of(int64_t items) { return may_be_whole(items) ? items : kAtOnce; }
   static Schedule schedule_at(int32_t* data, int64_t items) {
     return {.data = data,
             .items = static_cast<int32_t>(items),
@@ -207,7 +212,7 @@ struct PackedLaunch {
         .states = PieceStates::at(states, kAtOnce, Kernel::kItemFloats)};
     const char* wrong = fill_bytes(blocks.states.done, 0, kAtOnce * sizeof(int32_t), stream);
     if (wrong != nullptr) return wrong;
-    return start(dim3(static_cast<unsigned>(kAtOnce)), stream, blocks);
+    return start(dim3(static_cast<unsigned>(grid_of(items))), stream, blocks);
   }
 
   static const char* make_schedule(const Work& work, int64_t items, int32_t* schedule,
@@ -219,7 +224,9 @@ struct PackedLaunch {
                                kCostWarps * kWarp, 0, stream, work, made.costs(), made.items);
     if (wrong != nullptr) return wrong;
     return launch(deal_kernel, dim3(1), kDealThreads, kDealThreads * sizeof(int64_t), stream,
-                  DealWork{.schedule = made, .state_bytes = state_bytes(items)});
+                  DealWork{.schedule = made,
+                           .state_bytes = state_bytes(items),
+                           .may_be_whole = may_be_whole(items)});
   }
 
  private:

@@ -60,9 +60,12 @@ struct Schedule {
     tiles,
     state_bytes,
     size,
-    unused,
+    whole,  // not 0: nothing is cut, and each block has the item of its number
     header
   };
+  // So many items for each block at once keep a GPU busy without cuts, whatever their lengths are,
+  // and blocks at work together have keys in common.
+  static constexpr int64_t kEnough = 4;
   static constexpr int32_t kKind = 0x61747302;
 
   int32_t* data;
@@ -135,10 +138,12 @@ ATTNLANG_DEVICE int64_t sum_before(int64_t own, int64_t* shared, int64_t& total)
 struct DealWork {
   Schedule schedule;  // with the costs of the items that there may be; 0: there is none
   int64_t state_bytes;
+  bool may_be_whole;  // there is a block for each item that there may be
 };
 
 // One block: from costs to a schedule.
-__global__ void __launch_bounds__(kDealThreads) deal_kernel(const __grid_constant__ DealWork work) {
+[[maybe_unused]] static __global__ void __launch_bounds__(kDealThreads)
+    deal_kernel(const __grid_constant__ DealWork work) {
   auto* shared = dynamic_shared<int64_t>();
   const Schedule& schedule = work.schedule;
   const int32_t* costs = schedule.costs();
@@ -210,6 +215,8 @@ __global__ void __launch_bounds__(kDealThreads) deal_kernel(const __grid_constan
   data[Schedule::largest] = static_cast<int32_t>(largest);
   data[Schedule::tiles] = static_cast<int32_t>(units);
   data[Schedule::size] = static_cast<int32_t>(Schedule::ints(items, schedule.blocks));
+  data[Schedule::whole] =
+      static_cast<int32_t>(work.may_be_whole && count >= Schedule::kEnough * schedule.blocks);
   data[Schedule::state_bytes] = static_cast<int32_t>(work.state_bytes >> 8);
 }
 
