@@ -34,7 +34,7 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// How rows are made: `kInput` entries as passed, `kOutput` transformed.
+// Rows into shared memory, as float32, by a warp.
 template <int kWidth, class Element>
 ATTNLANG_DEVICE void load_floats(float* row, const Element* source, int64_t inner, int lane) {
   for (int d = lane; d < kWidth; d += kWarp) row[d] = to_float32(source[d * inner]);

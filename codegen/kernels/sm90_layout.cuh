@@ -1,9 +1,9 @@
 // What lies where in the shared memory of a Hopper forward kernel, and who may touch it when.
 //
 // Q, K and V tiles are panels of 64 columns: rows of 128 bytes, swizzled, as TMA writes them and
-// wgmma reads them. Three rings connect the warps: batches of tile numbers from the scout to the
-// loader, stages of K, each with the message that says which tile it is, and stages of V from the
-// loader to the consumers. Each side runs ahead as far as its ring is long.
+// wgmma reads them. Four rings connect the warps: batches of tile numbers from the scout to the
+// loader; tiles of Q, stages of K, each with the message that says which tile it is, and stages of
+// V from the loader to the consumers. Each side runs ahead as far as its ring is long.
 #pragma once
 
 #include <cstdint>
