@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_places import capture
+from gpu_places import ON_GPU, capture
 from paged_inputs import Pool
 from ragged_inputs import Lengths, Packed, pack
-from support import Sizes, moved
+from support import Sizes, moved, moved_tensor
 
 import attnlang
 from attnlang.ops.serving_plan import Plan
@@ -233,6 +233,27 @@ def test_a_plan_spreads_the_work(name: str, device: str) -> None:
         assert balance.chunks > balance.items or name == "window"
         assert balance.largest <= max(balance.mean + 9, 13)
     assert plan.workspace_bytes > 2 * 132 * 16 * HEADS.dv * 4
+
+
+@pytest.mark.parametrize("device", ["sm90", pytest.param("cuda", marks=ON_GPU)], indirect=True)
+def test_what_is_cut_follows_the_rows_that_there_are(device: str) -> None:
+    """One long prompt is cut, whatever rows q has to spare; as many as fill a GPU are not."""
+    rows = 70 * 128
+    prompts = ((128, 128),) * 70
+    for lengths, is_cut in ((((150, 2000),), True), (prompts, False)):
+        call = call_of("causal", device, lengths)
+        plan = plan_of(call, 16, max_q_tokens=rows, max_requests=70)
+        q = torch.full((rows, HEADS.hq, HEADS.d), math.nan, dtype=torch.bfloat16)
+        q[: call.q.shape[0]] = call.q
+        out, lse = plan.run(moved_tensor(q, device), return_lse=True)
+        few, *many = plan.balance
+        assert few.items == 0
+        assert [balance.chunks > balance.items for balance in many] == [True] * is_cut
+        used = slice(0, call.q.shape[0])
+        if is_cut:
+            call.check(out[used].cpu(), lse[used].cpu())
+        else:
+            assert torch.equal(out[used].cpu(), run(call, 16)[0])
 
 
 def test_a_captured_plan_sees_an_update(device: str) -> None:

@@ -78,8 +78,7 @@ class Kernel:
     library: ctypes.CDLL
 
     def run(self, call: Call, seed: int) -> None:
-        """Run one call in the emulator under a schedule, its workspace full of NaN; no more is used.
-        """
+        """Run one call in the emulator under a schedule; its workspace starts as NaN."""
         needed = self.library.attnlang_workspace(ctypes.byref(call.c))
         workspace = torch.full((needed // 4 + 64 + 1024,), math.nan)
         start = -workspace.data_ptr() % 256 // 4
