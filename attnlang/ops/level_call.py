@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import Param, Size, TensorParam
+from attnlang.ir.nodes import Variant as Ir
 from attnlang.ops.levels import LevelTables
 from attnlang.ops.parts import Paged
-from attnlang.ops.routes import Facts
 from attnlang.ops.schedules import Schedules
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.plan.packing import packed_rows
@@ -43,7 +43,7 @@ class CallFacts:
     wide_out: bool
     schedules: Schedules
     lasts: bool  # whether the next step's tables will lie where this one's do
-    like: Facts | None  # what runs with the same schedules have in common
+    plain: bool  # whether all it has are plain tensors and numbers; else it keeps no schedule
 
 
 def call_level(
@@ -57,14 +57,10 @@ def call_level(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return out [sum Q, HQ, DV], lse [sum Q, HQ], max [B, HQ]; None what is not asked for."""
     ir, names = variant.ir, variant.companions
-    own: dict[str, ParamValue] = {}
-    requests = tables.q_indptr.shape[0] - 1
-    for param in ir.params:
-        value = values[param.name]
-        value = value.tensor if isinstance(value, Paged) else value
-        own[param.name] = _for_requests(param, value, requests)
+    own = _own(ir, values, tables)
     kv_offset = 0 if tables.kv_offset is None else tables.kv_offset
-    named = variant.op_arguments(own, facts.scale, tables.q_offset, kv_offset, tables.kv_lens)
+    offsets = (tables.q_offset, kv_offset, tables.kv_lens)
+    named = variant.op_arguments(own, facts.scale, *offsets)
     given = {
         "q_indptr": tables.q_indptr,
         "kv_indptr": tables.kv_indptr,
@@ -85,18 +81,37 @@ def call_level(
     specialised.op.ensure(kernel, q.device)
     op = variant.registered_op(own, "packed")
     vectors = (q, pools.k) if pools.v is None else (q, pools.k, pools.v)
-    schedules = facts.schedules
+    schedules, scale = facts.schedules, facts.scale
+    work = {"workers": schedules.workers, "split_tokens": schedules.split_tokens}
+    planned = named | {names[n]: x for n, x in work.items()}
 
-    def make() -> Tensor:
-        work = {"workers": schedules.workers, "split_tokens": schedules.split_tokens}
+    def make() -> Tensor:  # may be kept by `schedules`, and does not hold them in turn
+        # Once more: a tensor that was completed is a copy, and not what it is a copy of by now.
+        now = variant.op_arguments(_own(ir, values, tables), scale, *offsets)
         planner = variant.registered_op(own, "schedule")
-        made: Tensor = planner(*vectors, **named, **{names[n]: x for n, x in work.items()})
+        made: Tensor = planner(*vectors, **(planned | now))
         return made
 
-    key = None if facts.like is None else (part, op, facts.like)
-    named[names["schedule"]] = schedules.find(key, width, make, lasts=facts.lasts)
-    out, lse, largest = op(*vectors, **named)
+    key: tuple[object, ...] | None = None
+    if facts.plain:
+        places = tuple((x.shape, x.stride(), x.dtype) for x in vectors[1:])
+        key = (part, op, kernel, q.shape, *places)
+    schedule = {names["schedule"]: schedules.find(key, width, make, lasts=facts.lasts)}
+    out, lse, largest = op(*vectors, **named, **schedule)
     return out, lse if facts.return_lse else None, largest if facts.return_max else None
+
+
+def _own(
+    ir: Ir, values: Mapping[str, ParamValue | Paged], tables: LevelTables
+) -> dict[str, ParamValue]:
+    """Return a variant's parameters as a packed call of these tables takes them."""
+    requests = tables.q_indptr.shape[0] - 1
+    own: dict[str, ParamValue] = {}
+    for param in ir.params:
+        value = values[param.name]
+        value = value.tensor if isinstance(value, Paged) else value
+        own[param.name] = _for_requests(param, value, requests)
+    return own
 
 
 def request_axes(param: Param) -> list[int]:
@@ -107,11 +122,17 @@ def request_axes(param: Param) -> list[int]:
 
 
 def _for_requests(param: Param, value: ParamValue, requests: int) -> ParamValue:
-    """Return a tensor over `B` with entries for requests that have no rows too."""
+    """Return a tensor over `B` with an entry for each request of the tables.
+
+    Those of a GPU have the maximum of requests, the tensor as many or only the step's; those of a
+    CPU the step's, the tensor as many or the maximum.
+    """
     if not isinstance(value, Tensor):
         return value
     for axis in request_axes(param):
-        if value.shape[axis] < requests:
+        if value.shape[axis] > requests:
+            value = value.narrow(axis, 0, requests)
+        elif value.shape[axis] < requests:
             more = list(value.shape)
             more[axis] = requests - value.shape[axis]
             value = torch.cat([value, value.new_zeros(more)], dim=axis)

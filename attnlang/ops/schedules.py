@@ -5,14 +5,14 @@ largest load, two of shape), then chunks (item, first, count, worker, slot); loa
 A GPU's kernels make their own, for requests of few rows and, if there may be others, for those: a
 header (kind, chunks, items, workers, slots, the largest load, all key tiles, the bytes of states
 over 256, the size of it all, whether nothing is cut) and what kernels alone read.
-Invariant: a schedule serves only calls with the lengths, the mask's parameters and the op that it
-was made for.
+Invariant: a schedule serves only calls with the lengths, the mask's parameters and the kernel that
+it was made for; other parameters of a run do not change it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -105,13 +105,18 @@ class Schedules:
     ) -> Tensor:
         """Return the schedule of calls like `key`; None is like no other.
 
-        One that `lasts` is made again for later steps, in its place: captured calls read it there.
+        `key` has all that a schedule depends on but the plan's own tables and parameters. One that
+        `lasts` is made again for later steps, in its place: captured calls read it there, though
+        none of them asks for it again. It is made as the latest call like it says, so that of
+        earlier calls' tensors none is held.
         """
         if key is None:
             return make()
         kept = self._kept.get(key)
         if kept is None:
             kept = self._kept.setdefault(key, _Kept(make(), value_dim, make if lasts else None))
+        elif lasts:
+            self._kept[key] = replace(kept, make=make)
         return kept.table
 
     def made_again(self) -> Schedules:

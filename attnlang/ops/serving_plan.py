@@ -179,7 +179,9 @@ class Plan:
         if placed is None:
             placed = self._place_ragged(step, q.device)
         lasts = self._is_fixed(step) and q.shape[0] == self._options.max_q_tokens
-        facts = CallFacts(scale, seed, return_lse, return_max, False, step.schedules, lasts, like)
+        facts = CallFacts(
+            scale, seed, return_lse, return_max, False, step.schedules, lasts, like is not None
+        )
         if placed.rows is not None:
             calls = tuple(zip(step.levels, placed.tables, pools, strict=True))
             heads = pools[0].k.shape[-2]
@@ -224,8 +226,10 @@ class Plan:
         return step if before is None else replace(step, schedules=before.made_again())
 
     def _is_fixed(self, step: Step) -> bool:
-        """Whether a GPU's kernels get the same tables in every step."""
+        """Whether a GPU's kernels get the same tables in every step; parts differ in number."""
         assert self._buffers is not None
+        if step.merged:
+            return False
         options = self._options
         paged = all(level.keys.pages is not None for level in step.levels)
         pages = options.max_pages is not None or not paged

@@ -6,6 +6,7 @@ Whatever no request uses holds NaN: spare pages, slots past a length.
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -303,6 +304,55 @@ def test_a_captured_plan_sees_an_update(device: str) -> None:
         )
     with pytest.raises(attnlang.CallError, match=r"`q`: .*sum Q = 2 to 30"):
         plan.run(q[:1], gain=gain)
+
+
+def _decoding(spec: str, device: str, **planned: object) -> tuple[Plan, attnlang.PagedKV]:
+    """Return a plan of two requests, of 3 and 1000 keys, that has room for a third."""
+    k = torch.zeros(70, 16, HEADS.hkv, HEADS.d, dtype=torch.bfloat16, device=device)
+    cache = attnlang.PagedKV(
+        k, k, torch.tensor([0, 1, 64]), torch.arange(64), torch.tensor([3, 8])
+    )  # fmt: skip
+    limits = {"max_requests": 3, "max_q_tokens": 2, "max_pages": 64}
+    variant = attnlang.loads(spec)
+    starts = torch.tensor([0, 1, 2])
+    return variant.plan(starts, cache, num_q_heads=HEADS.hq, **limits, **planned), cache
+
+
+def test_a_schedule_serves_every_run_and_holds_only_the_latest(device: str) -> None:
+    """What no mask reads changes no schedule, be it another number or tensor in every step."""
+    plan, cache = _decoding(
+        "attention paged_steps(step: int, w: float[B]):\n"
+        " score = score + step * w[b]\n mask = causal\n",
+        device,
+    )
+    held = []
+    for step in range(4):
+        for entries in (2, 3):
+            w = torch.ones(entries, device=device)
+            q = torch.zeros(2, HEADS.hq, HEADS.d, dtype=torch.bfloat16, device=device)
+            held += [weakref.ref(w), weakref.ref(q)]
+            plan.run(q, step=step, w=w, scale=step + 0.5)
+        plan.update(torch.tensor([0, 1, 2]), cache)
+    del q, w
+    assert len(plan.balance) == 1
+    assert sum(ref() is not None for ref in held) <= 2
+
+
+def test_an_update_sees_what_the_mask_reads_of_fewer_requests_than_the_maximum(
+    device: str,
+) -> None:
+    spec = "attention paged_firsts(first: int[B]):\n mask = kv_idx >= first[b] and causal\n"
+    first = torch.zeros(2, dtype=torch.int64, device=device)
+    plan, cache = _decoding(spec, device, first=first)
+    q = torch.zeros(2, HEADS.hq, HEADS.d, dtype=torch.bfloat16, device=device)
+    plan.run(q)
+    before = plan.balance
+    first.fill_(900)
+    plan.update(torch.tensor([0, 1, 2]), cache)
+    other, _ = _decoding(spec, device, first=first)
+    other.run(q)
+    assert plan.balance == other.balance
+    assert plan.balance != before
 
 
 @pytest.mark.parametrize("name", ["causal", pytest.param("sink", marks=pytest.mark.slow)])

@@ -206,6 +206,33 @@ def test_a_plan_runs_every_layer_and_takes_the_next_step() -> None:
             causal.plan(scene.q_indptr, scene.given, num_q_heads=4, **most)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "attention a(w: float[B, HQ]): score = score * w[b, h]\n",
+        "attention a(w: float[B, HQ]):\n  score = score * w[b, h]\n  out = acc * w[b, h]\n",
+        "attention a(w: float[HQ, B]):\n  score = score * B + w[h, b]\n",
+    ],
+)
+def test_tensors_over_requests_may_have_the_maximum(spec: str, parts: int) -> None:
+    variant = attnlang.loads(spec)
+    axis = 1 if "HQ, B" in spec else 0
+    for seed in range(3):
+        scene = draw_scene(seed + 650, parts=parts, requests=3)
+        w = torch.rand((4, 8) if axis else (8, 4))
+        plan = variant.plan(scene.q_indptr, scene.given, num_q_heads=4, max_requests=8)
+        most = plan.run(scene.q, scene.pools, w=w)
+        own = w.narrow(axis, 0, 3).contiguous()
+        assert torch.equal(plan.run(scene.q, scene.pools, w=own), most)
+        if "B +" in spec:  # the oracle calls each request alone
+            continue
+        want, _ = oracle(variant, scene, w=lambda b, own=own: own[b : b + 1])
+        assert_close(most, None, want, None, TOLERANCE)
+        with pytest.raises(CallError, match="`w`: expected shape"):
+            plan.run(scene.q, scene.pools, w=torch.rand(5, 4))
+
+
 def test_a_mask_parameter_is_frozen() -> None:
     scene = draw_scene(700, requests=3)
     gemma2 = load("gemma2_local")
