@@ -86,7 +86,7 @@ class Options:
 def options() -> Options:
     """Read the options from the environment. Raises OptionError for a value that none can have."""
     return Options(
-        cache_dir=_cache_dir(),
+        cache_dir=cache_dir(),
         cxx=os.environ.get("ATTNLANG_CXX") or None,
         jobs=_jobs(),
         cpu=_cpu(),
@@ -96,7 +96,11 @@ def options() -> Options:
     )
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Return the cache's folder; alone, for what is kept of specs needs no other option.
+
+    Raises RuntimeError or OSError where it lies below a folder that cannot be found.
+    """
     if own := os.environ.get("ATTNLANG_CACHE_DIR"):
         return Path(own).expanduser().absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")

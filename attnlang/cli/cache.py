@@ -1,4 +1,4 @@
-"""`attnlang cache`: the built kernels on disk, told or removed."""
+"""`attnlang cache`: the built kernels and kept results on disk, told or removed."""
 
 from __future__ import annotations
 
@@ -35,6 +35,5 @@ def cache(args: Namespace) -> int:
             console.result(str(built.info()))
         case Action.CLEAR:
             gone = built.clear()
-            size = f"{gone.bytes / 2**20:.1f} MiB"
-            console.result(f"{gone.path}\nremoved {gone.entries} built objects, {size}")
+            console.result(f"{gone.path}\nremoved {gone.held}")
     return 0

@@ -1,13 +1,15 @@
 """The cache of built objects: folders under a root, each complete or not there.
 
     <root>/units/<key>/   the object, its sources, and `manifest.json` with the object's checksum
-    <root>/tmp/           folders of builds under way; those of killed builds are swept
+    <root>/tmp/           folders of builds and writes under way; those of killed ones are swept
     <root>/logs/          the full logs of failed builds
     <root>/locks/         one file a key, so that many processes build a key once
-    <root>/memo/          what the compiler made of specs before (`memo.py`)
+    <root>/memo/          files: what the compiler made of specs before (`memo.py`); those that no
+                          process read for a month are swept
 
-Invariant: an entry appears by one rename of a folder whose files are on the disk, so a reader
-needs no lock, and whatever kills a build leaves only a folder in `tmp`.
+Invariant: an entry appears by one rename of a folder whose files are on the disk, and a kept result
+by one of a file, so a reader needs no lock, and whatever kills a build leaves only a folder in
+`tmp`.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attnlang.jit.memo import FOLDER as MEMO
 from attnlang.options import options
 
 _log = logging.getLogger("attnlang.jit")
 
 MANIFEST = "manifest.json"
-_STALE_SECONDS = 24 * 3600.0
+MEMO = "memo"
+_DAY = 24 * 3600.0
+_STALE_SECONDS = _DAY  # of a folder in `tmp` whose maker cannot be asked for
+_UNREAD_SECONDS = 30 * _DAY  # of a kept result
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,17 @@ class Info:
 
     path: Path
     entries: int
+    results: int  # kept ones of the compiler
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.path}\n{self.entries} built objects, {self.bytes / 2**20:.1f} MiB"
+        return f"{self.path}\n{self.held}"
+
+    @property
+    def held(self) -> str:
+        """What there is, in words."""
+        size = f"{self.bytes / 2**20:.1f} MiB"
+        return f"{self.entries} built objects, {self.results} kept results, {size}"
 
 
 class Store:
@@ -183,17 +194,39 @@ class Store:
             return None
         return path
 
+    def read_result(self, name: str) -> bytes:
+        """Return a kept result, which counts as read today. Raises OSError."""
+        path = self.root / MEMO / name
+        content = path.read_bytes()
+        with contextlib.suppress(OSError):  # another user's, or a disk that cannot be written
+            if time.time() - path.stat().st_mtime > _DAY:
+                os.utime(path)
+        return content
+
+    def keep_result(self, name: str, content: bytes) -> None:
+        """Write a kept result at once: a reader sees all of it or none. Raises OSError."""
+        for needed in (MEMO, "tmp"):
+            (self.root / needed).mkdir(parents=True, exist_ok=True)
+        with self.stage(name) as folder:
+            path = folder / name
+            path.write_bytes(content)
+            path.chmod(0o644)
+            path.replace(self.root / MEMO / name)
+
     def sweep(self) -> None:
-        """Remove what killed builds left in `tmp`."""
+        """Remove what killed builds left in `tmp`, and results that nobody reads."""
         for folder in (self.root / "tmp").iterdir():
             if _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+        for result in _entries(self.root / MEMO):
+            with contextlib.suppress(OSError):
+                if time.time() - result.stat().st_mtime > _UNREAD_SECONDS:
+                    result.unlink()
 
     def info(self) -> Info:
-        """Count the entries and all bytes under the root."""
-        units = self.root / "units"
-        entries = sum(1 for _ in units.iterdir()) if units.is_dir() else 0
-        return Info(self.root, entries, _bytes_below(self.root))
+        """Count the entries, the kept results and all bytes under the root."""
+        entries, results = (len(_entries(self.root / name)) for name in ("units", MEMO))
+        return Info(self.root, entries, results, _bytes_below(self.root))
 
     def clear(self) -> Info:
         """Remove everything, and return what there was."""
@@ -251,6 +284,10 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _bytes_below(root: Path) -> int:

@@ -121,11 +121,7 @@ def _cache_folder() -> Check:
     except OSError as error:
         return Check("cache folder", False, f"{error}", mend)
     free = shutil.disk_usage(store.root).free
-    held = store.info()
-    detail = (
-        f"{store.root}, {held.entries} built objects, {held.bytes / 2**20:.1f} MiB "
-        f"({free / 2**30:.1f} GiB free)"
-    )
+    detail = f"{store.root}, {store.info().held} ({free / 2**30:.1f} GiB free)"
     roomy = free > 2**27
     return Check("cache folder", roomy, detail, "" if roomy else "free some space, or " + mend)
 

@@ -30,12 +30,15 @@ def test_the_cache_is_told_and_emptied(cli, tmp_path, monkeypatch):
     entry = tmp_path / "units" / "some-key"
     entry.mkdir(parents=True)
     (entry / "object.so").write_bytes(b"x" * 3 * 2**20)
+    (tmp_path / "memo").mkdir()
+    (tmp_path / "memo" / "op-some-key").write_bytes(b"x" * 2**20)
     done = cli("cache")
-    assert done.out == f"{tmp_path}\n1 built objects, 3.0 MiB\n"
+    assert done.out == f"{tmp_path}\n1 built objects, 1 kept results, 4.0 MiB\n"
     assert cli("cache", "info").out == done.out
-    assert cli("cache", "clear").out == f"{tmp_path}\nremoved 1 built objects, 3.0 MiB\n"
+    gone = cli("cache", "clear").out
+    assert gone == f"{tmp_path}\nremoved 1 built objects, 1 kept results, 4.0 MiB\n"
     assert not entry.exists()
-    assert cli("cache").out == f"{tmp_path}\n0 built objects, 0.0 MiB\n"
+    assert cli("cache").out == f"{tmp_path}\n0 built objects, 0 kept results, 0.0 MiB\n"
 
 
 def test_the_cache_knows_two_actions(cli):
