@@ -30,6 +30,8 @@ struct FloatOperands {
   static void pack_row(float* out, const float* row) {
     std::copy_n(row, kWidth, out);
   }
+  // Leaves what entries lack of the numbers; whether that is anything.
+  static bool leave_rest(float*, int) { return false; }
   // kEntries rows as one: kLanes columns of them.
   static F join(const float* const* rows, int column) { return load_f(rows[0] + column); }
 
@@ -68,7 +70,9 @@ struct FloatOperands {
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 
-// Weights and slopes are rounded to bfloat16, as what reached out is.
+// Weights and slopes are rounded to bfloat16. What reached out is where dV sums over it; what
+// reaches weights is taken less a row's `delta`, of its size, and takes the rest of what reached
+// out, too.
 template <int kD, int kDV>
 struct PairOperands {
   using Product = PairProduct;
@@ -88,6 +92,16 @@ struct PairOperands {
       const __m256bh entries = _mm512_cvtneps_pbh((__m512)load_f(row + d));
       std::memcpy(out + d / 2, &entries, sizeof entries);
     }
+  }
+  static bool leave_rest(float* row, int width) {
+    M left = splat_m(false);
+    for (int d = 0; d < width; d += kLanes) {
+      const F number = load_f(row + d);
+      const F rest = number - (F)_mm512_cvtpbh_ps(_mm512_cvtneps_pbh((__m512)number));
+      left |= rest != 0.0f;
+      store(row + d, rest);
+    }
+    return any(left);
   }
   static F join(const float* const* rows, int column) {
     return pair(load_f(rows[0] + column), load_f(rows[1] + column));

@@ -56,12 +56,16 @@ struct HeadQueries {
       std::max<int64_t>(1, kBlockBytes / kRowBytes / kQueryTile) * kQueryTile;
 
   Buffer<float> queries, grads;            // [tile][panel][d][kPanel], lanes are rows
+  Buffer<float> grad_rests;                // what entries of `grads` lack
+  Buffer<int32_t> has_rest;                // of a tile: whether that is anything
   Buffer<float> query_rows, grad_rows;     // [tile][panel of d][row][kPanel], lanes are entries
   Buffer<float> base, delta, sink, shift;  // of a row: see `row_terms`
 
   explicit HeadQueries(int64_t tiles)
       : queries(tiles * kQueryTile * depth(kD)),
         grads(tiles * kQueryTile * depth(kDV)),
+        grad_rests(kEntries > 1 ? tiles * kQueryTile * depth(kDV) : 1),
+        has_rest(tiles),
         query_rows(tiles * kAcross * wide(kD)),
         grad_rows(tiles * kAcross * wide(kDV)),
         base(tiles * kQueryTile),
@@ -72,8 +76,8 @@ struct HeadQueries {
         grad_(kQueryTile * padded_lanes(kDV)) {}
 
   bool complete() const {
-    return queries && grads && query_rows && grad_rows && base && delta && sink && shift && q_ &&
-           grad_;
+    return queries && grads && grad_rests && has_rest && query_rows && grad_rows && base && delta &&
+           sink && shift && q_ && grad_;
   }
 
   static constexpr int depth(int width) { return (width + kEntries - 1) / kEntries; }
@@ -118,8 +122,16 @@ struct HeadQueries {
       delta[i] = dot;
       shift[i] = lse_grad;
     }
-    pack<kD>(q_.data(), tile, lanes, queries, query_rows);
-    pack<kDV>(grad_.data(), tile, lanes, grads, grad_rows);
+    pack_lanes<kD>(q_.data(), tile, lanes, queries);
+    pack_entries<kD>(q_.data(), tile, lanes, query_rows);
+    pack_lanes<kDV>(grad_.data(), tile, lanes, grads);
+    pack_entries<kDV>(grad_.data(), tile, lanes, grad_rows);
+    bool rest = false;
+    for (int m = 0; m < lanes; ++m) {
+      rest |= Operands::leave_rest(grad_.data() + m * padded_lanes(kDV), padded_lanes(kDV));
+    }
+    has_rest[tile] = rest;
+    if (rest) pack_lanes<kDV>(grad_.data(), tile, lanes, grad_rests);
   }
 
   // With L = log2(2^lse + 2^sink): `base` makes weights of scores; `delta` is what a weight's
@@ -153,15 +165,16 @@ struct HeadQueries {
  private:
   // rows: [count][padded_lanes(kWidth)], count whole vectors.
   template <int kWidth>
-  static void pack(const float* rows, int64_t tile, int count, Buffer<float>& lanes_are_rows,
-                   Buffer<float>& lanes_are_entries) {
-    constexpr int64_t kRow = padded_lanes(kWidth);
+  static void pack_lanes(const float* rows, int64_t tile, int count, Buffer<float>& to) {
     constexpr int kDepth = depth(kWidth);
-    load_panels<kDepth>(lanes_are_rows.data() + tile * kQueryTile * kDepth, count,
-                        [&](int m, float* out) {
-                          Operands::template pack_row<padded(kWidth)>(out, rows + m * kRow);
-                        });
-    float* across = lanes_are_entries.data() + tile * wide(kWidth) * kAcross;
+    load_panels<kDepth>(to.data() + tile * kQueryTile * kDepth, count, [&](int m, float* out) {
+      Operands::template pack_row<padded(kWidth)>(out, rows + m * padded_lanes(kWidth));
+    });
+  }
+  template <int kWidth>
+  static void pack_entries(const float* rows, int64_t tile, int count, Buffer<float>& to) {
+    constexpr int64_t kRow = padded_lanes(kWidth);
+    float* across = to.data() + tile * wide(kWidth) * kAcross;
     for (int m = 0; m < count; m += kEntries) {
       const float* joined[] = {rows + m * kRow, rows + (m + kEntries - 1) * kRow};
       for (int d = 0; d < kRow; d += kLanes) {

@@ -70,8 +70,23 @@ struct BackwardTile {
       const int vectors = at.vectors(panel);
       multiply(vectors, operands.keys(), at.n, kDepth, q, dots + offset);
       multiply(vectors, operands.values(), at.n, kValueDepth, grad, reached + offset);
+      if (queries.has_rest.data()[at.tile]) {
+        const float* rest = queries.grad_rests.data() + first * kValueDepth;
+        multiply(vectors, operands.values(), at.n, kValueDepth, rest, factors + offset);
+        add(vectors, at.n, reached + offset, factors + offset);
+      }
       element_panel<kMasked>(request, at, panel, selection, queries);
       operands.finish_panel(panel, at.n, vectors);
+    }
+  }
+
+  // out[j] += rows[j], j < count, in the panel's first vectors.
+  static void add(int vectors, int count, float* out, const float* rows) {
+    for (int j = 0; j < count; ++j) {
+      for (int v = 0; v < vectors; ++v) {
+        const int at = j * kPanel + v * kLanes;
+        store(out + at, load_f(out + at) + load_f(rows + at));
+      }
     }
   }
 
