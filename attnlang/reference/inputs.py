@@ -56,7 +56,7 @@ class Inputs:
 
     def constant(self, value: float | bool, kind: Kind) -> Tensor:
         """Return a 0-d value."""
-        return torch.full((), value, dtype=self.torch_dtype(kind), device=self.device)
+        return _number(value, self.torch_dtype(kind), self.device)
 
     def scalar(self, name: str, kind: Kind) -> Tensor:
         """Return the value of a 0-d parameter."""
@@ -124,7 +124,7 @@ def _scalar(param: ScalarParam, value: Value, device: torch.device) -> Tensor:
             raise ValueError(f"`{param.name}` must be 0-d, found shape {list(value.shape)}")
         return value.to(device)
     dtype = torch.float64 if param.kind is Kind.FLOAT else torch.int64
-    return torch.full((), value, dtype=dtype, device=device)
+    return _number(value, dtype, device)
 
 
 def _tensor(param: TensorParam, value: Value, device: torch.device) -> Tensor | None:
@@ -143,4 +143,15 @@ def default_scale(scale: float | Tensor | None, d: int, dtype: torch.dtype, like
     if isinstance(scale, Tensor):
         return scale.to(device=like.device, dtype=dtype)
     value = 1.0 / math.sqrt(max(d, 1)) if scale is None else scale
-    return torch.full((), value, dtype=dtype, device=like.device)
+    return _number(value, dtype, like.device)
+
+
+def _number(value: float | bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a 0-d tensor: one whose value a graph's compiler knows, but that a capture may make.
+
+    A CUDA graph that is being captured brings nothing from the host; what is filled there has no
+    value that tracing could read, as it does for sizes.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.full((), value, dtype=dtype, device=device)
+    return torch.tensor(value, dtype=dtype, device=device)

@@ -35,6 +35,10 @@ SHAPES = {
     ],
 }
 
+_SCORES_ARE_THERE = "    wgmma_wait<1>();\n    fence_registers(s);\n    float rescale[2] = {};\n"
+_WEIGH = (
+    "    weigh<kMasked>(rows, message.k0, kv_len, weights, plain, s, rescale, [&](float weight) {\n"
+)
 _WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
 _WAIT_K = "mbarrier_wait(&control.k_empty[place.stage], place.empty());"
 SM80 = {
@@ -74,31 +78,33 @@ SM90 = {
     "scores are read in flight": Mutant("sm90_forward.cuh", "wgmma_wait<1>();", "wgmma_wait<2>();"),
     "sums are scaled in flight": Mutant(
         "sm90_forward.cuh",
-        "wgmma_wait<0>();\n        fence_registers(o);",
-        "wgmma_wait<1>();\n        fence_registers(o);",
+        "release_keys(message.last(), weight);\n      wgmma_wait<0>();",
+        "release_keys(message.last(), weight);\n      wgmma_wait<1>();",
     ),
     "values are not awaited": Mutant(
-        "sm90_forward.cuh", "await_values();\n        issue_sums(p, o);", "issue_sums(p, o);"
+        "sm90_forward.cuh",
+        "issue_scores(s);\n    await_values();\n    issue_sums(p, o);",
+        "issue_scores(s);\n    issue_sums(p, o);",
     ),
     "keys are not awaited": Mutant(
         "sm90_forward.cuh", "mbarrier_wait(&control.k_full[keys_.stage], keys_.full());"
     ),
     "keys are released in flight": Mutant(
         "sm90_forward.cuh",
-        "wgmma_wait<1>();\n        fence_registers(s);",
-        "release_keys(message.last());\nwgmma_wait<1>();\nfence_registers(s);\nif (false)",
+        f"{_SCORES_ARE_THERE}{_WEIGH}      release_keys(message.last(), weight);\n",
+        f"    release_keys(message.last(), 0.0f);\n{_SCORES_ARE_THERE}{_WEIGH}",
     ),
     "queries are released with every tile": Mutant(
-        "sm90_forward.cuh", "if (last) release(&control.q_empty);", "release(&control.q_empty);"
+        "sm90_forward.cuh",
+        "if (lane_ == 0 && last) mbarrier_arrive(",
+        "if (lane_ == 0) mbarrier_arrive(",
     ),
-    "the queries' parity stays": Mutant(
-        "sm90_forward.cuh", "q_full, q_round_);\n      q_round_ ^= 1;", "q_full, q_round_);"
-    ),
+    "the queries' parity stays": Mutant("sm90_forward.cuh", "if (last) queries_.advance();"),
     "no wgmma_fence": Mutant(
         "sm90_forward.cuh", "fence_registers(o);\n    wgmma_fence();", "fence_registers(o);"
     ),
     "a descriptor's offset": Mutant(
-        "sm90_forward.cuh", "(i * 16 * kPanelRowBytes) >> 4", "(i * 8 * kPanelRowBytes) >> 4"
+        "sm90_forward.cuh", "moved(v, i * 16 * kPanelRowBytes)", "moved(v, i * 8 * kPanelRowBytes)"
     ),
     "nobody has the first turn": Mutant(
         "sm90_forward.cuh", "if (group_ == L::kConsumers - 1) pass_turn();"
@@ -110,8 +116,8 @@ SM90 = {
     ),
     "an arrival too many fills a stage": Mutant(
         "sm90_forward.cuh",
-        "mbarrier_init(&control.v_full[stage], kArrivals);",
-        "mbarrier_init(&control.v_full[stage], kArrivals + 1);",
+        "mbarrier_init(&control.v_full[stage], arrivals);",
+        "mbarrier_init(&control.v_full[stage], arrivals + 1);",
     ),
     "barriers are used before they are there": Mutant(
         "sm90_forward.cuh", "    mbarrier_init_fence();\n  }\n  __syncthreads();", "  }"

@@ -23,12 +23,13 @@ def small_run(
     variant: str = "full",
     cross: str = "full",
     dropout: float = 0.0,
+    rate: float = PLAN.rate,
 ) -> Run:
     """Begin a run."""
     sized = replace(
         SHAPE, vocabulary=len(VOCABULARY), attention=variant, cross=cross, dropout=dropout
     )
-    return new_run(PLAN, sized, VOCABULARY, attention)
+    return new_run(replace(PLAN, rate=rate), sized, VOCABULARY, attention)
 
 
 def small_batches() -> Batches:
