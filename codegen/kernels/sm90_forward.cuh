@@ -15,6 +15,7 @@
 #include "attnlang/host/target.h"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_scores.cuh"
+#include "kernels/sm90_calls.cuh"
 #include "kernels/sm90_epilogue.cuh"
 #include "kernels/sm90_layout.cuh"
 #include "kernels/sm90_producer.cuh"
@@ -22,17 +23,14 @@
 
 namespace attnlang::cuda::sm90 {
 
-template <class Variant, class Element, int kD, int kDV, class L>
+template <class Variant, class Element, int kD, int kDV, class L, class Calls>
 class Consumer {
  public:
   using Request = typename Variant::Request;
-  using Params = typename Variant::Params;
 
-  ATTNLANG_DEVICE Consumer(L layout, const Problem<Element>& problem, const Params& params,
-                           int group)
+  ATTNLANG_DEVICE Consumer(L layout, const Calls& calls, int group)
       : layout_(layout),
-        problem_(problem),
-        params_(params),
+        calls_(calls),
         group_(group),
         rows_(group / L::kParts),
         part_(group % L::kParts),
@@ -92,7 +90,7 @@ class Consumer {
       keys_.advance();
       if constexpr (L::kShared) values_.advance();
     } else {
-      const int kv_len = problem_.kv_len(item.b);
+      const int kv_len = calls_.problem().kv_len(item.b);
       const Rows rows = thread_rows(item, q0);
       weights.start(rows.requests[0]);
       uint32_t p[L::kKeyTile / 16][4];
@@ -124,6 +122,7 @@ class Consumer {
       start(message, s);
       finish(item, q0, weights, plain, o);
     }
+    calls_.release();
     return message;
   }
 
@@ -154,7 +153,7 @@ class Consumer {
   }
 
   ATTNLANG_DEVICE Rows thread_rows(const Item& item, int q0) const {
-    const Request request = problem_.template request<Variant>(params_, item.b, item.h, item.q0);
+    const Request request = calls_.request(item);
     const int row = q0 + lane_ / 4;
     return {.requests = {request},
             .rows = {Variant::row(request, row), Variant::row(request, row + 8)}};
@@ -169,8 +168,8 @@ class Consumer {
       weights.template weigh<kMasked>(rows, first, kv_len, s, rescale, beside);
     } else {
       const auto column_of = [first](int n, int c) { return first + 8 * n + c; };
-      weigh_fragment<Variant, kMasked>(rows, column_of, kv_len, problem_.max.data != nullptr, s,
-                                       plain);
+      weigh_fragment<Variant, kMasked>(rows, column_of, kv_len,
+                                       calls_.problem().max.data != nullptr, s, plain);
       beside(0.0f);
     }
   }
@@ -209,7 +208,7 @@ class Consumer {
 
   ATTNLANG_DEVICE void finish(const Item& item, int q0, const Weights& weights,
                               const RowState (&plain)[2], Sums& o) {
-    const Request request = problem_.template request<Variant>(params_, item.b, item.h, item.q0);
+    const Request request = calls_.request(item);
     RowState states[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -231,7 +230,7 @@ class Consumer {
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
     }
-    write_fragment<Variant, Element, kD, kDV>(problem_, request, item.b, item.h, q0,
+    write_fragment<Variant, Element, kD, kDV>(calls_.problem(), request, item.b, item.h, q0,
                                               part_ * L::kPartColumns, states, o, room);
     if constexpr (Variant::kOut) {
       fence_async_shared();
@@ -300,8 +299,7 @@ class Consumer {
   }
 
   L layout_;
-  const Problem<Element>& problem_;
-  const Params& params_;
+  Calls calls_;
   const int group_;  // the consumer warpgroup: of which rows, and which part of the values
   const int rows_, part_;
   const int warp_, lane_;
@@ -338,36 +336,44 @@ ATTNLANG_DEVICE void start_barriers(L layout, int arrivals, int loaders) {
   __syncthreads();
 }
 
-// `gathers`: stages are filled by copies of single rows; the maps are not looked at then.
+// All that a block does, by all of its threads. `gathers`: stages are filled by copies of single
+// rows; the maps are not looked at then. `queue`: the items.
+template <class Variant, class Element, int kD, int kDV, class L, class Calls, class Items>
+ATTNLANG_DEVICE void run_block(L layout, const Maps& maps, bool gathers, const Calls& calls,
+                               const Items& queue) {
+  using Gather = GatherLoader<Variant, Element, L, Calls, kD, kDV>;
+  using Tma = TmaLoader<Variant, Element, L, Calls>;
+  static_assert(Gather::kWarps == kScout, "all warps of the producer but the scout");
+  start_barriers(layout, gathers ? Gather::kArrivals : Tma::kArrivals,
+                 gathers ? Gather::kWarps : Tma::kWarps);
+  const int group = warp_index() / 4;
+  if (group == 0) {
+    if constexpr (L::kHandsOver) registers_decrease<L::kProducerRegisters>();
+    if (warp_index() == kScout) {
+      Scout<Variant, Element, L, Calls>(layout, calls).run(queue);
+    } else if (gathers) {
+      Gather loader(layout, calls);
+      load<Variant, Element>(layout, loader);
+    } else if (warp_index() < Tma::kWarps) {
+      Tma loader(layout, maps, calls);
+      load<Variant, Element>(layout, loader);
+    }
+  } else {
+    if constexpr (L::kHandsOver) registers_increase<L::kConsumerRegisters>();
+    Consumer<Variant, Element, kD, kDV, L, Calls>(layout, calls, group - 1).run();
+  }
+}
+
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 __global__ void __launch_bounds__(LayoutOf<Variant, kD, kDV, Tiles>::kThreads, 1)
     forward(const __grid_constant__ Maps maps, bool gathers,
             const __grid_constant__ Problem<Element> problem, const __grid_constant__ Queue queue,
             const __grid_constant__ typename Variant::Arguments arguments) {
   using L = LayoutOf<Variant, kD, kDV, Tiles>;
-  using Gather = GatherLoader<Variant, Element, L, kD, kDV>;
-  using Tma = TmaLoader<Variant, Element, L>;
-  static_assert(Gather::kWarps == kScout, "all warps of the producer but the scout");
+  using Calls = OneCall<Variant, Element>;
   const L layout{dynamic_shared<char>()};
-  start_barriers(layout, gathers ? Gather::kArrivals : Tma::kArrivals,
-                 gathers ? Gather::kWarps : Tma::kWarps);
   const auto params = Variant::params(arguments);
-  const int group = warp_index() / 4;
-  if (group == 0) {
-    if constexpr (L::kHandsOver) registers_decrease<L::kProducerRegisters>();
-    if (warp_index() == kScout) {
-      Scout<Variant, Element, L>(layout, problem).run(params, queue);
-    } else if (gathers) {
-      Gather loader(layout, problem);
-      load<Variant, Element>(layout, problem, params, loader);
-    } else if (warp_index() < Tma::kWarps) {
-      Tma loader(layout, maps, problem);
-      load<Variant, Element>(layout, problem, params, loader);
-    }
-  } else {
-    if constexpr (L::kHandsOver) registers_increase<L::kConsumerRegisters>();
-    Consumer<Variant, Element, kD, kDV, L>(layout, problem, params, group - 1).run();
-  }
+  run_block<Variant, Element, kD, kDV>(layout, maps, gathers, Calls(problem, params), queue);
 }
 
 }  // namespace attnlang::cuda::sm90

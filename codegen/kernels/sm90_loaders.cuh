@@ -14,6 +14,7 @@
 #include "attnlang/host/target.h"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_tiles.cuh"
+#include "kernels/sm90_calls.cuh"
 #include "kernels/sm90_layout.cuh"
 
 namespace attnlang::cuda::sm90 {
@@ -34,19 +35,20 @@ ATTNLANG_DEVICE bool is_hidden(const typename Variant::Request& request, int col
 }
 
 // One warp; all lanes call together, one of them issues.
-template <class Variant, class Element, class L>
+template <class Variant, class Element, class L, class Calls>
 class TmaLoader {
  public:
   using Request = typename Variant::Request;
   static constexpr int kWarps = 1;
   static constexpr int kArrivals = 1;  // that fill a stage
 
-  ATTNLANG_DEVICE TmaLoader(L layout, const Maps& maps, const Problem<Element>& problem)
-      : layout_(layout), maps_(maps), problem_(problem), leader_(threadIdx.x % kWarp == 0) {
+  ATTNLANG_DEVICE TmaLoader(L layout, const Maps& maps, const Calls& calls)
+      : layout_(layout), maps_(maps), calls_(calls), leader_(threadIdx.x % kWarp == 0) {
     if (leader_) tma_prefetch(&maps.q), tma_prefetch(&maps.k), tma_prefetch(&maps.v);
   }
 
   ATTNLANG_DEVICE void finish() const {}
+  ATTNLANG_DEVICE Calls& calls() { return calls_; }
 
   ATTNLANG_DEVICE void queries(const Item& item) {
     auto& control = layout_.control();
@@ -59,7 +61,8 @@ class TmaLoader {
 #pragma unroll
     for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
       tma_load<4>(layout_.queries(place.stage) + panel * L::kQueryPanel, &maps_.q, full,
-                  panel * kPanelColumns, item.q0, item.h, item.b);
+                  panel * kPanelColumns, calls_.first_query() + item.q0, item.h,
+                  calls_.batch(item));
     }
   }
 
@@ -74,21 +77,21 @@ class TmaLoader {
       return;
     }
     mbarrier_expect(full, L::kKeyBytes);
-    copy_keys(place, message, full);
+    copy<L::kD>(layout_.keys(place.stage), &maps_.k, message.item, message.k0, full);
   }
 
   // Keys whose rows hold their values, too.
   ATTNLANG_DEVICE void shared(Place<L::kStages> place, const Message& message,
                               const Request& request, int kv_len) {
     auto& control = layout_.control();
-    const bool hides = may_hide(message.masked(), kv_len);
+    const bool hides = may_hide(message.k0, message.masked(), kv_len);
     uint64_t* full = &control.k_full[place.stage];
     mbarrier_wait(&control.k_empty[place.stage], place.empty());
     if (leader_) {
       control.message[place.stage] = message;
       uint64_t* landed = hides ? &control.v_landed : full;
       mbarrier_expect(landed, L::kKeyBytes);
-      copy_keys(place, message, landed);
+      copy<L::kD>(layout_.keys(place.stage), &maps_.k, message.item, message.k0, landed);
     }
     if (hides) clear<L::kD>(layout_.keys(place.stage), request, message.k0, kv_len, full);
   }
@@ -96,34 +99,31 @@ class TmaLoader {
   ATTNLANG_DEVICE void values(Place<L::kStages> place, const Request& request, const Item& item,
                               const KeyTile& tile, int kv_len) {
     auto& control = layout_.control();
-    const bool hides = may_hide(tile.masked, kv_len);
+    const bool hides = may_hide(tile.k0, tile.masked, kv_len);
     uint64_t* full = &control.v_full[place.stage];
     uint64_t* landed = hides ? &control.v_landed : full;
     mbarrier_wait(&control.v_empty[place.stage], place.empty());
     if (leader_) {
       mbarrier_expect(landed, L::kValueBytes);
-#pragma unroll
-      for (int panel = 0; panel < L::kDV / kPanelColumns; ++panel) {
-        tma_load<4>(layout_.values(place.stage) + panel * L::kKeyPanel, &maps_.v, landed,
-                    panel * kPanelColumns, tile.k0, item.h / problem_.group(), item.b);
-      }
+      copy<L::kDV>(layout_.values(place.stage), &maps_.v, item, tile.k0, landed);
     }
     if (hides) clear<L::kDV>(layout_.values(place.stage), request, tile.k0, kv_len, full);
   }
 
  private:
   // Beyond the tensor's end TMA writes zeros; within it anything may lie.
-  ATTNLANG_DEVICE bool may_hide(bool masked, int kv_len) const {
-    return masked && (Variant::kColumnMask || kv_len < problem_.keys);
+  ATTNLANG_DEVICE bool may_hide(int k0, bool masked, int kv_len) const {
+    const bool ends = k0 + L::kKeyTile > kv_len && calls_.has_rows_past(kv_len);
+    return masked && (Variant::kColumnMask || ends);
   }
 
-  ATTNLANG_DEVICE void copy_keys(Place<L::kStages> place, const Message& message,
-                                 uint64_t* barrier) const {
+  template <int kColumns>
+  ATTNLANG_DEVICE void copy(char* to, const TensorMap* map, const Item& item, int k0,
+                            uint64_t* barrier) const {
 #pragma unroll
-    for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-      tma_load<4>(layout_.keys(place.stage) + panel * L::kKeyPanel, &maps_.k, barrier,
-                  panel * kPanelColumns, message.k0, message.item.h / problem_.group(),
-                  message.item.b);
+    for (int panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+      tma_load<4>(to + panel * L::kKeyPanel, map, barrier, panel * kPanelColumns,
+                  calls_.first_key() + k0, item.h / calls_.problem().group(), calls_.batch(item));
     }
   }
 
@@ -154,34 +154,42 @@ class TmaLoader {
 
   L layout_;
   const Maps& maps_;
-  const Problem<Element>& problem_;
+  Calls calls_;
   bool leader_;
   Place<L::kQueryStages> queries_;
   int landed_round_ = 0;
 };
 
-// Three warps, each thread a 16-byte chunk of a row at a time. A thread's copies are
+// Three warps. Those of a tile's rows that are a warp's are looked up by its lanes, a row a lane;
+// then 8 lanes copy 128 bytes of a row at a time, of 4 rows together. A thread's copies are
 // announced when the next batch is under way, or when it would wait for the consumers.
-template <class Variant, class Element, class L, int kWidth, int kValueWidth>
+template <class Variant, class Element, class L, class Calls, int kWidth, int kValueWidth>
 class GatherLoader {
  public:
   using Request = typename Variant::Request;
   static constexpr int kWarps = 3;
   static constexpr int kArrivals = kWarps * kWarp;
 
-  ATTNLANG_DEVICE GatherLoader(L layout, const Problem<Element>& problem)
-      : layout_(layout), problem_(problem) {}
+  ATTNLANG_DEVICE GatherLoader(L layout, const Calls& calls)
+      : layout_(layout),
+        calls_(calls),
+        warp_(warp_index()),
+        lane_(static_cast<int>(threadIdx.x % kWarp)) {}
 
   ATTNLANG_DEVICE void finish() { settle<0>(); }
+  ATTNLANG_DEVICE Calls& calls() { return calls_; }
 
   ATTNLANG_DEVICE void queries(const Item& item) {
     auto& control = layout_.control();
     const Place<L::kQueryStages> place = queries_;
     queries_.advance();
     wait(&control.q_empty[place.stage], place.empty());
-    const auto there = [&](int row) { return item.q0 + row < problem_.queries; };
-    copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(place.stage), problem_.q, item.b, item.h,
-                                       item.q0, there);
+    const VectorRows<const Element>& q = calls_.problem().q;
+    const auto offset_of = [&](int row) -> int64_t {
+      return item.q0 + row < calls_.problem().queries ? row * q.stride[2] : -1;
+    };
+    copy<L::kD, kWidth, L::kQueryTile>(layout_.queries(place.stage), q.row(item.b, item.h, item.q0),
+                                       q, offset_of);
     commit(&control.q_full[place.stage]);
   }
 
@@ -190,11 +198,11 @@ class GatherLoader {
     auto& control = layout_.control();
     wait(&control.k_empty[place.stage], place.empty());
     if (threadIdx.x == 0) control.message[place.stage] = message;
-    const auto there = [&](int row) {
-      return message.masked() ? !is_hidden<Variant>(request, message.k0 + row, kv_len) : true;
+    const auto there = [&](int column) {
+      return message.masked() ? !is_hidden<Variant>(request, column, kv_len) : true;
     };
-    copy<L::kD, kWidth, L::kKeyTile>(layout_.keys(place.stage), problem_.k, message.item.b,
-                                     message.item.h / problem_.group(), message.k0, there);
+    copy_columns<L::kD, kWidth>(layout_.keys(place.stage), calls_.problem().k, message.item,
+                                message.k0, there);
     commit(&control.k_full[place.stage]);
   }
 
@@ -203,9 +211,10 @@ class GatherLoader {
     wait(&control.k_empty[place.stage], place.empty());
     if (threadIdx.x == 0) control.message[place.stage] = message;
     if (!message.empty()) {
-      const auto there = [&](int row) { return message.k0 + row < problem_.keys; };
-      copy<L::kD, kWidth, L::kKeyTile>(layout_.keys(place.stage), problem_.k, message.item.b,
-                                       message.item.h / problem_.group(), message.k0, there);
+      const int keys = calls_.problem().keys;
+      const auto there = [&](int column) { return column < keys; };
+      copy_columns<L::kD, kWidth>(layout_.keys(place.stage), calls_.problem().k, message.item,
+                                  message.k0, there);
     }
     commit(&control.k_full[place.stage]);
   }
@@ -214,49 +223,74 @@ class GatherLoader {
                               const KeyTile& tile, int kv_len) {
     auto& control = layout_.control();
     wait(&control.v_empty[place.stage], place.empty());
-    const auto there = [&](int row) {
-      return tile.masked ? !is_hidden<Variant>(request, tile.k0 + row, kv_len) : true;
+    const auto there = [&](int column) {
+      return tile.masked ? !is_hidden<Variant>(request, column, kv_len) : true;
     };
-    copy<L::kDV, kValueWidth, L::kKeyTile>(layout_.values(place.stage), problem_.v, item.b,
-                                           item.h / problem_.group(), tile.k0, there);
+    copy_columns<L::kDV, kValueWidth>(layout_.values(place.stage), calls_.problem().v, item,
+                                      tile.k0, there);
     commit(&control.v_full[place.stage]);
   }
 
  private:
-  static constexpr int kEntries = 8;  // of a chunk
+  static constexpr int kEntries = 8;                // of a chunk
+  static constexpr int kTogether = 4;               // rows that a warp copies from at once
+  static constexpr int kTurns = kWarp / kTogether;  // until all rows of its lanes are copied
 
-  // Rows first .. first + kRows - 1 of one head: `kEntriesOfRow` entries, zeros up to kColumns.
-  template <int kColumns, int kEntriesOfRow, int kRows, class There>
-  ATTNLANG_DEVICE void copy(char* to, const VectorRows<const Element>& rows, int b, int h,
-                            int first, const There& there) const {
-    constexpr int kChunks = kColumns / kEntries;
+  // The row of a tile that is copied by lane `lane` / 8 in turn `turn`.
+  ATTNLANG_DEVICE int row_of(int turn, int place) const {
+    return kTogether * (warp_ + kWarps * turn) + place;
+  }
+
+  // Keys or values of a tile; There: column -> whether its row is copied. Others become zeros.
+  template <int kColumns, int kEntriesOfRow, class There>
+  ATTNLANG_DEVICE void copy_columns(char* to, const VectorRows<const Element>& rows,
+                                    const Item& item, int k0, const There& there) const {
+    const auto offset_of = [&](int row) -> int64_t {
+      return there(k0 + row) ? row * rows.stride[2] : -1;
+    };
+    const int head = item.h / calls_.problem().group();
+    copy<kColumns, kEntriesOfRow, L::kKeyTile>(to, rows.row(item.b, head, k0), rows, offset_of);
+  }
+
+  // kRows rows of one head, `kEntriesOfRow` entries each and zeros up to kColumns. OffsetOf: row ->
+  // where it begins behind `from`; negative: the row becomes zeros.
+  template <int kColumns, int kEntriesOfRow, int kRows, class OffsetOf>
+  ATTNLANG_DEVICE void copy(char* to, const Element* from, const VectorRows<const Element>& rows,
+                            const OffsetOf& offset_of) const {
+    constexpr int kOfWarps = (kRows + kTogether * kWarps - 1) / (kTogether * kWarps);  // turns
     const bool whole = rows.vectorised && kEntriesOfRow % kEntries == 0;
-    const Element* from = rows.row(b, h, first);
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kArrivals) {
-      const int row = i / kChunks, chunk = i % kChunks, column = chunk * kEntries;
-      char* at = to + chunk / 8 * kRows * kPanelRowBytes + row * kPanelRowBytes +
-                 ((chunk ^ row) & 7) * kVectorBytes;
-      const bool valid = column < kEntriesOfRow && there(row);
-      const Element* source = from + row * rows.stride[2] + column * rows.stride[3];
-      if (whole) {
-        cp_async<kVectorBytes>(at, source, valid);
-      } else {
-        uint32_t words[kEntries / 2] = {};
-        if (valid) gather(words, source, rows.stride[3], kEntriesOfRow - column);
+    const int64_t inner = rows.stride[3];
+#pragma unroll 1
+    for (int first = 0; first < kOfWarps; first += kTurns) {
+      const int own = row_of(first + lane_ / kTogether, lane_ % kTogether);
+      const int64_t offset = own < kRows ? offset_of(own) : -1;
+#pragma unroll 2
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int row = row_of(first + turn, lane_ / kEntries);
+        if (row_of(first + turn, 0) >= kRows) break;
+        const int64_t at = __shfl_sync(~0u, offset, kTogether * turn + lane_ / kEntries);
+        char* line = to + row * kPanelRowBytes + ((lane_ ^ row) & 7) * kVectorBytes;
 #pragma unroll
-        for (int word = 0; word < kEntries / 2; ++word) {
-          reinterpret_cast<uint32_t*>(at)[word] = words[word];
+        for (int panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+          const int column = panel * kPanelColumns + lane_ % kEntries * kEntries;
+          const bool valid = column < kEntriesOfRow && at >= 0;
+          const Element* source = from + at + column * inner;
+          char* chunk = line + panel * kRows * kPanelRowBytes;
+          if (whole) cp_async<kVectorBytes>(chunk, valid ? source : nullptr, valid);
+          else gather(chunk, source, inner, valid ? kEntriesOfRow - column : 0);
         }
       }
     }
   }
 
-  static ATTNLANG_DEVICE void gather(uint32_t (&words)[kEntries / 2], const Element* from,
-                                     int64_t stride, int entries) {
+  // A chunk of entries that lie apart, `count` of them or less.
+  static ATTNLANG_DEVICE void gather(char* chunk, const Element* from, int64_t stride, int count) {
+    uint32_t words[kEntries / 2] = {};
 #pragma unroll
     for (int e = 0; e < kEntries; ++e) {
-      if (e < entries) words[e / 2] |= uint32_t{from[e * stride].bits} << (e % 2 * 16);
+      if (e < count) words[e / 2] |= uint32_t{from[e * stride].bits} << (e % 2 * 16);
     }
+    *reinterpret_cast<uint4*>(chunk) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 
   ATTNLANG_DEVICE void wait(uint64_t* barrier, int parity) {
@@ -280,7 +314,8 @@ class GatherLoader {
   }
 
   L layout_;
-  const Problem<Element>& problem_;
+  Calls calls_;
+  const int warp_, lane_;
   uint64_t* unannounced_ = nullptr;
   Place<L::kQueryStages> queries_;
 };

@@ -24,12 +24,23 @@ struct Queue {
   int32_t items, heads;
   int32_t* counter;  // 0 before the kernel; null: there is one round
 
+  // By one warp: the CTA's items in turn.
+  template <int kQueryTile, class Calls, class Visit>
+  ATTNLANG_DEVICE void each(Calls&, const Visit& visit) const {
+    int number = static_cast<int>(blockIdx.x);
+    while (number < items) {
+      visit(item(number, kQueryTile));
+      number = next(number);
+    }
+  }
+
+ private:
   ATTNLANG_DEVICE Item item(int number, int query_tile) const {
     const auto place = order[number];
     const int b = place.head / heads;
     return {.b = b, .h = place.head - b * heads, .q0 = place.tile * query_tile};
   }
-  // By one warp: the item after `number`.
+  // The item after `number`.
   ATTNLANG_DEVICE int next(int number) const {
     const int ctas = static_cast<int>(gridDim.x);
     if (counter == nullptr) return number + ctas;
@@ -39,28 +50,26 @@ struct Queue {
   }
 };
 
-template <class Variant, class Element, class L>
+template <class Variant, class Element, class L, class Calls>
 class Scout {
  public:
-  ATTNLANG_DEVICE Scout(L layout, const Problem<Element>& problem)
-      : control_(layout.control()),
-        problem_(problem),
-        lane_(static_cast<int>(threadIdx.x % kWarp)) {}
+  ATTNLANG_DEVICE Scout(L layout, const Calls& calls)
+      : control_(layout.control()), calls_(calls), lane_(static_cast<int>(threadIdx.x % kWarp)) {}
 
-  ATTNLANG_DEVICE void run(const typename Variant::Params& params, const Queue& queue) {
-    int number = static_cast<int>(blockIdx.x);
-    while (number < queue.items) {
-      look(params, queue.item(number, L::kQueryTile));
-      number = queue.next(number);
-    }
+  template <class Items>
+  ATTNLANG_DEVICE void run(const Items& items) {
+    items.template each<L::kQueryTile>(calls_, [&](const Item& item) {
+      look(item);
+      calls_.leave();
+    });
     publish({-1, 0, 0}, 0, true, true, 0);
   }
 
  private:
-  ATTNLANG_DEVICE void look(const typename Variant::Params& params, const Item& item) {
-    const int q1 = std::min(item.q0 + L::kQueryTile, problem_.queries);
-    const int kv_len = problem_.kv_len(item.b);
-    const auto request = problem_.template request<Variant>(params, item.b, item.h, item.q0);
+  ATTNLANG_DEVICE void look(const Item& item) {
+    const int q1 = std::min(item.q0 + L::kQueryTile, calls_.problem().queries);
+    const int kv_len = calls_.problem().kv_len(item.b);
+    const auto request = calls_.request(item);
     if constexpr (Variant::kMask) {
       __syncwarp();
       if (lane_ == 0) {
@@ -99,7 +108,7 @@ class Scout {
   }
 
   typename L::Control& control_;
-  const Problem<Element>& problem_;
+  Calls calls_;
   const int lane_;
   Place<L::Control::kBatches> place_;
 };
@@ -107,8 +116,7 @@ class Scout {
 // Loads what the scout has found. Consumers need the keys of tile n + 1 before the values of tile
 // n, and are given them in that order.
 template <class Variant, class Element, class L, class Loader>
-ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
-                          const typename Variant::Params& params, Loader& loader) {
+ATTNLANG_DEVICE void load(L layout, Loader& loader) {
   auto& control = layout.control();
   Place<L::Control::kBatches> batches;
   Place<L::kStages> keys, values;
@@ -126,8 +134,8 @@ ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
       keys.advance();
       if (item.b < 0) break;
     } else {
-      const int kv_len = problem.kv_len(item.b);
-      const auto request = problem.template request<Variant>(params, item.b, item.h, item.q0);
+      const int kv_len = loader.calls().problem().kv_len(item.b);
+      const auto request = loader.calls().request(item);
       if (first) loader.queries(item);
       for (int i = 0; i < count; ++i) {
         const int entry = batch.tiles[i];
@@ -150,6 +158,7 @@ ATTNLANG_DEVICE void load(L layout, const Problem<Element>& problem,
         before = {-1, false};
       }
     }
+    if (last) loader.calls().leave();
     __syncwarp();
     if (threadIdx.x % kWarp == 0) mbarrier_arrive(&control.batch_empty[batches.stage]);
     batches.advance();

@@ -135,8 +135,8 @@ SM90 = {
     ),
     "values go to the other stage": Mutant(
         "sm90_loaders.cuh",
-        "tma_load<4>(layout_.values(place.stage)",
-        "tma_load<4>(layout_.values(place.stage ^ 1)",
+        "copy<L::kDV>(layout_.values(place.stage), &",
+        "copy<L::kDV>(layout_.values(place.stage ^ 1), &",
     ),
     "TMA fills a stage in use": Mutant(
         "sm90_loaders.cuh", f"{_WAIT_K}\n    if (!leader_) return;", "if (!leader_) return;"
