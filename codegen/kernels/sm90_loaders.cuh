@@ -264,7 +264,7 @@ class GatherLoader {
     for (int first = 0; first < kOfWarps; first += kTurns) {
       const int own = row_of(first + lane_ / kTogether, lane_ % kTogether);
       const int64_t offset = own < kRows ? offset_of(own) : -1;
-#pragma unroll 2
+#pragma unroll 1
       for (int turn = 0; turn < kTurns; ++turn) {
         const int row = row_of(first + turn, lane_ / kEntries);
         if (row_of(first + turn, 0) >= kRows) break;
@@ -285,12 +285,10 @@ class GatherLoader {
 
   // A chunk of entries that lie apart, `count` of them or less.
   static ATTNLANG_DEVICE void gather(char* chunk, const Element* from, int64_t stride, int count) {
-    uint32_t words[kEntries / 2] = {};
-#pragma unroll
+#pragma unroll 1
     for (int e = 0; e < kEntries; ++e) {
-      if (e < count) words[e / 2] |= uint32_t{from[e * stride].bits} << (e % 2 * 16);
+      reinterpret_cast<Element*>(chunk)[e] = e < count ? from[e * stride] : Element{};
     }
-    *reinterpret_cast<uint4*>(chunk) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 
   ATTNLANG_DEVICE void wait(uint64_t* barrier, int parity) {
