@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -28,6 +29,26 @@ NVCC_SM90 = [
     "-gencode=arch=compute_90a,code=sm_90a",
     "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared",
 ]  # fmt: skip
+
+
+def tool(name: str) -> str | None:
+    """Return where a program of the toolkit is: on the path, or in a wheel of NVIDIA's."""
+    if found := shutil.which(name):
+        return found
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(folder).glob(f"*/bin/{name}"):
+            return str(path)
+    return None
+
+
+def functions_of(unit: Path, name: str) -> list[str]:
+    """Return the disassembly of each kernel in a cubin whose mangled name holds `name`."""
+    nvdisasm = tool("nvdisasm")
+    assert nvdisasm is not None
+    command = [nvdisasm, "-c", str(unit)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [f for f in shown.split("\n.text.")[1:] if name in f.partition(":")[0]]
 
 
 def includes(command: list[str], root: Path = ROOT) -> list[Path]:

@@ -20,7 +20,7 @@ from attnlang.reference.evaluate import new_scope
 from attnlang.reference.faults import Fault
 from attnlang.reference.inputs import Inputs
 from attnlang.reference.philox import kept
-from attnlang.reference.rounding import round_gradient, round_value
+from attnlang.reference.rounding import round_gradient, round_value, round_vector
 from attnlang.reference.scope import Provided, Scope
 from attnlang.reference.softmax import normalise
 from attnlang.reference.vectors import side
@@ -233,7 +233,7 @@ def _transformed(inputs: Inputs, chunk: Provided, mask: Tensor) -> tuple[Tensor,
     def keys(expr: Expr, width: int) -> Tensor:
         scope = new_scope(inputs, chunk, keys_of(elements, heads), width=width)
         value = _full(scope.masked(expr, seen_by_some, 0.0), scope.domain).squeeze(2)
-        value = round_value(value, inputs.rounded)
+        value = round_vector(value, inputs.rounded)
         if alike:
             return value
         value = value.repeat_interleave(sizes["HQ"] // heads, dim=1)
@@ -241,7 +241,7 @@ def _transformed(inputs: Inputs, chunk: Provided, mask: Tensor) -> tuple[Tensor,
 
     k = keys(variant.k, sizes["D"])
     v = keys(variant.v, inputs.widths[VectorName.ACC])
-    return round_value(q, inputs.rounded), k, v
+    return round_vector(q, inputs.rounded), k, v
 
 
 def _visible(inputs: Inputs, scope: Scope, expr: Expr, mask: Tensor, fill: float) -> Tensor:

@@ -1,7 +1,8 @@
 """The roundings of a fused kernel, as autograd sees them.
 
 A kernel with 16-bit inputs rounds q', k', v' and the weights to the inputs' dtype before its matrix
-products, and in the backward the gradient of the scores. Rounding itself has derivative 1.
+products, and in the backward the gradient of the scores; what it hands on to a transform are
+gradients of vectors in that dtype. Rounding itself has derivative 1.
 """
 
 from __future__ import annotations
@@ -51,3 +52,8 @@ def round_gradient(x: Tensor, dtype: torch.dtype | None) -> Tensor:
         return x
     result: Tensor = _RoundGradient.apply(x, dtype)  # type: ignore[no-untyped-call]
     return result
+
+
+def round_vector(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Round `x`, and the gradient that reaches it."""
+    return round_value(round_gradient(x, dtype), dtype)

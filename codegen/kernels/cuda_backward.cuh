@@ -35,6 +35,7 @@ class Backward {
     Workspace workspace(nullptr);
     take(call, workspace);
     const Sums sums(gradients, workspace);
+    if (wants_sums(gradients)) take_rests(call, workspace);
     Sides::run(call, gradients, workspace, nullptr, Sums::any(gradients));
     return workspace.used();
   }
@@ -57,6 +58,15 @@ class Backward {
     RowTerms terms;
     VectorRows<Element> grads;
   };
+  struct Rests {
+    VectorRows<Element> rows;
+    int32_t* any;
+  };
+
+  // Whether parameters gather what reaches elements.
+  static bool wants_sums(const Gradients& gradients) {
+    return Variant::Partials::kOfElements && Sums::any(gradients);
+  }
 
   static Pieces take(const Call& call, Workspace& workspace) {
     const int64_t heads = call.q.size[0] * call.q.size[1], rows = call.q.size[2];
@@ -65,11 +75,23 @@ class Backward {
     RowTerms terms{};
     terms.base = static_cast<float*>(workspace.take(bytes));
     terms.delta = static_cast<float*>(workspace.take(bytes));
+    terms.total = static_cast<float*>(workspace.take(bytes));
+    terms.exact = static_cast<float*>(workspace.take(bytes));
     terms.padded = static_cast<int32_t>(padded);
     const int64_t entries = heads * rows * kDV;
     auto* grads =
         static_cast<Element*>(workspace.take(entries * static_cast<int64_t>(sizeof(Element))));
     return {terms, VectorRows<Element>::packed(grads, call.q.size[1], rows, kDV)};
+  }
+
+  // Whole blocks of rows: the products read them as they lie.
+  static Rests take_rests(const Call& call, Workspace& workspace) {
+    const int64_t heads = call.q.size[0] * call.q.size[1], rows = call.q.size[2];
+    const int64_t padded = (rows + kAnchorRows - 1) / kAnchorRows * kAnchorRows;
+    auto* entries = static_cast<Element*>(
+        workspace.take(heads * padded * kDV * static_cast<int64_t>(sizeof(Element))));
+    auto* any = static_cast<int32_t*>(workspace.take(heads * int64_t{sizeof(int32_t)}));
+    return {VectorRows<Element>::packed(entries, call.q.size[1], padded, kDV), any};
   }
 
   // Results are written two entries at a time.
@@ -88,15 +110,22 @@ class Backward {
     const Pieces taken = take(call, pieces);
     const Sums sums(gradients, pieces);
     const Problem<Element> problem = problem_of<Variant, Element>(call);
+    const Rests rests = wants_sums(gradients) ? take_rests(call, pieces) : Rests{};
     const char* wrong = sums.start(gradients, call.stream);
+    if (wrong == nullptr && rests.any != nullptr) {
+      const auto heads = static_cast<size_t>(call.q.size[0] * call.q.size[1]);
+      wrong = fill_bytes(rests.any, 0, heads * sizeof(int32_t), call.stream);
+    }
     if (wrong == nullptr && !has_no_rows(call)) {
-      wrong = find_terms(call, gradients, problem, taken, sums.sums(gradients));
+      wrong = find_terms(call, gradients, problem, taken, rests, sums.sums(gradients));
     }
     const BackwardWork<Variant, Element> work{.problem = problem,
                                               .arguments = Variant::arguments(call),
                                               .sums = sums.sums(gradients),
                                               .terms = taken.terms,
                                               .out_grad = constant(taken.grads),
+                                              .rests = constant(rests.rows),
+                                              .has_rest = rests.any,
                                               .q = VectorRows<Element>::of(gradients.q, 0),
                                               .k = VectorRows<Element>::of(gradients.k, 0),
                                               .v = VectorRows<Element>::of(gradients.v, 0),
@@ -118,7 +147,7 @@ class Backward {
 
   static const char* find_terms(const Call& call, const Gradients& gradients,
                                 const Problem<Element>& problem, const Pieces& taken,
-                                const typename Variant::Sums& sums) {
+                                const Rests& rests, const typename Variant::Sums& sums) {
     const RowPass<Variant, Element> pass{.problem = problem,
                                          .arguments = Variant::arguments(call),
                                          .sums = sums,
@@ -127,7 +156,9 @@ class Backward {
                                          .lse = Scalars::of(gradients.lse, 3),
                                          .lse_grad = Scalars::of(gradients.lse_grad, 3),
                                          .terms = taken.terms,
-                                         .grads = taken.grads};
+                                         .grads = taken.grads,
+                                         .rests = rests.rows,
+                                         .has_rest = rests.any};
     const int64_t rows = int64_t{problem.batch} * problem.heads * taken.terms.padded;
     const dim3 grid(static_cast<unsigned>((rows + kRowWarps - 1) / kRowWarps));
     return launch(row_terms_kernel<Variant, Element, kDV>, grid, kRowWarps * kWarp, 0, call.stream,

@@ -75,8 +75,13 @@ struct FloatRows {
 // Of each row, in the workspace: what turns its scores into weights (-inf: it sees nothing, or is
 // past the end), and what its weights' gradients are taken relative to. A head has `padded` rows, a
 // multiple of kAnchorRows.
+//
+// `delta` is as good as out, whose products summed up rounded weights. Where parameters gather what
+// reached many scores, that shows: so what reached a row's arguments is added up once more, and
+// what it lacks of `total`, which is known, makes `exact` of delta.
 struct RowTerms {
   float *base, *delta;
+  float *total, *exact;
   int32_t padded;
 
   ATTNLANG_HD int64_t at(int64_t head, int row) const { return head * padded + row; }
@@ -91,6 +96,8 @@ struct RowPass {
   Scalars lse, lse_grad;
   RowTerms terms;
   VectorRows<Element> grads;  // what reached out, for the products
+  VectorRows<Element> rests;  // what `grads` lacks of it; no data: nobody asks
+  int32_t* has_rest;          // of a head: whether that is anything
 };
 
 constexpr int kRowWarps = 8;
@@ -113,11 +120,11 @@ ATTNLANG_DEVICE void add_row_partials(const typename Variant::Request& request,
 }
 
 // With L = log2(2^lse + 2^sink): `base` makes weights of scores, `delta` is what a weight's
-// gradient is relative to. `dot`: out . grad.
+// gradient is relative to, `total` what those of the arguments add up to. `dot`: out . grad.
 template <class Variant>
 ATTNLANG_DEVICE void finish_terms(const typename Variant::Request& request, int q_row, float lse,
                                   float dot, float lse_grad, float& base, float& delta,
-                                  const typename Variant::Sums& sums) {
+                                  float& total, const typename Variant::Sums& sums) {
   const typename Variant::Row row = Variant::row(request, q_row);
   lse *= kLog2E;
   float lacks = 0.0f, whole = lse, ratio = 1.0f, sink = 0.0f;  // ratio: 2^(L - lse)
@@ -132,30 +139,41 @@ ATTNLANG_DEVICE void finish_terms(const typename Variant::Request& request, int 
   }
   base = lacks - whole;
   delta = dot - (lse_grad == 0.0f ? 0.0f : lse_grad * ratio);
-  add_row_partials<Variant>(request, row, sink, dot - dot / ratio + lse_grad, sums);
+  total = dot - dot / ratio + lse_grad;
+  add_row_partials<Variant>(request, row, sink, total, sums);
 }
 
-// Writes what reached a row of out, rounded, zeros where it is not `live`; returns the lane's part
-// of its product with out.
+// Writes what reached a row of out, rounded, zeros where it is not `live`, and where they are asked
+// for the rests; returns the lane's part of its product with out.
 template <class Variant, class Element, int kDV, int kCount>
 ATTNLANG_DEVICE float round_row(const RowPass<Variant, Element>& pass, int b, int h, int q_row,
                                 bool live, int lane) {
   Element* target = pass.grads.row(b, h, q_row);
   const int64_t reached = pass.out_grad.row(b, h, q_row), out = pass.out.row(b, h, q_row);
+  const bool rests = pass.rests.data != nullptr;
   float dot = 0.0f;
+  bool lacks = false;
 #pragma unroll
   for (int e = lane * kCount; e < kDV; e += kWarp * kCount) {
     float grad[kCount] = {}, value[kCount] = {};
     if (live) pass.out_grad.template load<Element>(reached, e, grad);
     if (Variant::kSoftmax && live) pass.out.template load<Element>(out, e, value);
-    Several<Element, kCount> rounded;
+    Several<Element, kCount> rounded, rest;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       rounded.entries[i] = from_float32<Element>(grad[i]);
-      dot += to_float32(rounded.entries[i]) * value[i];
+      const float near = to_float32(rounded.entries[i]);
+      const float lack = grad[i] - near;
+      rest.entries[i] = from_float32<Element>(lack);
+      lacks = lacks || lack != 0.0f;
+      dot += (rests ? grad[i] : near) * value[i];
     }
     *reinterpret_cast<Several<Element, kCount>*>(target + e) = rounded;
+    if (rests) {
+      *reinterpret_cast<Several<Element, kCount>*>(pass.rests.row(b, h, q_row) + e) = rest;
+    }
   }
+  if (rests && lacks) pass.has_rest[b * pass.problem.heads + h] = 1;
   return dot;
 }
 
@@ -185,18 +203,19 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
   }
   dot = Warp::sum(dot);
   if (lane != 0) return;
-  float base = lse, delta = 0.0f;
+  float base = lse, delta = 0.0f, total = 0.0f;
   if constexpr (Variant::kSoftmax) {
     if (live) {
       const typename Variant::Params params = Variant::params(pass.arguments);
       const int anchor = anchor_of(q_row, problem.queries);
       const auto request = problem.template request<Variant>(params, b, h, anchor);
-      finish_terms<Variant>(request, q_row, lse, dot, lse_grad, base, delta, pass.sums);
+      finish_terms<Variant>(request, q_row, lse, dot, lse_grad, base, delta, total, pass.sums);
     }
   }
   const int64_t index = pass.terms.at(head, q_row);
   pass.terms.base[index] = base;
   pass.terms.delta[index] = delta;
+  pass.terms.total[index] = total;
 }
 
 }  // namespace attnlang::cuda

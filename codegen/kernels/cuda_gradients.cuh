@@ -11,10 +11,10 @@
 
 namespace attnlang::cuda {
 
-// What an element gives to the products, and what reached softmax's argument (the weight, without
-// one) and the factor; zeros where it is not kept.
+// What an element gives to the products, what reached softmax's argument (the weight, without one)
+// and the factor, and the softmax's own weight; zeros where it is not kept.
 struct ElementGradient {
-  float weight, slope, argument, factor;
+  float weight, slope, argument, factor, share;
 };
 
 // `grad`: what reached the weight; `base` and `delta` are of the row.
@@ -37,6 +37,7 @@ ATTNLANG_DEVICE ElementGradient element_gradient(const typename Variant::Request
     live = live && p != 0.0f;
     float all = dropout;
     if constexpr (Variant::kFactor) all = Variant::factor(request, row, column, dot);
+    e.share = p;
     e.weight = p * all;
     e.argument = p * (grad * all - delta);
     e.factor = grad * p * dropout;
@@ -50,6 +51,10 @@ ATTNLANG_DEVICE ElementGradient element_gradient(const typename Variant::Request
 
 // The sums of the partial derivatives by what elements read, of the two rows of a thread's
 // fragment: those that reach columns, or (not kColumns) all others.
+//
+// A row's arguments are taken relative to a `delta` that is not exact. What that is worth comes out
+// at the row's end: sums over it are mended then, by the sums of what each weight multiplies; sums
+// over columns come later, and take the exact one.
 template <class Variant, bool kColumns>
 class PartialSums {
  public:
@@ -62,25 +67,34 @@ class PartialSums {
   template <class Partial>
   static constexpr bool kTaken =
       of_elements(Partial::kSource) && (Partial::kReach == Reach::column) == kColumns;
+  static constexpr bool kMends = !kColumns && Variant::kSoftmax;
 
   ATTNLANG_DEVICE void start() {
 #pragma unroll
     for (auto& both : values_) both[0] = both[1] = 0.0f;
+#pragma unroll
+    for (auto& both : shares_) both[0] = both[1] = 0.0f;
+    arguments_[0] = arguments_[1] = 0.0f;
   }
+
+  // What the arguments of row `i` of the fragment add up to.
+  ATTNLANG_DEVICE float arguments(int i) const { return quad_sum(arguments_[i]); }
 
   // An element of row `i` of the fragment. `adds`: no other warp has the same element.
   ATTNLANG_DEVICE void add(int i, const Request& request, const Row& row, const Column& column,
                            float dot, const ElementGradient& e, bool adds, const Sums& sums) {
+    if constexpr (kMends) arguments_[i] += e.argument;
     Partials::each([&]<class Partial, int kIndex>() {
       if constexpr (kTaken<Partial>) {
         if (!Partial::wanted(sums)) return;
         const float grad = Partial::kSource == Source::factor ? e.factor : e.argument;
-        if (grad == 0.0f) return;
-        const float value = grad * Partial::slope(request, row, column, dot);
+        if (grad == 0.0f && (e.share == 0.0f || !kMended<Partial>)) return;
+        const float slope = Partial::slope(request, row, column, dot);
         if constexpr (Partial::kReach == Reach::element) {
-          if (adds) Partial::add(request, row, column, sums, value, 1);
+          if (adds) Partial::add(request, row, column, sums, grad * slope, 1);
         } else {
-          values_[kIndex][i] += value;
+          values_[kIndex][i] += grad * slope;
+          if constexpr (kMended<Partial>) shares_[kIndex][i] += e.share * slope;
         }
       }
     });
@@ -100,26 +114,44 @@ class PartialSums {
       }
     });
   }
+  // `lacks`: what the rows' delta lacks.
   ATTNLANG_DEVICE void finish_rows(const Request& request, const Row (&rows)[2],
-                                   const bool (&exists)[2], int lane, const Sums& sums) {
+                                   const bool (&exists)[2], const float (&lacks)[2], int lane,
+                                   const Sums& sums) {
     Partials::each([&]<class Partial, int kIndex>() {
       if constexpr (kTaken<Partial> && Partial::kReach == Reach::row) {
         if (!Partial::wanted(sums)) return;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float value = quad_sum(values_[kIndex][i]);
+          const float value = quad_sum(mended<Partial, kIndex>(i, lacks[i]));
           if (exists[i] && lane % 4 == 0) Partial::add(request, rows[i], sums, value, 1);
         }
       } else if constexpr (kTaken<Partial> && Partial::kReach == Reach::request) {
         if (!Partial::wanted(sums)) return;
-        const float value = Warp::sum(values_[kIndex][0] + values_[kIndex][1]);
+        const float value =
+            Warp::sum(mended<Partial, kIndex>(0, lacks[0]) + mended<Partial, kIndex>(1, lacks[1]));
         if (lane == 0 && value != 0.0f) Partial::add(request, sums, value);
       }
     });
   }
 
  private:
-  float values_[Partials::kCount > 0 ? Partials::kCount : 1][2];
+  static constexpr int kCount = Partials::kCount > 0 ? Partials::kCount : 1;
+  template <class Partial>
+  static constexpr bool kMended =
+      kMends && Partial::kSource == Source::argument &&
+      (Partial::kReach == Reach::row || Partial::kReach == Reach::request);
+
+  template <class Partial, int kIndex>
+  ATTNLANG_DEVICE float mended(int i, float lack) const {
+    const float value = values_[kIndex][i];
+    if constexpr (kMended<Partial>) return value - lack * shares_[kIndex][i];
+    else return value;
+  }
+
+  float values_[kCount][2];
+  float shares_[kMends ? kCount : 1][2];
+  float arguments_[2];
 };
 
 }  // namespace attnlang::cuda

@@ -19,51 +19,34 @@
 #include "kernels/cuda_gradients.cuh"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_tiles.cuh"
-#include "kernels/sm80_backward_work.cuh"
+#include "kernels/sm80_backward_block.cuh"
 #include "kernels/sm80_load.cuh"
 
 namespace attnlang::cuda {
 
 template <class Variant, class Element, int kD, int kDV, BackwardShape kShape, Side kSide,
           bool kSums>
-class Sm80Backward {
- public:
-  static constexpr int kRows = kShape.rows;
-  static constexpr int kTile = kShape.tile;
-  static constexpr int kWarps = kShape.warps();
-  static constexpr int kThreads = kWarps * kWarp;
-
-  using Launch = BackwardWork<Variant, Element>;
-
- private:
-  using Request = typename Variant::Request;
-  using Params = typename Variant::Params;
+class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape, kSide, kSums> {
+  using Block = Sm80BackwardBlock<Variant, Element, kD, kDV, kShape, kSide, kSums>;
+  using typename Block::Params;
+  using typename Block::Request;
   using Row = typename Variant::Row;
   using Column = typename Variant::Column;
-  using First = SharedTile<Element, kD>;    // of q or k
-  using Second = SharedTile<Element, kDV>;  // of what reached out, or of v
-  static constexpr bool kOfKeys = kSide == Side::keys;
-  static constexpr bool kTerms = Variant::kSoftmax;
-  static constexpr int kRowWarps = kRows / 16;
-  static_assert(kRows % 16 == 0 && kTile % 16 == 0);
-  static_assert(kAnchorRows % (kOfKeys ? kTile : kRows) == 0, "rows of a tile have one anchor");
-  static_assert(kD % 16 == 0 && kDV % 16 == 0, "head dimensions are multiples of 16");
+  using Partials = PartialSums<Variant, kSide == Side::keys>;
+  using Block::b_, Block::head_, Block::others_, Block::row0_, Block::rows_;
+  using Block::first_rows, Block::first_tile, Block::second_rows, Block::second_tile;
+  using Block::kOfKeys, Block::kTerms;
+  using Block::lane_, Block::part_, Block::row_, Block::row_of, Block::request_of;
+  using Block::load_rows, Block::load_tile, Block::ranges, Block::terms;
+  using Block::work_;
 
   // 16-entry units of the results that are a warp's.
   static constexpr int units(int width) { return (width / 16 + kShape.split - 1) / kShape.split; }
   static constexpr int kUnits = units(kD), kValueUnits = units(kDV);
 
-  using Partials = PartialSums<Variant, kOfKeys>;
-
-  // Bytes of shared memory: the ranges, the rows, then two stages of tiles and of terms.
-  static constexpr int kHeader = (sizeof(TileRanges) + 127) / 128 * 128;
-  static constexpr int kRowBytes = First::bytes(kRows) + Second::bytes(kRows);
-  static constexpr int kTileBytes = First::bytes(kTile) + Second::bytes(kTile);
-  static constexpr int kTermBytes = kOfKeys && kTerms ? 2 * kTile * int{sizeof(float)} : 0;
-  static constexpr int kStageBytes = (kTileBytes + kTermBytes + 127) / 128 * 128;
-
  public:
-  static constexpr int kSharedBytes = kHeader + kRowBytes + 2 * kStageBytes;
+  using Block::kRows, Block::kTile, Block::kThreads, Block::kSharedBytes;
+  using typename Block::Launch;
 
   static ATTNLANG_DEVICE void run(const Launch& work) {
     const Params params = Variant::params(work.arguments);
@@ -77,27 +60,7 @@ class Sm80Backward {
     Partials partials;
   };
 
-  ATTNLANG_DEVICE Sm80Backward(const Launch& work, const Params& params)
-      : work_(work), params_(params), shared_(dynamic_shared<char>()) {
-    const auto place = work.order[static_cast<int>(blockIdx.x)];
-    const int warp = warp_index();
-    lane_ = static_cast<int>(threadIdx.x) % kWarp;
-    row_ = warp % kRowWarps * 16;
-    part_ = warp / kRowWarps;
-    if constexpr (kOfKeys) {
-      b_ = place.head / work.problem.kv_heads;
-      head_ = place.head % work.problem.kv_heads;
-      row0_ = (work.order.tiles - 1 - place.tile) * kRows;  // the first are seen by most rows
-    } else {
-      b_ = work.first_b + place.head / work.heads;
-      head_ = work.first_h + place.head % work.heads;
-      row0_ = place.tile * kRows;
-    }
-    extent_ = work.problem.extent(b_);
-    const int all = kOfKeys ? extent_.keys : work.problem.queries;
-    rows_ = row0_ >= all ? 0 : all - row0_ < kRows ? all - row0_ : kRows;
-    others_ = kOfKeys ? work.problem.queries : extent_.keys;
-  }
+  using Block::Block;
 
   ATTNLANG_DEVICE void go() const {
     State state = {};
@@ -113,118 +76,8 @@ class Sm80Backward {
     if constexpr (kOfKeys) write<kDV>(work_.v, state.second[0]);
   }
 
-  // --- loads ---
-
-  ATTNLANG_DEVICE TileRanges& ranges() const { return *reinterpret_cast<TileRanges*>(shared_); }
-  ATTNLANG_DEVICE First first_rows() const {
-    return {reinterpret_cast<Element*>(shared_ + kHeader)};
-  }
-  ATTNLANG_DEVICE Second second_rows() const {
-    return {reinterpret_cast<Element*>(shared_ + kHeader + First::bytes(kRows))};
-  }
-  ATTNLANG_DEVICE char* stage(int s) const {
-    return shared_ + kHeader + kRowBytes + s * kStageBytes;
-  }
-  ATTNLANG_DEVICE First first_tile(int s) const { return {reinterpret_cast<Element*>(stage(s))}; }
-  ATTNLANG_DEVICE Second second_tile(int s) const {
-    return {reinterpret_cast<Element*>(stage(s) + First::bytes(kTile))};
-  }
-  ATTNLANG_DEVICE float* terms(int s) const {
-    return reinterpret_cast<float*>(stage(s) + kTileBytes);
-  }
-
-  // `count` rows from `first` on of those that `keeps` says; zeros for the others. `all`: it keeps
-  // them all.
-  template <int kCount, int kWidth, class Keeps>
-  ATTNLANG_DEVICE void load(SharedTile<Element, kWidth> to, const VectorRows<const Element>& from,
-                            int h, int first, int count, bool all, const Keeps& keeps) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    const Element* base = from.row(b_, h, first);
-    if (from.vectorised && all) {
-      copy_rows<kCount, kThreads>(to, 0, base, from.stride[2], count, thread);
-      return;
-    }
-    const auto row_of = [&](int r) -> const Element* {
-      return r < count && keeps(r) ? base + r * from.stride[2] : nullptr;
-    };
-    gather_rows<kCount, kThreads>(to, 0, row_of, from.stride[3], from.vectorised, thread);
-  }
-
-  // What rows that see nothing hold must not meet a gradient of 0.
-  template <int kCount>
-  ATTNLANG_DEVICE void load_queries(First to, int h, int q0) const {
-    const int count = work_.problem.queries - q0;
-    const float* base = work_.terms.base + work_.terms.at(b_ * work_.problem.heads + h, q0);
-    bool all = true;
-    if constexpr (kTerms) {
-#pragma unroll
-      for (int r = lane_; r < kCount; r += kWarp)
-        all = all && (r >= count || base[r] != -kInfinity);
-      all = __all_sync(~0u, all) != 0;
-    }
-    load<kCount>(to, work_.problem.q, h, q0, count, all,
-                 [&](int r) { return base[r] != -kInfinity; });
-  }
-
-  template <int kCount>
-  ATTNLANG_DEVICE void load_out_grads(Second to, int h, int q0) const {
-    load<kCount>(to, work_.out_grad, h, q0, work_.problem.queries - q0, true,
-                 [](int) { return true; });
-  }
-
-  template <int kCount>
-  ATTNLANG_DEVICE void load_keys(First keys, Second values, const Request* request, int h_kv,
-                                 int k0, bool masked) const {
-    const int count = extent_.keys - k0;
-    load<kCount>(values, work_.problem.v, h_kv, k0, count, true, [](int) { return true; });
-    // A hidden key's gradient of 0 must not meet NaN; where keys are rows, nothing is summed over
-    // them.
-    if constexpr (Variant::kColumnMask) {
-      if (request != nullptr && masked) {
-        load<kCount>(keys, work_.problem.k, h_kv, k0, count, false, [&](int r) {
-          return Variant::column_keep(*request, Variant::column(*request, k0 + r));
-        });
-        return;
-      }
-    }
-    load<kCount>(keys, work_.problem.k, h_kv, k0, count, true, [](int) { return true; });
-  }
-
-  ATTNLANG_DEVICE void load_rows(int h) const {
-    if constexpr (kOfKeys) {
-      load_keys<kRows>(first_rows(), second_rows(), nullptr, head_, row0_, false);
-    } else {
-      load_queries<kRows>(first_rows(), h, row0_);
-      load_out_grads<kRows>(second_rows(), h, row0_);
-    }
-  }
-
-  ATTNLANG_DEVICE void load_tile(const Request& request, int h, KeyTile tile, int s) const {
-    if constexpr (kOfKeys) {
-      load_queries<kTile>(first_tile(s), h, tile.k0);
-      load_out_grads<kTile>(second_tile(s), h, tile.k0);
-      if constexpr (kTerms) load_terms(h, tile.k0, s);
-    } else {
-      load_keys<kTile>(first_tile(s), second_tile(s), &request, h / work_.problem.group(), tile.k0,
-                       tile.masked);
-    }
-  }
-
-  ATTNLANG_DEVICE void load_terms(int h, int q0, int s) const {
-    constexpr int kChunk = 4, kChunks = kTile / kChunk;
-    const int at = static_cast<int>(threadIdx.x);
-    if (at >= 2 * kChunks) return;
-    const int64_t row = work_.terms.at(b_ * work_.problem.heads + h, q0);
-    const float* source = (at < kChunks ? work_.terms.base : work_.terms.delta) + row;
-    cp_async<kVectorBytes>(terms(s) + kChunk * at, source + kChunk * (at % kChunks), true);
-  }
-
   // --- tiles ---
 
-  ATTNLANG_DEVICE Request request_of(int h, int q_row) const {
-    return work_.problem.template request<Variant>(params_, extent_, h,
-                                                   anchor_of(q_row, work_.problem.queries));
-  }
   ATTNLANG_DEVICE int others_tiles() const { return (others_ + kTile - 1) / kTile; }
 
   // One thread's work.
@@ -268,12 +121,10 @@ class Sm80Backward {
       else compute<false>(request, h, tile.k0, s, state);
     }
     cp_async_wait<0>();
-    if constexpr (kSums) finish_partials(request, state);
+    if constexpr (kSums) finish_partials(request, h, state);
   }
 
   // --- elements ---
-
-  ATTNLANG_DEVICE int row_of(int i) const { return row_ + lane_ / 4 + 8 * i; }
 
   template <bool kMasked>
   ATTNLANG_DEVICE void compute(const Request& request, int h, int o0, int s, State& state) const {
@@ -290,6 +141,9 @@ class Sm80Backward {
       load_a(a[0], second_rows(), row_, step, lane_);
       multiply_rows(reached, a, second_tile(s), 0, step, lane_);
     }
+    if constexpr (kSums) {
+      if (work_.has_rest[b_ * work_.problem.heads + h] != 0) add_rests(h, o0, s, reached);
+    }
     if constexpr (kOfKeys) {
       of_keys<kMasked>(request_of(h, o0), o0, s, dots[0], reached[0], state);
     } else {
@@ -303,6 +157,32 @@ class Sm80Backward {
       if constexpr (kOfKeys) {
         pack_a<Element>(a[0], dots[0], step);
         accumulate<kDV>(state.second, a, second_tile(s), 16 * step);
+      }
+    }
+  }
+
+  // What rounding took of what reached out, times values. It is read where it lies: seldom there,
+  // and not worth room beside the tiles.
+  ATTNLANG_DEVICE void add_rests(int h, int o0, int s, float (&reached)[1][kTile / 2]) const {
+    const Element* rows = work_.rests.row(b_, h, kOfKeys ? o0 : row0_ + row_) +
+                          lane_ / 4 * work_.rests.stride[2] + 2 * (lane_ % 4);
+    const auto pair = [&](int row, int entry) {
+      return *reinterpret_cast<const uint32_t*>(rows + row * work_.rests.stride[2] + entry);
+    };
+#pragma unroll 1
+    for (int step = 0; step < kDV / 16; ++step) {
+      uint32_t a[1][4];
+      if constexpr (kOfKeys) {
+        load_a(a[0], second_rows(), row_, step, lane_);
+#pragma unroll
+        for (int n = 0; n < kTile / 8; ++n) {
+          auto& sums = reinterpret_cast<float (&)[4]>(reached[0][4 * n]);
+          mma_m16n8k16<Element>(sums, a[0], pair(8 * n, 16 * step), pair(8 * n, 16 * step + 8));
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[0][i] = pair(i % 2 * 8, 16 * step + i / 2 * 8);
+        multiply_rows(reached, a, second_tile(s), 0, step, lane_);
       }
     }
   }
@@ -377,7 +257,7 @@ class Sm80Backward {
     }
   }
 
-  ATTNLANG_DEVICE void finish_partials(const Request& request, State& state) const {
+  ATTNLANG_DEVICE void finish_partials(const Request& request, int h, State& state) const {
     if (part_ != 0) return;  // others have the same sums
     const bool exists[2] = {row_of(0) < rows_, row_of(1) < rows_};
     const int first = row0_ + row_of(0), second = row0_ + row_of(1);
@@ -386,7 +266,17 @@ class Sm80Backward {
       state.partials.finish_columns(request, columns, exists, lane_, work_.sums);
     } else {
       const Row rows[2] = {Variant::row(request, first), Variant::row(request, second)};
-      state.partials.finish_rows(request, rows, exists, lane_, work_.sums);
+      float lacks[2] = {};
+      if constexpr (kTerms) {
+        const int64_t row = work_.terms.at(b_ * work_.problem.heads + h, row0_);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int64_t at = row + row_of(i);
+          lacks[i] = state.partials.arguments(i) - work_.terms.total[at];
+          if (lane_ % 4 == 0) work_.terms.exact[at] = work_.terms.delta[at] + lacks[i];
+        }
+      }
+      state.partials.finish_rows(request, rows, exists, lacks, lane_, work_.sums);
     }
   }
 
@@ -429,15 +319,6 @@ class Sm80Backward {
       }
     }
   }
-
-  const Launch& work_;
-  const Params& params_;
-  char* const shared_;
-  Extent extent_;
-  int lane_, row_, part_;  // the warp's rows, and its part of the results
-  int b_, head_;           // of keys, or of queries
-  int row0_, rows_;        // those of the block that exist
-  int others_;             // the other side's
 };
 
 template <class Kernel>

@@ -41,10 +41,11 @@ class Sm80Sides {
   }
 
  private:
+  // What the queries find out about a row's sums, keys take as given.
   template <bool kSums>
   static const char* run(const Call& call, const Gradients& gradients, const Work& work) {
-    const char* wrong = run_keys<kSums>(call, work);
-    return wrong == nullptr ? run_queries<kSums>(call, gradients, work) : wrong;
+    const char* wrong = run_queries<kSums>(call, gradients, work);
+    return wrong == nullptr ? run_keys<kSums>(call, work) : wrong;
   }
 
   template <bool kSums>

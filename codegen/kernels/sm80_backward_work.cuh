@@ -27,6 +27,9 @@ struct BackwardWork {
   typename Variant::Sums sums;
   RowTerms terms;
   VectorRows<const Element> out_grad;
+  VectorRows<const Element>
+      rests;                    // what `out_grad` lacks of what reached out, whole blocks of rows
+  const int32_t* has_rest;      // of a head
   VectorRows<Element> q, k, v;  // results
   TileOrder order;
   int32_t first_b, first_h, heads;  // of queries: which of them this launch is for

@@ -5,11 +5,9 @@ The disassembly needs cuobjdump and nvdisasm (`pip install attnlang[dev]` brings
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device_harness import tool
 from support import EXAMPLES
 
 import attnlang
@@ -81,16 +80,6 @@ def _sources(name: str, target: Target, *, packed: bool = False) -> str:
         if getattr(p, "const", False) and getattr(p, "default", None) is not None
     }
     return kernel_sources(plan(lower(variant, consts, given), key), name).units[0].text
-
-
-def _tool(name: str) -> str | None:
-    if found := shutil.which(name):
-        return found
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in Path(folder).glob(f"*/bin/{name}"):
-            return str(path)
-    return None
 
 
 @pytest.mark.parametrize(("name", "target"), _RUNS)
@@ -159,7 +148,7 @@ def _check_ptxas(said: str) -> None:
 
 def _check_instructions(unit: Path, wanted: tuple[str, ...]) -> None:
     """See that the matrix units are fed, and that no main loop goes through local memory."""
-    cuobjdump, nvdisasm = _tool("cuobjdump"), _tool("nvdisasm")
+    cuobjdump, nvdisasm = tool("cuobjdump"), tool("nvdisasm")
     if cuobjdump is None or nvdisasm is None:
         pytest.skip("no cuobjdump and nvdisasm: the disassembly is not looked at")
     done = subprocess.run(

@@ -6,13 +6,11 @@ The Hopper skeleton's products must not be serialised either, of which ptxas tel
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
-from device_harness import compile_unit, has_nvcc
+from device_harness import compile_unit, functions_of, has_nvcc, tool
 from gradient_runs import Kernel
 
 from attnlang.jit.units import Target
@@ -101,13 +99,11 @@ def test_products_on_hopper_are_not_serialised(case: tuple[str, int]) -> None:
     assert all((stores, loads) == ("0", "0") for _, stores, loads in kernels), said
 
 
-@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
+@pytest.mark.skipif(tool("nvdisasm") is None, reason="no nvdisasm")
 @pytest.mark.parametrize("case", HOPPER_CASES)
 def test_hopper_loops_stay_in_registers(case: tuple[str, int]) -> None:
     path, _ = _compile_hopper(*case)
-    command = ["nvdisasm", "-c", str(path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    functions = [f for f in shown.split("\n.text.")[1:] if "BackwardKernel" in f.partition(":")[0]]
+    functions = functions_of(path, "BackwardKernel")
     assert len(functions) == 2
     for function in functions:
         products = [m.start() for m in re.finditer(r"\bHGMMA\b", function)]
@@ -117,13 +113,11 @@ def test_hopper_loops_stay_in_registers(case: tuple[str, int]) -> None:
         assert "USETMAXREG" in function, "registers are not handed over"
 
 
-@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
+@pytest.mark.skipif(tool("nvdisasm") is None, reason="no nvdisasm")
 @pytest.mark.parametrize("case", CASES)
 def test_main_loops_stay_in_registers(case: tuple[str, int, str]) -> None:
     path, _ = _compile(*case)
-    command = ["nvdisasm", "-c", str(path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    functions = [f for f in shown.split("\n.text.")[1:] if "Sm80Backward" in f.partition(":")[0]]
+    functions = functions_of(path, "Sm80Backward")
     assert functions
     for function in functions:
         products = [m.start() for m in re.finditer(r"\bHMMA\.16816\.F32", function)]

@@ -1,19 +1,17 @@
 """The mma.sync kernels under nvcc: registers without spills, and what their main loops consist of.
 
-What is read of a kernel is ptxas's own account; with `nvdisasm` on the path (PyPI has it as
+What is read of a kernel is ptxas's own account; with `nvdisasm` (PyPI has it as
 nvidia-cuda-nvdisasm) also the instructions between its first and its last matrix product.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
-from device_harness import compile_unit, has_nvcc
+from device_harness import compile_unit, functions_of, has_nvcc, tool
 
 pytestmark = pytest.mark.skipif(not has_nvcc(), reason="no nvcc")
 
@@ -68,13 +66,11 @@ def test_no_register_is_spilled(case: tuple[str, int, int, int, int, int]) -> No
         assert int(registers) <= 255
 
 
-@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="no nvdisasm")
+@pytest.mark.skipif(tool("nvdisasm") is None, reason="no nvdisasm")
 @pytest.mark.parametrize("case", CASES)
 def test_main_loops_stay_in_registers(case: tuple[str, int, int, int, int, int]) -> None:
     path, _ = _compile(*case)
-    command = ["nvdisasm", "-c", str(path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    functions = [f for f in shown.split("\n.text.")[1:] if "Sm80Forward" in f.partition(":")[0]]
+    functions = functions_of(path, "Sm80Forward")
     assert len(functions) == 2
     for function in functions:
         products = [m.start() for m in re.finditer(r"\bHMMA\.16816\.F32", function)]
