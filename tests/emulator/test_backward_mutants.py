@@ -26,6 +26,7 @@ OF_MASKLESS = ("no barrier between heads", "keys that are not there")
 SHAPES = [Shape(2, 4, 2, 70, 75, missing=(0, 30)), Shape(1, 2, 1, 45, 130)]
 
 _FILE = "sm80_backward.cuh"
+_BLOCK = "sm80_backward_block.cuh"
 MUTANTS = {
     "a tile is not awaited": Mutant(
         _FILE,
@@ -60,10 +61,23 @@ MUTANTS = {
         "pack_a<Element>(a[0], dots[0], step);\n      accumulate<kD>",
     ),
     "rows that see nothing are read": Mutant(
-        _FILE, "return base[r] != -kInfinity; });", "return base[r] != kInfinity; });"
+        _BLOCK, "return base[r] != -kInfinity; });", "return base[r] != kInfinity; });"
     ),
     "ranges are read before they are there": Mutant(
         _FILE, "find(request);\n      __syncthreads();", "find(request);"
+    ),
+    "keys take a delta that is not exact": Mutant(
+        _BLOCK, "kSums ? work_.terms.exact : work_.terms.delta", "work_.terms.delta"
+    ),
+    "sums over rows are not mended": Mutant(
+        "cuda_gradients.cuh", "return value - lack * shares_[kIndex][i];", "return value;"
+    ),
+    "keys go before queries": Mutant(
+        "sm80_backward_sides.cuh",
+        "const char* wrong = run_queries<kSums>(call, gradients, work);\n"
+        "    return wrong == nullptr ? run_keys<kSums>(call, work) : wrong;",
+        "const char* wrong = run_keys<kSums>(call, work);\n"
+        "    return wrong == nullptr ? run_queries<kSums>(call, gradients, work) : wrong;",
     ),
     "a digit too far": Mutant("cuda_gradient_sums.cuh", "atomicAdd(word + 1,", "atomicAdd(word,"),
 }

@@ -126,6 +126,9 @@ class Shape:
     unwanted: tuple[int, ...] = ()  # tensors whose gradients nobody wants
 
 
+EXACT = ("t0", "t1")  # of Biased: read by rows, and by columns
+
+
 class Case:
     """The tensors of one call."""
 
@@ -246,9 +249,14 @@ def _strided(x: Tensor, layout: str) -> Tensor:
 
 
 def wrong(kernel: Kernel, library: ctypes.CDLL, shape: Shape, seeds: int = 1) -> str:
-    """Run a call under schedules. Empty, or what is wrong: a report, numbers, or other bits."""
+    """Run a call under schedules. Empty, or what is wrong: a report, numbers, or other bits.
+
+    Out is off by more than a kernel's is, whose weights are rounded. What parameters of rows and of
+    columns gather must not feel it.
+    """
     case = Case(kernel, shape, seed=shape.queries)
     out, lse, want = case.solve()
+    out = out * (1 + torch.finfo(kernel.dtype).eps / 2)
     first: dict[str, Tensor] = {}
     for seed in range(seeds):
         try:
@@ -258,7 +266,8 @@ def wrong(kernel: Kernel, library: ctypes.CDLL, shape: Shape, seeds: int = 1) ->
         for name, g in got.items():
             error = (g.double() - want[name]).abs()
             scale = max(1.0, want[name].abs().max().item()) if g.numel() else 1.0
-            if not bool((error <= 4 * torch.finfo(kernel.dtype).eps * scale).all()):
+            bound = 1e-4 if name in EXACT else 4 * torch.finfo(kernel.dtype).eps
+            if not bool((error <= bound * scale).all()):
                 return f"{name} is wrong by {error.nan_to_num(torch.inf).max():.3g} of {scale:.3g}"
             if first and not torch.equal(g, first[name]):
                 return f"{name} differs from schedule to schedule"

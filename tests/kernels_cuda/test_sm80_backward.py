@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gradient_runs import Kernel, Shape, wrong
+from gradient_runs import Case, Kernel, Shape, wrong
 
 SHAPES = [
     Shape(2, 4, 2, 45, 75, missing=(0, 30)),
@@ -74,3 +74,18 @@ def test_no_rows_and_no_keys() -> None:
     library = kernel.load()
     for shape in (Shape(1, 2, 1, 0, 40), Shape(1, 2, 1, 5, 0), Shape(0, 2, 1, 5, 7)):
         assert wrong(kernel, library, shape) == ""
+
+
+def test_what_rounding_takes_of_a_gradient_is_multiplied_too() -> None:
+    """An out expression's gradient is float32; biases of single elements would feel it rounded."""
+    kernel = Kernel("Biased")
+    case = Case(kernel, SHAPES[0], seed=0)
+    case.out_grad = case.out_grad.float() * 1.003
+    assert not torch.equal(
+        case.out_grad.bfloat16().float().nan_to_num(), case.out_grad.nan_to_num()
+    )
+    out, lse, want = case.solve()
+    for name, got in case.run(kernel.load(), 0, out, lse).items():
+        if name[0] == "t":
+            scale = max(1.0, want[name].abs().max().item())
+            assert (got - want[name]).abs().max() <= 1e-4 * scale, name
