@@ -6,6 +6,7 @@
 #include "attnlang/device/launch.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/tma.cuh"
+#include "attnlang/device/turns.cuh"
 #include "attnlang/device/wgmma.cuh"
 
 using namespace attnlang;
@@ -198,16 +199,22 @@ CASE(named_barrier) {
 
 // --- only sm_90: stmatrix, mbarriers, registers ---
 
+template <bool kTransposed>
 __global__ void store_matrix_kernel(const uint32_t* in, uint16_t* out) {
   auto* s = dynamic_shared<uint16_t>();
   const int t = threadIdx.x;
   const uint32_t r[4] = {in[t * 4], in[t * 4 + 1], in[t * 4 + 2], in[t * 4 + 3]};
-  stmatrix_x4(s + t * 8, r);
+  if constexpr (kTransposed) stmatrix_x4_transposed(s + t * 8, r);
+  else stmatrix_x4(s + t * 8, r);
   __syncthreads();
   for (int i = t; i < 256; i += 32) out[i] = s[i];
 }
 CASE(store_matrix) {
-  return launch(store_matrix_kernel, dim3(1), 32, 512, stream, input<uint32_t>(in),
+  return launch(store_matrix_kernel<false>, dim3(1), 32, 512, stream, input<uint32_t>(in),
+                static_cast<uint16_t*>(out));
+}
+CASE(store_matrix_transposed) {
+  return launch(store_matrix_kernel<true>, dim3(1), 32, 512, stream, input<uint32_t>(in),
                 static_cast<uint16_t*>(out));
 }
 
@@ -338,11 +345,36 @@ CASE(tma_store) {
   return launch(tma_store_kernel, dim3(1), 64, 2048, stream, map, input<uint16_t>(in));
 }
 
+// Blocks take turns at 1024 floats: the first stores its own, each other adds its own, which is of
+// another size, so that an order is seen. The counter lies after them.
+__global__ void turns_kernel(const float* in, float* out) {
+  auto* s = dynamic_shared<float>();
+  const int block = static_cast<int>(blockIdx.x);
+  for (int i = threadIdx.x; i < 1024; i += 64) s[i] = in[block * 1024 + i];
+  fence_async_shared();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    auto* counter = reinterpret_cast<uint32_t*>(out + 1024);
+    wait_for_turn(counter, static_cast<uint32_t>(block));
+    if (block == 0) bulk_store(out, s, 4096);
+    else bulk_add(out, s, 2048), bulk_add(out + 512, s + 512, 2048);
+    tma_store_commit();
+    tma_store_wait_read<0>();
+    tma_store_wait<0>();
+    pass_turn(counter);
+  }
+}
+CASE(turns) {
+  return launch(turns_kernel, dim3(24), 64, 4096, stream, input<float>(in),
+                static_cast<float*>(out));
+}
+
 // --- wgmma ---
 
 // in: a [64][64], b [kN][64], its transpose [64][kN], then floats d [64][kN].
 // out: d + a b^T, then a b^T, [2][64][kN].
-template <class Element, int kN, bool kFromRegisters, bool kTransposeB>
+// kFirst: where among 64 the columns of a transposed b begin.
+template <class Element, int kN, bool kFromRegisters, bool kTransposeB, int kFirst = 0>
 __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* in, float* out) {
   auto* a = dynamic_shared<uint16_t>();
   uint16_t* b = a + 64 * 64;
@@ -356,7 +388,7 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* in, float* o
   for (int i = t; i < kN * 64; i += 128) {
     if constexpr (kTransposeB) {
       const int k = i / kN, n = i % kN;
-      place(b + n / 64 * kChunk, k, n % 64, in[64 * 64 + kN * 64 + i]);
+      place(b + n / 64 * kChunk, k, kFirst + n % 64, in[64 * 64 + kN * 64 + i]);
     } else {
       place(b, i / 64, i % 64, in[64 * 64 + i]);
     }
@@ -383,8 +415,9 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* in, float* o
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const uint64_t right = kTransposeB ? matrix_descriptor(b + k * 16 * 64, kChunk * 2, 1024)
-                                         : matrix_descriptor(b + k * 16, 0, 1024);
+      const uint64_t right = kTransposeB
+                                 ? matrix_descriptor(b + k * 16 * 64 + kFirst, kChunk * 2, 1024)
+                                 : matrix_descriptor(b + k * 16, 0, 1024);
       const bool accumulate = which == 0 || k > 0;
       if constexpr (kFromRegisters) {
         wgmma_rs<Element, kN, kTransposeB>(d, left[k], right, accumulate);
@@ -413,6 +446,7 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* in, float* o
   WGMMA(ss_t_bf16_##n, Bf16, n, false, true) \
   WGMMA(rs_bf16_##n, Bf16, n, true, false)   \
   WGMMA(rs_t_bf16_##n, Bf16, n, true, true)
+WGMMA_WIDTH(32)
 WGMMA_WIDTH(64)
 WGMMA_WIDTH(80)
 WGMMA_WIDTH(96)
@@ -430,3 +464,7 @@ WGMMA(ss_f16_96, Half, 96, false, false)
 WGMMA(ss_t_f16_96, Half, 96, false, true)
 WGMMA(rs_f16_256, Half, 256, true, false)
 WGMMA(rs_t_f16_256, Half, 256, true, true)
+CASE(wgmma_second_half) {
+  return launch(wgmma_kernel<Bf16, 32, false, true, 32>, dim3(1), 128, 64 * 128 + 64 * 128, stream,
+                input<uint16_t>(in), static_cast<float*>(out));
+}

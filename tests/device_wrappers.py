@@ -13,7 +13,7 @@ import numpy as np
 
 SOURCE = Path(__file__).with_name("device_wrappers.cu")
 POISON = 0x7FFF  # of every half word of an output before a case runs
-WIDTHS = (64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
+WIDTHS = (32, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def cases() -> dict[str, Case]:
         "atomic": _atomic(),
         "copy": _copy(rng),
         "load_matrix": _load_matrix(rng),
-        "store_matrix": _store_matrix(rng),
+        "store_matrix": _store_matrix(rng, transposed=False),
+        "store_matrix_transposed": _store_matrix(rng, transposed=True),
         "mma_bf16": _mma(rng, to_bf16, from_bf16),
         "mma_f16": _mma(rng, to_f16, from_f16),
         "pack_bf16": _pack(rng, to_bf16, from_bf16),
@@ -54,6 +55,8 @@ def cases() -> dict[str, Case]:
         "ring": _reversed_rounds(rng, 7, 32, needs_sm90=True),
         "registers": Case(_nothing(), _empty(12, np.int32), np.ones(12, np.int32)),
         "tma_store": _tma_store(rng),
+        "turns": _turns(rng),
+        "wgmma_second_half": _wgmma(rng, 32, to_bf16, from_bf16),
     }
     made |= _tma_loads(rng)
     for n in WIDTHS:
@@ -158,12 +161,14 @@ def _load_matrix(rng: np.random.Generator) -> Case:
     return Case(m.astype(np.uint16), _empty((32, 12), np.uint32), want, needs_sm90=False)
 
 
-def _store_matrix(rng: np.random.Generator) -> Case:
+def _store_matrix(rng: np.random.Generator, *, transposed: bool) -> Case:
     r = rng.integers(0, 1 << 32, (32, 4), np.uint32)
     want = np.zeros((4, 8, 8), np.uint16)
     for lane in range(32):
         g, t = lane // 4, lane % 4 * 2
         want[:, g, t], want[:, g, t + 1] = r[lane] & 0xFFFF, r[lane] >> 16
+    if transposed:
+        want = np.ascontiguousarray(want.swapaxes(1, 2))
     return Case(r, _empty((4, 8, 8), np.uint16), want)
 
 
@@ -241,6 +246,18 @@ def _tma_store(rng: np.random.Generator) -> Case:
     want = out.copy()
     want[1, 2:10, 32:96] = x[0]
     want[2, 9:13, 64:96] = x[1, :4, :32]
+    return Case(x, out, want)
+
+
+def _turns(rng: np.random.Generator) -> Case:
+    scale = np.exp2(rng.integers(-12, 13, (24, 1024)))
+    x = (rng.standard_normal((24, 1024)) * scale).astype(np.float32)
+    out = np.zeros(1028, np.float32)
+    out[:1024].view(np.uint16)[...] = POISON
+    want = np.zeros(1028, np.float32)
+    for block in x:
+        want[:1024] += block
+    want.view(np.uint32)[1024] = 24
     return Case(x, out, want)
 
 

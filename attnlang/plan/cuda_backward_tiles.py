@@ -40,7 +40,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class HopperBlock:
-    """On wgmma: rows that stay, 64 a warpgroup, rows of the other side's tile, stages of tiles."""
+    """On wgmma: keys that stay, 64 a warpgroup, queries of a tile, stages of tiles."""
 
     rows: int
     tile: int
@@ -49,31 +49,31 @@ class HopperBlock:
 
 @dataclass(frozen=True, slots=True)
 class BackwardTiles:
-    """The blocks that make the gradients of keys and values, and those of queries.
+    """The blocks for mma.sync, of keys and values and of queries; on Hopper one on wgmma for all.
 
-    With blocks on wgmma, those for mma.sync run the calls that want parameters' gradients.
+    With a block on wgmma, those for mma.sync run the calls that want parameters' gradients.
     """
 
     keys: Block
     queries: Block
-    hopper_keys: HopperBlock | None = None
-    hopper_queries: HopperBlock | None = None
+    hopper: HopperBlock | None = None
 
     @property
     def skeleton(self) -> str:
         """The skeleton of the gradients of q, k and v."""
-        return "sm80" if self.hopper_keys is None else "sm90"
+        return "sm80" if self.hopper is None else "sm90"
 
     @property
     def text(self) -> str:
         """The skeleton and its blocks, for people."""
-        keys, queries = self.hopper_keys or self.keys, self.hopper_queries or self.queries
-        parts = (
-            f"{keys.rows} keys x {keys.tile} queries",
-            f"{queries.rows} queries x {queries.tile} keys",
+        if self.hopper is not None:
+            rows, tile = self.hopper.rows, self.hopper.tile
+            return f"sm90_backward, {rows} keys x {tile} queries; parameters': sm80"
+        keys, queries = self.keys, self.queries
+        return (
+            f"sm80_backward, {keys.rows} keys x {keys.tile} queries, "
+            f"{queries.rows} queries x {queries.tile} keys"
         )
-        wanted = "" if self.hopper_keys is None else "; parameters': sm80"
-        return f"{self.skeleton}_backward, {', '.join(parts)}{wanted}"
 
     @property
     def constants(self) -> tuple[tuple[str, int], ...]:
@@ -86,16 +86,13 @@ class BackwardTiles:
             ("kKeyTile", self.queries.tile),
             ("kQuerySplit", self.queries.split),
         )
-        if self.hopper_keys is None or self.hopper_queries is None:
+        if self.hopper is None:
             return constants
         return (
             *constants,
-            ("kHopperKeyRows", self.hopper_keys.rows),
-            ("kHopperQueryTile", self.hopper_keys.tile),
-            ("kHopperQueryStages", self.hopper_keys.stages),
-            ("kHopperQueryRows", self.hopper_queries.rows),
-            ("kHopperKeyTile", self.hopper_queries.tile),
-            ("kHopperKeyStages", self.hopper_queries.stages),
+            ("kHopperRows", self.hopper.rows),
+            ("kHopperTile", self.hopper.tile),
+            ("kHopperStages", self.hopper.stages),
         )
 
 
@@ -115,9 +112,8 @@ def choose_backward_tiles(target: Target, widths: Widths, *, reads: bool = False
     widest = max(widths.product, widths.acc)
     if target is not Target.SM90 or reads or widest > _HOPPER_WIDEST:
         return BackwardTiles(keys, queries)
-    if widest <= PANEL:
-        return BackwardTiles(keys, queries, HopperBlock(128, 64, 3), HopperBlock(128, 96, 4))
-    return BackwardTiles(keys, queries, HopperBlock(128, 64, 3), HopperBlock(128, 96, 3))
+    tile = 128 if widest <= PANEL else 64
+    return BackwardTiles(keys, queries, HopperBlock(128, tile, stages=2))
 
 
 def _block(results: int, entries: int, shapes: tuple[tuple[int, int], ...]) -> Block:

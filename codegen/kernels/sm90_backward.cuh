@@ -1,13 +1,14 @@
-// The gradients of q, k and v on Hopper: a block keeps rows of one side, 64 a consumer warpgroup,
-// and goes through tiles of the other, which a producer warp has the copy engine bring.
+// The gradients of q, k and v on Hopper: a block keeps keys and values, 64 rows a consumer
+// warpgroup, and goes through tiles of queries, which a producer warp has the copy engine bring.
 //
-//   keys:     S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q
-//   queries:  S = Q K^T, dP = dO V^T, dQ += dS K
+//   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q, dQ += dS K
 //
-// As in sm80_backward.cuh: both sides make scores and weights again, no gradient is ever added by
-// two blocks, and the accumulators of the first two products are the left operands of the others,
-// in registers. The products of a tile and the first two of the next are one queue; while a
-// warpgroup weighs, the tensor cores have the other's.
+// The accumulators of the first two products are the left operands of the next two, in registers;
+// dS reaches the last one through shared memory, for a query's keys are those of all warpgroups.
+// What it gives is added to the tile's sums in the workspace, in the order of keys
+// (sm90_backward_queries.cuh). The queue of a warpgroup's products: dV and dK of a tile, S of the
+// next, dQ of the tile, dP of the next, so that slopes of other warpgroups have time to come, and
+// weights are made beside products.
 #pragma once
 
 #include <cstdint>
@@ -24,20 +25,22 @@
 #include "kernels/sm80_backward_work.cuh"
 #include "kernels/sm90_backward_layout.cuh"
 #include "kernels/sm90_backward_loader.cuh"
+#include "kernels/sm90_backward_queries.cuh"
 #include "kernels/sm90_epilogue.cuh"
+#include "kernels/sm90_loaders.cuh"
 #include "kernels/sm90_softmax.cuh"
 
 namespace attnlang::cuda::sm90 {
 
-template <class Variant, class Element, int kD, int kDV, class L, Side kSide>
+template <class Variant, class Element, int kD, int kDV, class L>
 class BackwardConsumer {
  public:
   using Request = typename Variant::Request;
   using Params = typename Variant::Params;
   using Row = typename Variant::Row;
   using Column = typename Variant::Column;
-  using Work = BackwardWork<Variant, Element>;
-  static constexpr bool kOfKeys = kSide == Side::keys;
+  using Work = HopperWork<Variant, Element>;
+  using Pieces = typename L::Pieces;
   static constexpr bool kTerms = Variant::kSoftmax;
   // Weights need no product but the first, and their slopes only the second: what is between them
   // runs beside the second product.
@@ -48,56 +51,84 @@ class BackwardConsumer {
         work_(work),
         params_(params),
         place_(layout.control().place),
+        group_(group),
         row_(group * kConsumerRows),
         lane_(static_cast<int>(threadIdx.x % kWarp)) {
     first_row_ = row_ + warp_index() % 4 * 16 + lane_ / 4;
   }
 
   ATTNLANG_DEVICE void run() {
-    float first[L::kD / 2] = {};                  // dK or dQ
-    float second[kOfKeys ? L::kDV / 2 : 1] = {};  // dV
-    float base[2] = {}, delta[2] = {};            // of rows of queries
-    if constexpr (!kOfKeys && kTerms) load_terms(base, delta);
+    float first[L::kD / 2] = {};    // dK
+    float second[L::kDV / 2] = {};  // dV
     TileMessage message = next_message();
+    int rows_round = 0;
     if (place_.rows > 0) mbarrier_wait(&layout_.control().rows_full, 0);
-    fence_registers(first);
-    fence_registers(second);
-    bool multiplying = false;  // the last products of the tile before
-    int before = 0;            // its stage
     while (message.head >= 0) {
-      const int stage = stage_.stage;
-      float dots[L::kTile / 2], reached[L::kTile / 2];
-      issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
-                                                     layout_.first_tile(stage), dots);
-      mbarrier_wait(&layout_.control().second_full[stage], stage_.full());
-      wgmma_wait<1>();
-      fence_registers(first);
-      fence_registers(second);
-      if (multiplying) release_tile(before);
-      issue_dots<L::kDV, L::kRowPanel, L::kTilePanel>(layout_.second_rows(),
-                                                      layout_.second_tile(stage), reached);
-      wgmma_wait<1>();
-      fence_registers(dots);
-      if (message.masked()) weigh<true>(message, stage, base, delta, dots, reached);
-      else weigh<false>(message, stage, base, delta, dots, reached);
-      if constexpr (!kOfKeys) release(&layout_.control().second_empty[stage]);
-      issue_results(stage, dots, reached, first, second);
-      multiplying = true, before = stage;
-      stage_.advance();
-      message = next_message();
+      if constexpr (Variant::kColumnMask) {
+        if (rows_round > 0) mbarrier_wait(&layout_.control().rows_full, rows_round & 1);
+      }
+      if (Variant::kColumnMask || place_.rows < L::kRows) clear_keys(message.head);
+      go_through(message, first, second);
+      if constexpr (Variant::kColumnMask) release(&layout_.control().rows_empty);
+      ++rows_round;
     }
-    wgmma_wait<0>();
-    fence_registers(first);
-    fence_registers(second);
-    if constexpr (kOfKeys) {
-      write<kD>(work_.k, base, first);
-      write<kDV>(work_.v, base, second);
-    } else {
-      write<kD>(work_.q, base, first);
-    }
+    write<kD>(work_.k, first);
+    write<kDV>(work_.v, second);
   }
 
  private:
+  // Tiles up to the last, or up to one whose head has other keys.
+  ATTNLANG_DEVICE void go_through(TileMessage& message, float (&first)[L::kD / 2],
+                                  float (&second)[L::kDV / 2]) {
+    fence_registers(first);
+    fence_registers(second);
+    float dots[L::kTile / 2], sums[Pieces::kFloats];
+    issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
+                                                   layout_.first_tile(stage_.stage), dots);
+    for (;;) {
+      const int stage = stage_.stage;
+      float reached[L::kTile / 2];
+      mbarrier_wait(&layout_.control().second_full[stage], stage_.full());
+      issue_dots<L::kDV, L::kRowPanel, L::kTilePanel>(layout_.second_rows(),
+                                                      layout_.second_tile(stage), reached);
+      if constexpr (kEarly) {
+        wgmma_wait<1>();
+        fence_registers(dots);
+        if (message.masked()) weigh<true>(message, stage, dots);
+        else weigh<false>(message, stage, dots);
+      }
+      wgmma_wait<0>();
+      fence_registers(dots);
+      fence_registers(reached);
+      if (message.masked()) slope<true>(message, stage, dots, reached);
+      else slope<false>(message, stage, dots, reached);
+      issue_results(stage, dots, reached, first, second);
+      stage_.advance();
+      message = next_message();
+      await_queries();
+      if (message.head < 0 || (Variant::kColumnMask && message.new_rows())) {
+        issue_queries(sums);
+        wgmma_wait<0>();
+        fence_registers(first);
+        fence_registers(second);
+        fence_registers(sums);
+        release(&layout_.control().empty[stage]);
+        hand_on(sums);
+        return;
+      }
+      issue_queries(sums);
+      wgmma_wait<1>();
+      fence_registers(first);
+      fence_registers(second);
+      release(&layout_.control().empty[stage]);
+      issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
+                                                     layout_.first_tile(stage_.stage), dots);
+      wgmma_wait<1>();
+      fence_registers(sums);
+      hand_on(sums);
+    }
+  }
+
   ATTNLANG_DEVICE TileMessage next_message() const {
     auto& control = layout_.control();
     mbarrier_wait(&control.first_full[stage_.stage], stage_.full());
@@ -108,10 +139,20 @@ class BackwardConsumer {
     __syncwarp();
     if (lane_ == 0) mbarrier_arrive(barrier);
   }
-  ATTNLANG_DEVICE void release_tile(int stage) const {
-    auto& control = layout_.control();
-    release(&control.first_empty[stage]);
-    if constexpr (kOfKeys) release(&control.second_empty[stage]);
+
+  // What keys hold that are not there, or that no row of the head may see, must not meet a slope of
+  // 0. A warp has 16 of the block's rows; that of other warpgroups is seen with their slopes.
+  ATTNLANG_DEVICE void clear_keys(int h) const {
+    const Request request = block_request(h, 0);
+    const int own = row_ + warp_index() % 4 * 16;
+    const int row = own + lane_ % 16;
+    const bool hidden = is_hidden<Variant>(request, place_.row0 + row, place_.extent.keys);
+    for (uint32_t bits = __ballot_sync(~0u, hidden) & 0xffff; bits != 0; bits &= bits - 1) {
+      const int at = own + __ffs(static_cast<int>(bits)) - 1;
+      clear_row<L::kD, L::kRowPanel>(layout_.first_rows(), at, lane_);
+    }
+    fence_async_shared();
+    named_barrier_sync(1 + group_, kWarpgroup);
   }
 
   // sums = rows tile^T, of the warpgroup's rows.
@@ -132,18 +173,18 @@ class BackwardConsumer {
     wgmma_commit();
   }
 
-  // dots: weights, reached: slopes.
-  template <int kSecond>
+  // dots: weights, reached: slopes, which other warpgroups get too.
   ATTNLANG_DEVICE void issue_results(int stage, const float (&dots)[L::kTile / 2],
                                      const float (&reached)[L::kTile / 2],
-                                     float (&first)[L::kD / 2], float (&second)[kSecond]) const {
-    uint32_t weights[kOfKeys ? L::kTile / 16 : 1][4], slopes[L::kTile / 16][4];
-    if constexpr (kOfKeys) pack_tile(dots, weights);
+                                     float (&first)[L::kD / 2], float (&second)[L::kDV / 2]) const {
+    uint32_t weights[L::kTile / 16][4], slopes[L::kTile / 16][4];
+    pack_tile(dots, weights);
     pack_tile(reached, slopes);
+    store_slopes(slopes);
     fence_registers(first);
     fence_registers(second);
     wgmma_fence();
-    if constexpr (kOfKeys) multiply<L::kDV>(weights, layout_.second_tile(stage), second);
+    multiply<L::kDV>(weights, layout_.second_tile(stage), second);
     multiply<L::kD>(slopes, layout_.first_tile(stage), first);
     wgmma_commit();
   }
@@ -168,115 +209,148 @@ class BackwardConsumer {
     }
   }
 
+  // --- queries ---
+
+  // The warpgroup's panel: a query a row, a warp's 16 keys side by side. That a buffer is free is
+  // known: its last readers have given slopes since.
+  ATTNLANG_DEVICE void store_slopes(const uint32_t (&slopes)[L::kTile / 16][4]) const {
+    const int chunk = 2 * (warp_index() % 4) + lane_ / 8 % 2;  // of 8 keys
+    const int query = lane_ / 16 * 8 + lane_ % 8;
+    char* to = layout_.slopes(tile_ & 1) + group_ * L::kTilePanel + query * kPanelRowBytes +
+               (chunk ^ query % 8) * 16;
+#pragma unroll
+    for (int step = 0; step < L::kTile / 16; ++step) {
+      stmatrix_x4_transposed(to + step * 16 * kPanelRowBytes, slopes[step]);
+    }
+    fence_async_shared();
+    release(&layout_.control().slopes_full[tile_ & 1]);
+  }
+
+  // Until all warpgroups have given slopes, and what the tile before left has been read.
+  ATTNLANG_DEVICE void await_queries() const {
+    auto& control = layout_.control();
+    mbarrier_wait(&control.slopes_full[tile_ & 1], tile_ >> 1 & 1);
+    mbarrier_wait(&control.sums_empty[group_], ~tile_ & 1);
+  }
+
+  // sums = slopes keys, of the warpgroup's part of the tile's queries.
+  ATTNLANG_DEVICE void issue_queries(float (&sums)[Pieces::kFloats]) {
+    const int column = Pieces::column(group_);
+    const char* slopes = layout_.slopes(tile_ & 1) + Pieces::row(group_) * kPanelRowBytes;
+    const char* keys = layout_.first_rows() + column / kPanelColumns * L::kRowPanel +
+                       column % kPanelColumns * int{sizeof(Element)};
+    const uint64_t a = matrix_descriptor(slopes, 16, 8 * kPanelRowBytes);
+    const uint64_t b = matrix_descriptor(keys, L::kRowPanel, 8 * kPanelRowBytes);
+    fence_registers(sums);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::kRows / 16; ++i) {
+      const int place = i / 4 * L::kTilePanel + i % 4 * 32;
+      wgmma_ss<Element, Pieces::kColumns, true>(sums, a + (place >> 4),
+                                                b + ((i * 16 * kPanelRowBytes) >> 4), i != 0);
+    }
+    wgmma_commit();
+    ++tile_;
+  }
+
+  // Leaves sums to the warp that has them added.
+  ATTNLANG_DEVICE void hand_on(const float (&sums)[Pieces::kFloats]) {
+    auto* to = reinterpret_cast<float4*>(layout_.sums(group_)) + threadIdx.x % kWarpgroup;
+#pragma unroll
+    for (int n = 0; n < Pieces::kFloats / 4; ++n) {
+      to[n * kWarpgroup] =
+          make_float4(sums[4 * n], sums[4 * n + 1], sums[4 * n + 2], sums[4 * n + 3]);
+    }
+    fence_async_shared();
+    release(&layout_.control().sums_full[group_]);
+  }
+
   // --- elements ---
 
   ATTNLANG_DEVICE int row_of(int i) const { return first_row_ + 8 * i; }
 
-  ATTNLANG_DEVICE void load_terms(float (&base)[2], float (&delta)[2]) const {
-    const int64_t first = work_.terms.at(place_.b * work_.problem.heads + place_.head, place_.row0);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      base[i] = work_.terms.base[first + row_of(i)];
-      delta[i] = work_.terms.delta[first + row_of(i)];
-    }
+  ATTNLANG_DEVICE Request block_request(int h, int q_row) const {
+    return work_.problem.template request<Variant>(params_, place_.extent, h,
+                                                   anchor_of(q_row, work_.problem.queries));
+  }
+  ATTNLANG_DEVICE float base_of(int stage, int other) const {
+    return kTerms ? layout_.control().base[stage][other] : 0.0f;
+  }
+  ATTNLANG_DEVICE float delta_of(int stage, int other) const {
+    return kTerms ? layout_.control().delta[stage][other] : 0.0f;
   }
 
-  // visit(at, i, row, column, exists, other) for each element of the thread, those of one `other`
-  // row together: at its place in the fragment, i of the two rows that stay.
+  // visit(at, row, column, exists, other) for each element of the thread, those of one `other` row
+  // of queries together: at its place in the fragment.
   template <class Visit>
-  ATTNLANG_DEVICE void each(const Request& request, int o0, const Visit& visit) const {
+  ATTNLANG_DEVICE void each(const Request& request, int q0, const Visit& visit) const {
 #pragma unroll
     for (int n = 0; n < L::kTile / 8; ++n) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int other = 8 * n + 2 * (lane_ % 4) + c;
-        const bool there = o0 + other < place_.others;
+        const bool there = q0 + other < work_.problem.queries;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int at = fragment_index(n, i, c);
-          if constexpr (kOfKeys) {
-            const bool exists = there && row_of(i) < place_.rows;
-            visit(at, i, Variant::row(request, o0 + other),
-                  Variant::column(request, place_.row0 + row_of(i)), exists, other);
-          } else {
-            visit(at, i, Variant::row(request, place_.row0 + row_of(i)),
-                  Variant::column(request, o0 + other), there, other);
-          }
+          const bool exists = there && row_of(i) < place_.rows;
+          visit(fragment_index(n, i, c), Variant::row(request, q0 + other),
+                Variant::column(request, place_.row0 + row_of(i)), exists, other);
         }
       }
     }
   }
 
-  // Dots and what reached the weights to weights and slopes.
+  // Dots to weights, where those need nothing else.
   template <bool kMasked>
-  ATTNLANG_DEVICE void weigh(const TileMessage& message, int stage, const float (&row_base)[2],
-                             const float (&row_delta)[2], float (&dots)[L::kTile / 2],
-                             float (&reached)[L::kTile / 2]) const {
-    const auto& control = layout_.control();
-    const Request request =
-        block_request(work_, params_, place_, message.head, kOfKeys ? message.first : place_.row0);
-    const auto base = [&](int i, int other) {
-      return !kTerms ? 0.0f : kOfKeys ? control.base[stage][other] : row_base[i];
-    };
-    const auto delta = [&](int i, int other) {
-      return !kTerms ? 0.0f : kOfKeys ? control.delta[stage][other] : row_delta[i];
-    };
-    const int o0 = message.first;
-    if constexpr (kEarly) {
-      const float scale = Variant::scale(request);
-      each(request, o0,
-           [&](int at, int i, const Row& row, const Column& column, bool exists, int other) {
-             float p = exp2_approx(fmaf(dots[at], scale, base(i, other)));
-             if constexpr (kMasked) {
-               bool live = exists;
-               if constexpr (Variant::kMask) {
-                 live = live && Variant::keep(request, row, column, dots[at]);
-               }
-               p = live ? p : 0.0f;
+  ATTNLANG_DEVICE void weigh(const TileMessage& message, int stage,
+                             float (&dots)[L::kTile / 2]) const {
+    const Request request = block_request(message.head, message.first);
+    const float scale = Variant::scale(request);
+    each(request, message.first,
+         [&](int at, const Row& row, const Column& column, bool exists, int other) {
+           float p = exp2_approx(fmaf(dots[at], scale, base_of(stage, other)));
+           if constexpr (kMasked) {
+             bool live = exists;
+             if constexpr (Variant::kMask) {
+               live = live && Variant::keep(request, row, column, dots[at]);
              }
-             dots[at] = p;
-           });
-      wgmma_wait<0>();
-      fence_registers(reached);
-      each(request, o0, [&](int at, int i, const Row& row, const Column& column, bool, int other) {
-        const float argument = dots[at] * (reached[at] - delta(i, other));
-        const float slope = Variant::dot_gradient(request, row, column, 0.0f, argument, 0.0f);
-        reached[at] = kMasked && dots[at] == 0.0f ? 0.0f : slope;
-      });
-    } else {
-      wgmma_wait<0>();
-      fence_registers(reached);
-      each(request, o0,
-           [&](int at, int i, const Row& row, const Column& column, bool exists, int other) {
-             const ElementGradient e =
-                 element_gradient<Variant, kMasked>(request, row, column, exists, dots[at],
-                                                    reached[at], base(i, other), delta(i, other));
+             p = live ? p : 0.0f;
+           }
+           dots[at] = p;
+         });
+  }
+
+  // Dots (weights, where kEarly) and what reached the weights to weights and slopes.
+  template <bool kMasked>
+  ATTNLANG_DEVICE void slope(const TileMessage& message, int stage, float (&dots)[L::kTile / 2],
+                             float (&reached)[L::kTile / 2]) const {
+    const Request request = block_request(message.head, message.first);
+    each(request, message.first,
+         [&](int at, const Row& row, const Column& column, bool exists, int other) {
+           if constexpr (kEarly) {
+             const float argument = dots[at] * (reached[at] - delta_of(stage, other));
+             const float slope = Variant::dot_gradient(request, row, column, 0.0f, argument, 0.0f);
+             reached[at] = kMasked && dots[at] == 0.0f ? 0.0f : slope;
+           } else {
+             const ElementGradient e = element_gradient<Variant, kMasked>(
+                 request, row, column, exists, dots[at], reached[at], base_of(stage, other),
+                 delta_of(stage, other));
              dots[at] = e.weight;
              reached[at] = e.slope;
-           });
-    }
+           }
+         });
   }
 
   // --- results ---
 
-  // Rows that are not the request's get zeros, and so do queries that see nothing.
+  // Rows that are not the request's get zeros.
   template <int kWidth, int kValues>
-  ATTNLANG_DEVICE void write(const VectorRows<Element>& to, const float (&base)[2],
-                             float (&sums)[kValues]) const {
-    const int all = kOfKeys ? work_.problem.keys : work_.problem.queries;
+  ATTNLANG_DEVICE void write(const VectorRows<Element>& to, const float (&sums)[kValues]) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int at = place_.row0 + row_of(i);
-      if constexpr (!kOfKeys && kTerms) {
-        if (base[i] == -kInfinity) {
-#pragma unroll
-          for (int n = 0; n < kValues / 4; ++n) {
-            sums[fragment_index(n, i, 0)] = sums[fragment_index(n, i, 1)] = 0.0f;
-          }
-        }
-      }
       Element* row = to.row(place_.b, place_.head, at);
-      store_fragment_row<Element, kWidth>(to, row, at < all, kWidth, i, sums, lane_);
+      store_fragment_row<Element, kWidth>(to, row, at < work_.problem.keys, kWidth, i, sums, lane_);
     }
   }
 
@@ -284,33 +358,35 @@ class BackwardConsumer {
   const Work& work_;
   const Params& params_;
   const BlockPlace& place_;
-  const int row_;  // the warpgroup's first
+  const int group_, row_;  // the warpgroup and its first row
   const int lane_;
   int first_row_;  // of the thread's two
   Place<L::kStages> stage_;
+  int tile_ = 0;  // how many have given their queries what they have: the buffer of slopes
 };
 
-template <class Variant_, class Element, int kD, int kDV, BackwardBlock kBlock, Side kSide>
+template <class Variant_, class Element, int kD, int kDV, BackwardBlock kBlock>
 struct BackwardKernel {
   using Variant = Variant_;
-  using L = BackwardLayout<kD, kDV, kBlock, kSide>;
-  using Work = BackwardWork<Variant, Element>;
-  using Loader = BackwardLoader<Variant, Element, L, kSide>;
-  using Consumer = BackwardConsumer<Variant, Element, kD, kDV, L, kSide>;
+  using L = BackwardLayout<kD, kDV, kBlock>;
+  using Work = HopperWork<Variant, Element>;
+  using Loader = BackwardLoader<Variant, Element, L>;
+  using Consumer = BackwardConsumer<Variant, Element, kD, kDV, L>;
 
   static ATTNLANG_DEVICE void run(const BackwardMaps& maps, const Work& work) {
     const L layout{dynamic_shared<char>()};
     start(layout, work);
     const auto params = Variant::params(work.arguments);
-    if (warp_index() == 0) Loader(layout, maps, work).load_rows();
-    if constexpr (Variant::kMask) {
-      find_tiles<Variant, Element, L, kSide>(layout, work, params);
-      __syncthreads();
-    }
     const int group = warp_index() / 4;
     if (group == 0) {
       if constexpr (L::kHandsOver) registers_decrease<L::kProducerRegisters>();
-      if (warp_index() == 0) Loader(layout, maps, work).run(params);
+      if (warp_index() == 0) {
+        Loader loader(layout, maps, work);
+        loader.load_rows();
+        loader.run();
+      } else if (warp_index() <= L::kConsumers) {
+        add_sums<Variant, Element>(layout, work, warp_index() - 1);
+      }
     } else {
       if constexpr (L::kHandsOver) registers_increase<L::kConsumerRegisters>();
       Consumer(layout, work, params, group - 1).run();
@@ -322,17 +398,24 @@ struct BackwardKernel {
     auto& control = layout.control();
     if (threadIdx.x == 0) {
       mbarrier_init(&control.rows_full, 1);
+      mbarrier_init(&control.rows_empty, L::kConsumers * 4);
       mbarrier_init(&control.landed, 1);
       for (int stage = 0; stage < L::kStages; ++stage) {
         mbarrier_init(&control.first_full[stage], 1);
         mbarrier_init(&control.second_full[stage], 1);
-        mbarrier_init(&control.first_empty[stage], L::kConsumers * 4);
-        mbarrier_init(&control.second_empty[stage], L::kConsumers * 4);
+        mbarrier_init(&control.empty[stage], L::kConsumers * 4);
+      }
+      for (int buffer = 0; buffer < 2; ++buffer) {
+        mbarrier_init(&control.slopes_full[buffer], L::kConsumers * 4);
+      }
+      for (int group = 0; group < L::kConsumers; ++group) {
+        mbarrier_init(&control.sums_full[group], 4);
+        mbarrier_init(&control.sums_empty[group], 1);
       }
       mbarrier_init_fence();
     }
     if (threadIdx.x == kWarp) {
-      control.place = BlockPlace::of<kSide>(work, static_cast<int>(blockIdx.x), L::kRows);
+      control.place = BlockPlace::of(work, static_cast<int>(blockIdx.x), L::kRows);
     }
     __syncthreads();
   }

@@ -1,9 +1,8 @@
-// Which tiles a block of a Hopper backward kernel visits, and the producer warp that has the copy
-// engine bring them.
+// The producer's warps of a Hopper backward kernel: one has the copy engine bring the keys of the
+// block and the tiles of queries that see them, others have it add what queries get.
 //
-// All warps look for tiles, before registers are handed over: verdicts need more of them than a
-// producer keeps. What is hidden is zeros in shared memory before a product sums over it: queries
-// that see nothing, whatever they hold, and keys that no row may see.
+// What is hidden is zeros in shared memory before a product sums over it: queries that see nothing,
+// here; keys that no row may see, by the consumers.
 #pragma once
 
 #include <cstdint>
@@ -11,80 +10,48 @@
 #include "attnlang/device/mbarrier.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/tma.cuh"
+#include "attnlang/device/turns.cuh"
 #include "attnlang/host/target.h"
-#include "kernels/cuda_tiles.cuh"
 #include "kernels/gradient_variant.h"
-#include "kernels/sm80_backward_work.cuh"
 #include "kernels/sm90_backward_layout.cuh"
-#include "kernels/sm90_loaders.cuh"
+#include "kernels/sm90_backward_queries.cuh"
 
 namespace attnlang::cuda::sm90 {
 
 struct BackwardMaps {
-  TensorMap first_rows, second_rows, first_tiles, second_tiles;
+  TensorMap keys, values, queries, out_grads;
 };
-
-template <class Variant, class Element>
-ATTNLANG_DEVICE typename Variant::Request block_request(const BackwardWork<Variant, Element>& work,
-                                                        const typename Variant::Params& params,
-                                                        const BlockPlace& place, int h, int q_row) {
-  return work.problem.template request<Variant>(params, place.extent, h,
-                                                anchor_of(q_row, work.problem.queries));
-}
 
 // The heads of queries that a block goes through.
 struct HeadRange {
   int begin, end;
 
-  template <Side kSide>
   static ATTNLANG_DEVICE HeadRange of(const BlockPlace& place, int group) {
-    if constexpr (kSide == Side::queries) return {place.head, place.head + 1};
-    else return {place.head * group, (place.head + 1) * group};
+    return {place.head * group, (place.head + 1) * group};
   }
 };
 
-// By all warps, a word of tiles each at a time. What lies beyond the words counts as masked.
-template <class Variant, class Element, class L, Side kSide>
-ATTNLANG_DEVICE void find_tiles(L layout, const BackwardWork<Variant, Element>& work,
-                                const typename Variant::Params& params) {
-  constexpr bool kOfKeys = kSide == Side::keys;
-  constexpr int kWarps = L::kThreads / kWarp;
-  auto& control = layout.control();
-  const BlockPlace& place = control.place;
-  const int tiles = (place.others + L::kTile - 1) / L::kTile;
-  const int r0 = place.row0, r1 = r0 + place.rows;
-  const auto heads = HeadRange::of<kSide>(place, work.problem.group());
+// Goes through the tiles of all heads in the order of the block: visit(head, tile, entry).
+template <class Variant, class Work, class Visit>
+ATTNLANG_DEVICE void each_head_tile(const Work& work, const BlockPlace& place, const Visit& visit) {
+  if (place.rows == 0) return;
+  const auto heads = HeadRange::of(place, work.problem.group());
+  const int64_t kv_head = int64_t{place.b} * work.problem.kv_heads + place.head;
 #pragma unroll 1
-  for (int word = warp_index(); word < TileBits::kWords && word * kWarp < tiles; word += kWarps) {
-    const int o0 = (word * kWarp + static_cast<int>(threadIdx.x % kWarp)) * L::kTile;
-    const int o1 = o0 + L::kTile < place.others ? o0 + L::kTile : place.others;
-    uint32_t some = 0, all = ~0u, masked = 0;
-#pragma unroll 1
-    for (int h = heads.begin; h < heads.end; ++h) {
-      Verdict verdict = Verdict::empty;
-      if (o0 < place.others) {
-        const auto request = block_request(work, params, place, h, kOfKeys ? o0 : r0);
-        verdict = kOfKeys ? tile_verdict<Variant>(request, o0, o1, r0, r1)
-                          : tile_verdict<Variant>(request, r0, r1, o0, o1);
-      }
-      const uint32_t visited = __ballot_sync(~0u, !is_empty(verdict));
-      some |= visited, all &= visited;
-      masked |= __ballot_sync(~0u, !is_empty(verdict) && !is_full(verdict));
-    }
-    control.tiles.visited[word] = some;
-    control.tiles.masked[word] = masked | (some & ~all);
+  for (int h = heads.begin; h < heads.end; ++h) {
+    each_tile<Variant>(work.queries, kv_head, place.number,
+                       [&](int tile, TileEntry entry) { visit(h, tile, entry); });
   }
 }
 
 // One warp; all lanes call together, one of them issues.
-template <class Variant, class Element, class L, Side kSide>
+template <class Variant, class Element, class L>
 class BackwardLoader {
  public:
-  using Request = typename Variant::Request;
-  using Params = typename Variant::Params;
-  using Work = BackwardWork<Variant, Element>;
-  static constexpr bool kOfKeys = kSide == Side::keys;
+  using Work = HopperWork<Variant, Element>;
   static constexpr bool kTerms = Variant::kSoftmax;
+  // The next head may see keys that this one does not.
+  static constexpr bool kRenews = Variant::kColumnMask;
 
   ATTNLANG_DEVICE BackwardLoader(L layout, const BackwardMaps& maps, const Work& work)
       : layout_(layout),
@@ -98,18 +65,27 @@ class BackwardLoader {
     if (lane_ != 0 || place_.rows == 0) return;
     uint64_t* full = &layout_.control().rows_full;
     mbarrier_expect(full, L::kFirstRowBytes + L::kSecondRowBytes);
-    copy<L::kD, L::kRowPanel>(layout_.first_rows(), maps_.first_rows, full, place_.row0,
-                              place_.head);
-    copy<L::kDV, L::kRowPanel>(layout_.second_rows(), maps_.second_rows, full, place_.row0,
-                               place_.head);
+    copy<L::kD, L::kRowPanel>(layout_.first_rows(), maps_.keys, full, place_.row0, place_.head);
+    copy<L::kDV, L::kRowPanel>(layout_.second_rows(), maps_.values, full, place_.row0, place_.head);
   }
 
-  ATTNLANG_DEVICE void run(const Params& params) {
-    if (place_.rows > 0) {
-      const auto heads = HeadRange::of<kSide>(place_, work_.problem.group());
-      for (int h = heads.begin; h < heads.end; ++h) go_through(params, h);
-    }
-    mbarrier_wait(&layout_.control().first_empty[stage_.stage], stage_.empty());
+  ATTNLANG_DEVICE void run() {
+    int rows_head = HeadRange::of(place_, work_.problem.group()).begin, renewed = 0;
+    each_head_tile<Variant>(work_, place_, [&](int h, int tile, TileEntry entry) {
+      const bool renews = kRenews && h != rows_head;
+      load_tile(h, tile * L::kTile, entry.masked(), renews);
+      stage_.advance();
+      if constexpr (kRenews) {
+        if (!renews) return;
+        mbarrier_wait(&layout_.control().rows_empty, renewed & 1);
+        rows_head = h, ++renewed;
+        if (lane_ != 0) return;
+        uint64_t* full = &layout_.control().rows_full;
+        mbarrier_expect(full, L::kFirstRowBytes);
+        copy<L::kD, L::kRowPanel>(layout_.first_rows(), maps_.keys, full, place_.row0, place_.head);
+      }
+    });
+    mbarrier_wait(&layout_.control().empty[stage_.stage], stage_.empty());
     if (lane_ == 0) {
       layout_.control().message[stage_.stage] = {.head = -1, .first = 0, .flags = 0};
       mbarrier_arrive(&layout_.control().first_full[stage_.stage]);
@@ -118,23 +94,6 @@ class BackwardLoader {
 
  private:
   static constexpr int kEach = (L::kTile + kWarp - 1) / kWarp;  // rows of a tile, of a lane
-
-  ATTNLANG_DEVICE void go_through(const Params& params, int h) {
-    const TileBits& found = layout_.control().tiles;
-    const int tiles = (place_.others + L::kTile - 1) / L::kTile;
-    for (int word = 0; word * kWarp < tiles; ++word) {
-      const int left = tiles - word * kWarp;
-      uint32_t visited = left < kWarp ? (1u << left) - 1 : ~0u, masked = Variant::kMask ? ~0u : 0u;
-      if (Variant::kMask && word < TileBits::kWords) {
-        visited = found.visited[word], masked = found.masked[word];
-      }
-      for (; visited != 0; visited &= visited - 1) {
-        const int bit = __ffs(static_cast<int>(visited)) - 1;
-        load_tile(params, h, (word * kWarp + bit) * L::kTile, (masked >> bit & 1u) != 0);
-        stage_.advance();
-      }
-    }
-  }
 
   // Panels of a box of rows; by one lane.
   template <int kColumns, int kPanelBytes>
@@ -146,42 +105,35 @@ class BackwardLoader {
     }
   }
 
-  ATTNLANG_DEVICE void load_tile(const Params& params, int h, int first, bool masked) {
+  ATTNLANG_DEVICE void load_tile(int h, int first, bool masked, bool renews) {
     auto& control = layout_.control();
     const int stage = stage_.stage;
-    const int head = kOfKeys ? h : h / work_.problem.group();
     float base[kEach], delta[kEach];
     bool hides = false;
-    masked = masked || first + L::kTile > place_.others || (kOfKeys && place_.rows < L::kRows);
-    if constexpr (kOfKeys && kTerms) hides = load_terms(h, first, base, delta);
-    if constexpr (!kOfKeys) {
-      hides = masked && (Variant::kColumnMask || place_.others < work_.problem.keys);
-    }
-    // The second tile is done with before the first.
-    mbarrier_wait(&control.second_empty[stage], stage_.empty());
+    masked = masked || first + L::kTile > work_.problem.queries || place_.rows < L::kRows;
+    if constexpr (kTerms) hides = load_terms(h, first, base, delta);
+    mbarrier_wait(&control.empty[stage], stage_.empty());
     if (lane_ == 0) {
       mbarrier_expect(&control.second_full[stage], L::kSecondBytes);
-      copy<L::kDV, L::kTilePanel>(layout_.second_tile(stage), maps_.second_tiles,
-                                  &control.second_full[stage], first, head);
+      copy<L::kDV, L::kTilePanel>(layout_.second_tile(stage), maps_.out_grads,
+                                  &control.second_full[stage], first, h);
     }
-    mbarrier_wait(&control.first_empty[stage], stage_.empty());
-    if constexpr (kOfKeys && kTerms) {
+    if constexpr (kTerms) {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const int row = i * kWarp + lane_;
-        if (row < L::kTile)
-          control.base[stage][row] = base[i], control.delta[stage][row] = delta[i];
+        control.base[stage][row] = base[i], control.delta[stage][row] = delta[i];
       }
     }
     __syncwarp();
     uint64_t* landed = hides ? &control.landed : &control.first_full[stage];
     if (lane_ == 0) {
-      control.message[stage] = {
-          .head = h, .first = first, .flags = masked ? TileMessage::kMasked : 0};
+      const int flags = (masked ? TileMessage::kMasked : 0) | (renews ? TileMessage::kNewRows : 0);
+      control.message[stage] = {.head = h, .first = first, .flags = flags};
       mbarrier_expect(landed, L::kFirstBytes);
-      copy<L::kD, L::kTilePanel>(layout_.first_tile(stage), maps_.first_tiles, landed, first, head);
+      copy<L::kD, L::kTilePanel>(layout_.first_tile(stage), maps_.queries, landed, first, h);
     }
-    if (hides) clear(params, h, first, stage);
+    if (hides) clear(stage);
   }
 
   // Whether some row of the tile sees nothing.
@@ -192,7 +144,7 @@ class BackwardLoader {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int row = i * kWarp + lane_;
-      const bool exists = row < L::kTile && q0 + row < work_.problem.queries;
+      const bool exists = q0 + row < work_.problem.queries;
       base[i] = exists ? work_.terms.base[first + row] : -kInfinity;
       delta[i] = exists ? work_.terms.delta[first + row] : 0.0f;
       sees = sees && (!exists || base[i] != -kInfinity);
@@ -200,25 +152,17 @@ class BackwardLoader {
     return __all_sync(~0u, sees) == 0;
   }
 
-  // Once the first tile has landed: zeros in the rows that are hidden, then it is full.
-  ATTNLANG_DEVICE void clear(const Params& params, int h, int o0, int stage) {
+  // Once the first tile has landed: zeros in the rows that see nothing, then it is full.
+  ATTNLANG_DEVICE void clear(int stage) {
     auto& control = layout_.control();
-    const Request request = block_request(work_, params, place_, h, place_.row0);
     mbarrier_wait(&control.landed, landed_round_);
     landed_round_ ^= 1;
 #pragma unroll 1
     for (int i = 0; i < kEach; ++i) {
-      const int row = i * kWarp + lane_;
-      bool hidden = false;
-      if constexpr (kOfKeys) hidden = row < L::kTile && control.base[stage][row] == -kInfinity;
-      else hidden = row < L::kTile && is_hidden<Variant>(request, o0 + row, place_.others);
+      const bool hidden = control.base[stage][i * kWarp + lane_] == -kInfinity;
       for (uint32_t bits = __ballot_sync(~0u, hidden); bits != 0; bits &= bits - 1) {
         const int at = i * kWarp + __ffs(static_cast<int>(bits)) - 1;
-        char* chunk = layout_.first_tile(stage) + at * kPanelRowBytes + lane_ * 4;
-#pragma unroll
-        for (int panel = 0; panel < L::kD / kPanelColumns; ++panel) {
-          *reinterpret_cast<uint32_t*>(chunk + panel * L::kTilePanel) = 0;
-        }
+        clear_row<L::kD, L::kTilePanel>(layout_.first_tile(stage), at, lane_);
       }
     }
     fence_async_shared();
@@ -234,5 +178,34 @@ class BackwardLoader {
   Place<L::kStages> stage_;
   int landed_round_ = 0;
 };
+
+// A warp for each piece of a tile's queries: what a warpgroup has left in shared memory is added to
+// the piece when the block's turn has come, and then it is the next block's.
+template <class Variant, class Element, class L>
+ATTNLANG_DEVICE void add_sums(L layout, const HopperWork<Variant, Element>& work, int piece) {
+  auto& control = layout.control();
+  const BlockPlace& place = control.place;
+  const bool leads = threadIdx.x % kWarp == 0;
+  int round = 0;
+  each_head_tile<Variant>(work, place, [&](int h, int tile, TileEntry entry) {
+    const int64_t head = int64_t{place.b} * work.problem.heads + h;
+    const int64_t index = work.queries.index(head, tile, piece, L::kConsumers);
+    uint32_t* passed = work.queries.passed + index;
+    if (leads) {
+      wait_for_turn(passed, static_cast<uint32_t>(entry.turn()));
+      mbarrier_wait(&control.sums_full[piece], round);
+      float* to = work.queries.template piece<typename L::Pieces>(index);
+      if (entry.turn() == 0) bulk_store(to, layout.sums(piece), L::Pieces::kBytes);
+      else bulk_add(to, layout.sums(piece), L::Pieces::kBytes);
+      tma_store_commit();
+      tma_store_wait_read<0>();
+      mbarrier_arrive(&control.sums_empty[piece]);
+      tma_store_wait<0>();
+      pass_turn(passed);
+    }
+    round ^= 1;
+    __syncwarp();
+  });
+}
 
 }  // namespace attnlang::cuda::sm90

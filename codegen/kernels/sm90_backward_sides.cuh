@@ -1,6 +1,6 @@
-// The two sides of a backward on wgmma, of sm_90a: describes tensors to the copy engine, copies
-// those that it cannot take, and enqueues the skeleton. What adds up parameters' gradients goes to
-// the kernels for mma.sync.
+// The gradients of q, k and v on wgmma, of sm_90a: describes tensors to the copy engine, copies
+// those that it cannot take, and enqueues what finds tiles, the skeleton and what rounds queries.
+// What adds up parameters' gradients goes to the kernels for mma.sync.
 #pragma once
 
 #include <cstdint>
@@ -51,19 +51,18 @@ struct MappedRows {
 
 }  // namespace sm90
 
-// `Tiles`: those of Sm80Sides, and of blocks on wgmma kHopperKeyRows keys and tiles of
-// kHopperQueryTile queries, in kHopperQueryStages; kHopperQueryRows, kHopperKeyTile and
-// kHopperKeyStages the other way.
+// `Tiles`: those of Sm80Sides, and of a block on wgmma kHopperRows keys, kHopperTile queries a
+// tile, in kHopperStages.
 template <class Variant, class Element, int kD, int kDV, class Tiles>
 class Sm90Sides {
   using MmaSync = Sm80Sides<Variant, Element, kD, kDV, Tiles>;
   using Mapped = sm90::MappedRows<Element>;
-  static constexpr sm90::BackwardBlock kKeyBlock{Tiles::kHopperKeyRows, Tiles::kHopperQueryTile,
-                                                 Tiles::kHopperQueryStages};
-  static constexpr sm90::BackwardBlock kQueryBlock{Tiles::kHopperQueryRows, Tiles::kHopperKeyTile,
-                                                   Tiles::kHopperKeyStages};
-  static_assert(kAnchorRows % kKeyBlock.tile == 0 && kAnchorRows % kQueryBlock.rows == 0,
-                "rows of a tile have one anchor");
+  static constexpr sm90::BackwardBlock kBlock{Tiles::kHopperRows, Tiles::kHopperTile,
+                                              Tiles::kHopperStages};
+  using Kernel = sm90::BackwardKernel<Variant, Element, kD, kDV, kBlock>;
+  using L = typename Kernel::L;
+  using Pieces = typename L::Pieces;
+  static_assert(kAnchorRows % kBlock.tile == 0, "rows of a tile have one anchor");
 
  public:
   using Work = BackwardWork<Variant, Element>;
@@ -82,14 +81,32 @@ class Sm90Sides {
     const char* wrong = pack<kD>(call, workspace, enqueues, q);
     if (wrong == nullptr) wrong = pack<kD>(call, workspace, enqueues, k);
     if (wrong == nullptr) wrong = pack<kDV>(call, workspace, enqueues, v);
+    const sm90::QuerySums queries = take(problem, workspace);
     if (wrong != nullptr || !enqueues) return wrong;
     const Mapped grads{work->out_grad, problem.batch, problem.heads, problem.queries, kDV};
-    wrong = start<Side::keys, kKeyBlock>(call, *work, k, v, q, grads);
-    return wrong == nullptr ? start<Side::queries, kQueryBlock>(call, *work, q, grads, k, v)
-                            : wrong;
+    return enqueue(call, {*work, queries}, q, k, v, grads);
   }
 
  private:
+  static int64_t pieces(const Problem<Element>& problem, int tiles) {
+    return int64_t{problem.batch} * problem.heads * tiles * L::kConsumers;
+  }
+
+  static sm90::QuerySums take(const Problem<Element>& problem, Workspace& workspace) {
+    sm90::QuerySums queries{};
+    queries.tiles = (problem.queries + L::kTile - 1) / L::kTile;
+    queries.blocks = (problem.keys + L::kRows - 1) / L::kRows;
+    const int64_t count = pieces(problem, queries.tiles);
+    queries.sums = reinterpret_cast<float*>(workspace.take(count * Pieces::kBytes));
+    queries.passed = reinterpret_cast<uint32_t*>(workspace.take(count * int64_t{sizeof(uint32_t)}));
+    if constexpr (Variant::kMask) {
+      const int64_t entries = int64_t{problem.batch} * problem.kv_heads * queries.blocks *
+                              queries.tiles * int64_t{sizeof(sm90::TileEntry)};
+      queries.entries = reinterpret_cast<sm90::TileEntry*>(workspace.take(entries));
+    }
+    return queries;
+  }
+
   // Rows that the copy engine cannot take are copied into the workspace.
   template <int kWidth>
   static const char* pack(const Call& call, Workspace& workspace, bool enqueues, Mapped& mapped) {
@@ -108,26 +125,45 @@ class Sm90Sides {
     return wrong;
   }
 
-  template <Side kSide, sm90::BackwardBlock kBlock>
-  static const char* start(const Call& call, Work work, const Mapped& first_rows,
-                           const Mapped& second_rows, const Mapped& first_tiles,
-                           const Mapped& second_tiles) {
-    using Kernel = sm90::BackwardKernel<Variant, Element, kD, kDV, kBlock, kSide>;
-    const int64_t tiles = (first_rows.count + kBlock.rows - 1) / kBlock.rows;
-    const int64_t heads = first_rows.heads;
-    const int64_t bytes = first_tiles.count * (kD + kDV) * int64_t{sizeof(Element)};
-    work.order = TileOrder::of(first_rows.batch, heads,
-                               first_tiles.heads < heads ? first_tiles.heads : heads, tiles, bytes);
+  static const char* enqueue(const Call& call, sm90::HopperWork<Variant, Element> work,
+                             const Mapped& q, const Mapped& k, const Mapped& v,
+                             const Mapped& grads) {
+    const Problem<Element>& problem = work.problem;
+    const int64_t count = pieces(problem, work.queries.tiles);
+    if (work.queries.blocks > sm90::TileEntry::kMostTurns) return "more than 2^21 keys";
+    if (count > INT32_MAX) return "more than 2^31 tiles of queries";
+    const char* wrong = fill_bytes(work.queries.passed, 0, count * sizeof(uint32_t), call.stream);
+    const int64_t bytes = q.count * (kD + kDV) * int64_t{sizeof(Element)};
+    work.order = TileOrder::of(problem.batch, problem.kv_heads, problem.kv_heads,
+                               work.queries.blocks, bytes);
     const int64_t items = work.order.items();
-    if (items == 0) return nullptr;
+    if (wrong == nullptr && items > 0) {
+      if constexpr (Variant::kMask) wrong = find(call, work);
+      if (wrong == nullptr) wrong = multiply(call, work, q, k, v, grads, items);
+    }
+    if (wrong != nullptr || count == 0) return wrong;
+    return launch(sm90::round_queries<Variant, Element, kD, Pieces>,
+                  dim3(static_cast<unsigned>(count)), sm90::kWarpgroup, 0, call.stream, work,
+                  L::kTile, L::kConsumers);
+  }
+
+  static const char* find(const Call& call, const sm90::HopperWork<Variant, Element>& work) {
+    const int64_t tiles = int64_t{work.problem.batch} * work.problem.kv_heads * work.queries.tiles;
+    if (tiles == 0) return nullptr;
+    const dim3 grid(static_cast<unsigned>((tiles + sm90::kFindWarps - 1) / sm90::kFindWarps));
+    return launch(sm90::find_tiles<Variant, Element, L::kRows, L::kTile>, grid,
+                  sm90::kFindWarps * kWarp, 0, call.stream, work, tiles);
+  }
+
+  static const char* multiply(const Call& call, const sm90::HopperWork<Variant, Element>& work,
+                              const Mapped& q, const Mapped& k, const Mapped& v,
+                              const Mapped& grads, int64_t items) {
     sm90::BackwardMaps maps{};
-    const bool mapped = first_rows.map(&maps.first_rows, kBlock.rows) &&
-                        second_rows.map(&maps.second_rows, kBlock.rows) &&
-                        first_tiles.map(&maps.first_tiles, kBlock.tile) &&
-                        second_tiles.map(&maps.second_tiles, kBlock.tile);
+    const bool mapped = k.map(&maps.keys, L::kRows) && v.map(&maps.values, L::kRows) &&
+                        q.map(&maps.queries, L::kTile) && grads.map(&maps.out_grads, L::kTile);
     if (!mapped) return "the copy engine does not take rows in the workspace";
-    return launch(sm90::backward<Kernel>, dim3(static_cast<unsigned>(items)), Kernel::L::kThreads,
-                  Kernel::L::kBytes, call.stream, maps, work);
+    return launch(sm90::backward<Kernel>, dim3(static_cast<unsigned>(items)), L::kThreads,
+                  L::kBytes, call.stream, maps, work);
   }
 };
 

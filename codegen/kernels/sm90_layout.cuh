@@ -22,6 +22,16 @@ constexpr int kSharedLimit = 227 * 1024;
 
 constexpr int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
 
+// Zeros in a row of panels, by a warp; fence_async_shared makes products see them.
+template <int kColumns, int kPanelBytes>
+ATTNLANG_DEVICE void clear_row(char* panels, int row, int lane) {
+  char* at = panels + row * kPanelRowBytes + lane * 4;
+#pragma unroll
+  for (int panel = 0; panel < kColumns / kPanelColumns; ++panel) {
+    *reinterpret_cast<uint32_t*>(at + panel * kPanelBytes) = 0;
+  }
+}
+
 // A query tile of one (request, head).
 struct Item {
   int32_t b, h, q0;

@@ -140,11 +140,8 @@ class TmaLoader {
       const int row = first + lane;
       const bool hidden = row < L::kKeyTile && is_hidden<Variant>(request, k0 + row, kv_len);
       for (uint32_t bits = __ballot_sync(~0u, hidden); bits != 0; bits &= bits - 1) {
-        char* at = rows + (first + __ffs(static_cast<int>(bits)) - 1) * kPanelRowBytes + lane * 4;
-#pragma unroll
-        for (int panel = 0; panel < kColumns / kPanelColumns; ++panel) {
-          *reinterpret_cast<uint32_t*>(at + panel * L::kKeyPanel) = 0;
-        }
+        const int at = first + __ffs(static_cast<int>(bits)) - 1;
+        clear_row<kColumns, L::kKeyPanel>(rows, at, lane);
       }
     }
     fence_async_shared();

@@ -16,6 +16,7 @@ _HEAD = """
 #include "attnlang/device/launch.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/tma.cuh"
+#include "attnlang/device/turns.cuh"
 #include "attnlang/device/wgmma.cuh"
 using namespace attnlang;
 using namespace attnlang::cuda;

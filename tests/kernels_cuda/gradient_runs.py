@@ -36,10 +36,8 @@ struct Tiles {{
   static constexpr int kKeyRows = {keys[0]}, kQueryTile = {keys[1]}, kKeySplit = {keys[2]},
                        kQueryRows = {queries[0]}, kKeyTile = {queries[1]},
                        kQuerySplit = {queries[2]};
-  static constexpr int kHopperKeyRows = {hopper_keys[0]}, kHopperQueryTile = {hopper_keys[1]},
-                       kHopperQueryStages = {hopper_keys[2]};
-  static constexpr int kHopperQueryRows = {hopper_queries[0]}, kHopperKeyTile = {hopper_queries[1]},
-                       kHopperKeyStages = {hopper_queries[2]};
+  static constexpr int kHopperRows = {hopper_block[0]}, kHopperTile = {hopper_block[1]},
+                       kHopperStages = {hopper_block[2]};
 }};
 using Kernels = Backward<{functor}, {element}, {d}, {dv},
                          {Sides}<{functor}, {element}, {d}, {dv}, Tiles>>;
@@ -68,7 +66,7 @@ class CGradients(ctypes.Structure):
 class Kernel:
     """A functor of gradient_variants.cuh; rows, tile and split of each side.
 
-    `hopper`: on wgmma, with rows, tile and stages of each side.
+    `hopper`: on wgmma, with keys of a block, queries of a tile and stages.
     """
 
     functor: str
@@ -78,16 +76,15 @@ class Kernel:
     keys: tuple[int, int, int] = (32, 16, 1)
     queries: tuple[int, int, int] = (32, 32, 1)
     hopper: bool = False
-    hopper_keys: tuple[int, int, int] = (64, 64, 2)
-    hopper_queries: tuple[int, int, int] = (64, 64, 2)
+    hopper_block: tuple[int, int, int] = (64, 64, 2)
 
     @property
     def text(self) -> str:
         """The unit's source."""
         return UNIT.format(
             functor=f"{self.functor}Gradient", element=ELEMENTS[self.dtype], d=self.d, dv=self.dv,
-            keys=self.keys, queries=self.queries, hopper_keys=self.hopper_keys,
-            hopper_queries=self.hopper_queries, sides="sm90" if self.hopper else "sm80",
+            keys=self.keys, queries=self.queries, hopper_block=self.hopper_block,
+            sides="sm90" if self.hopper else "sm80",
             Sides="Sm90Sides" if self.hopper else "Sm80Sides",
         )  # fmt: skip
 
@@ -155,6 +152,12 @@ class Case:
             case "Padded":
                 self.keep &= columns < shape.number
                 hidden = hidden | (columns >= shape.number)
+            case "HeadPadded":
+                ends = shape.number * (torch.arange(h)[:, None, None] + 1)
+                self.keep &= columns < ends
+                hidden = hidden | (columns >= shape.number * h)
+            case "Window":
+                self.keep &= (self.position <= 0) & (self.position > -shape.number)
             case _:
                 self.keep &= self.position <= 0
         self.empty = ~self.keep.any(-1)
@@ -275,14 +278,14 @@ def wrong(kernel: Kernel, library: ctypes.CDLL, shape: Shape, seeds: int = 1) ->
     return ""
 
 
-def judge(kernel: Kernel, library: Path, shapes: list[Shape], seeds: int) -> str:
-    """Run shapes in another process. Empty, or the first thing that is wrong."""
+def judge(kernel: Kernel, library: Path, shapes: list[Shape], seeds: int, threads: int = 1) -> str:
+    """Run shapes in another process, CTAs on CPU threads. Empty, or the first wrong thing."""
     arguments = [repr(kernel), str(library), repr(shapes), str(seeds)]
     try:
         result = subprocess.run(
             [sys.executable, __file__, *arguments],
             capture_output=True, text=True, check=False, timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "does not end"

@@ -32,6 +32,25 @@ struct PlainGradient : NoPartials<Plain> {};
 struct ScatteredGradient : NoPartials<Scattered> {};
 struct PaddedGradient : NoPartials<Padded> {};
 
+// j < number (h + 1): heads of one key see more and more of it.
+struct HeadPadded : Plain {
+  static constexpr bool kMask = true, kColumnMask = true;
+  ATTNLANG_DEVICE static int end(const Request& r) { return r.p.number * (r.h + 1); }
+  ATTNLANG_DEVICE static bool column_keep(const Request& r, const Column& column) {
+    return column.kv_col < end(r);
+  }
+  ATTNLANG_DEVICE static bool keep(const Request& r, const Row&, const Column& column, float) {
+    return column_keep(r, column);
+  }
+  ATTNLANG_DEVICE static Verdict tile(const Request& r, int64_t, int64_t, int64_t k0, int64_t k1) {
+    return Interval{k0, k1 - 1} < Interval::point(end(r));
+  }
+  ATTNLANG_DEVICE static Coverage ranges(const Request& r, int64_t, int64_t) {
+    return at_most(Interval::point(end(r) - 1));
+  }
+};
+struct HeadPaddedGradient : NoPartials<HeadPadded> {};
+
 // Rows from the key's position on.
 template <class Base>
 struct CausalRanges : NoPartials<Base> {
@@ -41,6 +60,7 @@ struct CausalRanges : NoPartials<Base> {
   }
 };
 struct CausalGradient : CausalRanges<Causal> {};
+struct WindowGradient : CausalRanges<Window> {};
 struct ScaledGradient : NoPartials<Scaled<Plain>> {};
 struct ScaledCausalGradient : CausalRanges<Scaled<Causal>> {};
 struct SlopesGradient : CausalRanges<Slopes> {};

@@ -52,7 +52,12 @@ inline void ldmatrix_x2_transposed(uint32_t (&r)[2], const void* row) {
   const auto loaded = emulator::load_matrices<2, true>("ldmatrix_x2_transposed", row);
   std::memcpy(r, loaded.r, sizeof r);
 }
-inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) { emulator::store_matrices(row, r); }
+inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
+  emulator::store_matrices<false>("stmatrix_x4", row, r);
+}
+inline void stmatrix_x4_transposed(void* row, const uint32_t (&r)[4]) {
+  emulator::store_matrices<true>("stmatrix_x4_transposed", row, r);
+}
 
 template <class Element>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -37,6 +37,12 @@ void tma_store(const TensorMap* map, const void* shared, int c0, int c1, int c2,
   static_assert(kRank >= 3 && kRank <= 5);
   emulator::issue_store(*map, kRank, shared, {c0, c1, c2, c3, c4});
 }
+inline void bulk_store(void* global, const void* shared, int bytes) {
+  emulator::issue_bulk("bulk_store", global, shared, bytes, false);
+}
+inline void bulk_add(float* global, const void* shared, int bytes) {
+  emulator::issue_bulk("bulk_add", global, shared, bytes, true);
+}
 inline void tma_store_commit() { ++emulator::cta().thread().stores.open_group; }
 template <int kPending>
 void tma_store_wait() {

@@ -28,13 +28,13 @@ void fence_registers(float (&)[kCount]) {}
 
 template <class Element, int kN, bool kTransposeB>
 void wgmma_ss(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(kN >= 64 && kN <= 256 && kN % 16 == 0);
+  static_assert(kN == 32 || (kN >= 64 && kN <= 256 && kN % 16 == 0));
   emulator::issue_product(d, kN, a, nullptr, b, kTransposeB, std::is_same_v<Element, Half>,
                           accumulate);
 }
 template <class Element, int kN, bool kTransposeB>
 void wgmma_rs(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  static_assert(kN >= 64 && kN <= 256 && kN % 16 == 0);
+  static_assert(kN == 32 || (kN >= 64 && kN <= 256 && kN % 16 == 0));
   emulator::issue_product(d, kN, 0, a, b, kTransposeB, std::is_same_v<Element, Half>, accumulate);
 }
 

@@ -1,7 +1,7 @@
 // A grid in emulation: CTAs, in order, over a few CPU threads.
 //
-// A CTA that waits for another one by polling global memory may wait for ever: they need not run at
-// the same time. Kernels that hand work to the last CTA to arrive are fine.
+// A CTA may wait (turns.h) for CTAs before it, which run or have run; for a later one it might wait
+// for ever. Kernels that hand work to the last CTA to arrive are fine.
 #pragma once
 
 #include <cstdlib>

@@ -41,15 +41,22 @@ struct StoreOperands {
   uint32_t r[4];
 };
 
-inline void store_matrices(void* row, const uint32_t (&r)[4]) {
-  checked_offset("stmatrix", row, 16, 16);
+template <bool kTransposed>
+void store_matrices(const char* operation, void* row, const uint32_t (&r)[4]) {
+  checked_offset(operation, row, 16, 16);
   StoreOperands operands{row, {r[0], r[1], r[2], r[3]}};
-  meet<bool>("stmatrix", kFullMask, operands, [](auto& in, auto&) {
+  meet<bool>(operation, kFullMask, operands, [](auto& in, auto&) {
     Cta& c = cta();
+    const auto place = [&](int m, int i, int j) {
+      return static_cast<std::byte*>(from<StoreOperands>(in, m * 8 + i).row) + j * 2;
+    };
     for (int m = 0; m < 4; ++m) {
       for (int l = 0; l < kWarpSize; ++l) {
-        auto* to_row = static_cast<std::byte*>(from<StoreOperands>(in, m * 8 + l / 4).row);
-        std::memcpy(to_row + l % 4 * 4, &from<StoreOperands>(in, l).r[m], 4);
+        const int g = l / 4, t = l % 4 * 2;
+        const uint32_t r = from<StoreOperands>(in, l).r[m];
+        const auto low = static_cast<uint16_t>(r), high = static_cast<uint16_t>(r >> 16);
+        std::memcpy(kTransposed ? place(m, t, g) : place(m, g, t), &low, 2);
+        std::memcpy(kTransposed ? place(m, t + 1, g) : place(m, g, t + 1), &high, 2);
       }
     }
     const uint64_t time = c.tick();

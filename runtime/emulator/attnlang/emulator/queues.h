@@ -38,9 +38,13 @@ struct PendingLoad {
   int thread;
 };
 
-// TMA stores first read shared memory, then write global memory.
+// Stores of the copy engine first read shared memory, then write global memory: the box of a map,
+// or bytes as they lie, which may be floats to add.
 struct PendingStore {
   TensorMap map;
+  std::byte* to;   // null: the box
+  uint32_t bytes;  // there
+  bool adds;
   uint32_t offset;
   std::array<int, 5> at;
   uint64_t group;

@@ -4,6 +4,8 @@
 // before.
 #pragma once
 
+#include <atomic>
+
 #include "attnlang/emulator/barriers.h"
 #include "attnlang/emulator/report.h"
 
@@ -98,28 +100,74 @@ inline void issue_store(const TensorMap& map, int rank, const void* shared,
                         const std::array<int, 5>& at) {
   StoreQueue& queue = cta().thread().stores;
   const uint32_t offset = checked_box("tma_store", map, rank, shared);
-  queue.pending.push_back({map, offset, at, queue.open_group, false, {}});
+  queue.pending.push_back({.map = map,
+                           .to = nullptr,
+                           .bytes = 0,
+                           .adds = false,
+                           .offset = offset,
+                           .at = at,
+                           .group = queue.open_group,
+                           .has_read = false,
+                           .data = {}});
+}
+
+inline void issue_bulk(const char* operation, void* global, const void* shared, int bytes,
+                       bool adds) {
+  Cta& c = cta();
+  if (bytes <= 0 || bytes % 16 != 0) {
+    c.fail("%s: %d bytes; a multiple of 16 is expected", operation, bytes);
+  }
+  if (global == nullptr || reinterpret_cast<uintptr_t>(global) % 16 != 0) {
+    c.fail("%s: the address in global memory is not a multiple of 16 bytes", operation);
+  }
+  StoreQueue& queue = c.thread().stores;
+  queue.pending.push_back({.map = {},
+                           .to = static_cast<std::byte*>(global),
+                           .bytes = static_cast<uint32_t>(bytes),
+                           .adds = adds,
+                           .offset = checked_offset(operation, shared, bytes, 16),
+                           .at = {},
+                           .group = queue.open_group,
+                           .has_read = false,
+                           .data = {}});
 }
 
 inline void read_store(Cta& c, Thread& thread, PendingStore& store) {
   if (store.has_read) return;
   store.has_read = true;
-  const uint32_t rows = rows_of(store.map);
-  store.data.resize(rows * kRowBytes);
+  const bool box = store.to == nullptr;
+  const uint32_t bytes = box ? rows_of(store.map) * kRowBytes : store.bytes;
+  store.data.resize(bytes);
   const auto fenced = [&](int writer, uint64_t time) {
     return c.threads()[writer].last_fence > time || thread.last_fence > time;
   };
-  for (uint32_t b = 0; b < rows * kRowBytes; b += 16) {
-    const uint32_t at = swizzled(store.offset + b);
+  for (uint32_t b = 0; b < bytes; b += 16) {
+    const uint32_t at = box ? swizzled(store.offset + b) : store.offset + b;
     SharedMemory::Unfenced problem;
     if (!c.shared().read_async(at, c.now(), c.last_fence, fenced, problem)) {
-      fail_unfenced(c, &thread, "tma_store", problem);
+      fail_unfenced(c, &thread,
+                    box          ? "tma_store"
+                    : store.adds ? "bulk_add"
+                                 : "bulk_store",
+                    problem);
     }
     std::memcpy(store.data.data() + b, c.shared().base() + at, 16);
   }
 }
 
 inline void write_store(const PendingStore& store) {
+  if (store.adds) {
+    for (uint32_t b = 0; b < store.bytes; b += sizeof(float)) {
+      float x;
+      std::memcpy(&x, store.data.data() + b, sizeof x);
+      std::atomic_ref<float>(*reinterpret_cast<float*>(store.to + b)).fetch_add(x);
+    }
+    return;
+  }
+  if (store.to != nullptr) {
+    std::memcpy(store.to, store.data.data(), store.bytes);
+    return;
+  }
   const uint32_t rows = rows_of(store.map);
   for (uint32_t row = 0; row < rows; ++row) {
     uint32_t first = 0, end = 0;

@@ -30,7 +30,9 @@ inline Operand checked_operand(Cta& c, uint64_t descriptor, bool transposed, int
     c.fail("wgmma: the operand at address %u starts in the middle of 8 swizzled rows (1024 bytes)",
            operand.start);
   }
-  if (operand.start % kRowBytes % (transposed ? kRowBytes : 32) != 0) {
+  // Of few columns a product may read one half of the rows' 64.
+  const int step = !transposed ? 32 : rows <= 32 ? 64 : kRowBytes;
+  if (operand.start % kRowBytes % step != 0) {
     c.fail("wgmma: the operand starts at byte %u of its rows of 128", operand.start % kRowBytes);
   }
   if (operand.stride == 0 || operand.stride % 1024 != 0) {

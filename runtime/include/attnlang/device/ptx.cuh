@@ -1,6 +1,6 @@
 // Wrappers around PTX that kernels of every architecture use: copies, fragments, barriers.
 //
-// All inline assembly is here, in mbarrier.cuh, tma.cuh and wgmma.cuh, and launch.cuh alone calls
+// All inline assembly is here and in mbarrier, tma, turns and wgmma.cuh, and launch.cuh alone calls
 // the runtime. The emulator has a twin of each (runtime/emulator/attnlang/device), so a kernel that
 // includes nothing else runs on the CPU too. Names and layouts: the PTX ISA; a fragment is written
 // [row][column] with g = lane / 4, t = lane % 4.
@@ -92,6 +92,14 @@ __device__ __forceinline__ void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
       "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
       "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
       : "memory");
+}
+
+// The inverse of ldmatrix_x4_transposed.
+__device__ __forceinline__ void stmatrix_x4_transposed(void* row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   shared_address(row)),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
 }
 
 // d[16x8] += a[16x16] b[16x8] over the warp. a: r[0] = [g][2t..], r[1] = [g + 8][2t..],

@@ -132,6 +132,7 @@ struct WgmmaShape;
     }                                                                                    \
   };
 
+ATTNLANG_WGMMA_SHAPE(32, 16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
 ATTNLANG_WGMMA_SHAPE(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 ATTNLANG_WGMMA_SHAPE(80, 40, "%40", "%41", "%42", "%43", "%44", "%45", "%46")
 ATTNLANG_WGMMA_SHAPE(96, 48, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
@@ -154,7 +155,8 @@ template <class Element>
 constexpr bool kWgmmaTakes = std::is_same_v<Element, Bf16> || std::is_same_v<Element, Half>;
 
 // Both operands from shared memory: a K-major, b K-major or, transposed, MN-major. The old d counts
-// where `accumulate` says so. kN: 64 to 256, a multiple of 16.
+// where `accumulate` says so. kN: 32, or 64 to 256,
+// a multiple of 16.
 template <class Element, int kN, bool kTransposeB>
 __device__ __forceinline__ void wgmma_ss(float (&d)[kN / 2], uint64_t a, uint64_t b,
                                          bool accumulate) {
