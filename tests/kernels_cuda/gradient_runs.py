@@ -254,12 +254,13 @@ def _strided(x: Tensor, layout: str) -> Tensor:
 def wrong(kernel: Kernel, library: ctypes.CDLL, shape: Shape, seeds: int = 1) -> str:
     """Run a call under schedules. Empty, or what is wrong: a report, numbers, or other bits.
 
-    Out is off by more than a kernel's is, whose weights are rounded. What parameters of rows and of
-    columns gather must not feel it.
+    Where there are parameters, out is off by more than a kernel's is, whose weights are rounded.
+    What those of rows and of columns gather must not feel it.
     """
     case = Case(kernel, shape, seed=shape.queries)
     out, lse, want = case.solve()
-    out = out * (1 + torch.finfo(kernel.dtype).eps / 2)
+    if case.tensors:
+        out = out * (1 + torch.finfo(kernel.dtype).eps / 2)
     first: dict[str, Tensor] = {}
     for seed in range(seeds):
         try:
