@@ -7,8 +7,8 @@
 // dS reaches the last one through shared memory, for a query's keys are those of all warpgroups.
 // What it gives is added to the tile's sums in the workspace, in the order of keys
 // (sm90_backward_queries.cuh). The queue of a warpgroup's products: dV and dK of a tile, S of the
-// next, dQ of the tile, dP of the next, so that slopes of other warpgroups have time to come, and
-// weights are made beside products.
+// next, dQ of the tile, dP of the next: slopes of other warpgroups have time to come, so that one
+// weighs while the other multiplies.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +45,9 @@ class BackwardConsumer {
   // Weights need no product but the first, and their slopes only the second: what is between them
   // runs beside the second product.
   static constexpr bool kEarly = kTerms && kScaledScore<Variant> && !Variant::kDropout;
+  // Registers hold a tile's rounded weights beside all else: dV may be multiplied while slopes are
+  // made, and the next tile's first product handed over before those of this one are done.
+  static constexpr bool kRoomy = (L::kD + L::kDV) / 2 + L::kTile + L::kTile / 4 <= 208;
 
   ATTNLANG_DEVICE BackwardConsumer(L layout, const Work& work, const Params& params, int group)
       : layout_(layout),
@@ -80,53 +83,58 @@ class BackwardConsumer {
   // Tiles up to the last, or up to one whose head has other keys.
   ATTNLANG_DEVICE void go_through(TileMessage& message, float (&first)[L::kD / 2],
                                   float (&second)[L::kDV / 2]) {
+    bool multiplying = false;  // the last products of the tile before
+    int before = 0;            // its stage
     fence_registers(first);
     fence_registers(second);
-    float dots[L::kTile / 2], sums[Pieces::kFloats];
-    issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
-                                                   layout_.first_tile(stage_.stage), dots);
-    for (;;) {
+    do {
       const int stage = stage_.stage;
-      float reached[L::kTile / 2];
+      float dots[L::kTile / 2], reached[L::kTile / 2];
+      if constexpr (!kRoomy) {
+        wgmma_wait<0>();
+        fence_registers(first);
+        fence_registers(second);
+      }
+      issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
+                                                     layout_.first_tile(stage), dots);
       mbarrier_wait(&layout_.control().second_full[stage], stage_.full());
+      wgmma_wait<1>();
+      fence_registers(first);
+      fence_registers(second);
+      if (multiplying) {
+        release(&layout_.control().empty[before]);
+        give_queries(dots);
+      }
       issue_dots<L::kDV, L::kRowPanel, L::kTilePanel>(layout_.second_rows(),
                                                       layout_.second_tile(stage), reached);
+      uint32_t weights[L::kTile / 16][4];
       if constexpr (kEarly) {
         wgmma_wait<1>();
         fence_registers(dots);
         if (message.masked()) weigh<true>(message, stage, dots);
         else weigh<false>(message, stage, dots);
       }
-      wgmma_wait<0>();
+      if constexpr (kEarly && kRoomy) {
+        issue_values(stage, dots, weights, second);
+        wgmma_wait<1>();
+      } else {
+        wgmma_wait<0>();
+      }
       fence_registers(dots);
       fence_registers(reached);
       if (message.masked()) slope<true>(message, stage, dots, reached);
       else slope<false>(message, stage, dots, reached);
-      issue_results(stage, dots, reached, first, second);
+      issue_keys(stage, dots, reached, weights, first, second);
+      multiplying = true, before = stage;
       stage_.advance();
       message = next_message();
-      await_queries();
-      if (message.head < 0 || (Variant::kColumnMask && message.new_rows())) {
-        issue_queries(sums);
-        wgmma_wait<0>();
-        fence_registers(first);
-        fence_registers(second);
-        fence_registers(sums);
-        release(&layout_.control().empty[stage]);
-        hand_on(sums);
-        return;
-      }
-      issue_queries(sums);
-      wgmma_wait<1>();
-      fence_registers(first);
-      fence_registers(second);
-      release(&layout_.control().empty[stage]);
-      issue_dots<L::kD, L::kRowPanel, L::kTilePanel>(layout_.first_rows(),
-                                                     layout_.first_tile(stage_.stage), dots);
-      wgmma_wait<1>();
-      fence_registers(sums);
-      hand_on(sums);
-    }
+    } while (message.head >= 0 && !(Variant::kColumnMask && message.new_rows()));
+    wgmma_wait<0>();
+    fence_registers(first);
+    fence_registers(second);
+    release(&layout_.control().empty[before]);
+    float none[1] = {};
+    give_queries(none);
   }
 
   ATTNLANG_DEVICE TileMessage next_message() const {
@@ -173,18 +181,31 @@ class BackwardConsumer {
     wgmma_commit();
   }
 
-  // dots: weights, reached: slopes, which other warpgroups get too.
-  ATTNLANG_DEVICE void issue_results(int stage, const float (&dots)[L::kTile / 2],
-                                     const float (&reached)[L::kTile / 2],
-                                     float (&first)[L::kD / 2], float (&second)[L::kDV / 2]) const {
-    uint32_t weights[L::kTile / 16][4], slopes[L::kTile / 16][4];
+  // dV, of `dots` that are weights.
+  ATTNLANG_DEVICE void issue_values(int stage, const float (&dots)[L::kTile / 2],
+                                    uint32_t (&weights)[L::kTile / 16][4],
+                                    float (&second)[L::kDV / 2]) const {
     pack_tile(dots, weights);
+    fence_registers(second);
+    wgmma_fence();
+    multiply<L::kDV>(weights, layout_.second_tile(stage), second);
+    wgmma_commit();
+  }
+  // dK, and dV where it is still to come; other warpgroups get the slopes, too.
+  ATTNLANG_DEVICE void issue_keys(int stage, const float (&dots)[L::kTile / 2],
+                                  const float (&reached)[L::kTile / 2],
+                                  uint32_t (&weights)[L::kTile / 16][4], float (&first)[L::kD / 2],
+                                  float (&second)[L::kDV / 2]) const {
+    uint32_t slopes[L::kTile / 16][4];
+    if constexpr (!(kEarly && kRoomy)) pack_tile(dots, weights);
     pack_tile(reached, slopes);
     store_slopes(slopes);
     fence_registers(first);
     fence_registers(second);
     wgmma_fence();
-    multiply<L::kDV>(weights, layout_.second_tile(stage), second);
+    if constexpr (!(kEarly && kRoomy)) {
+      multiply<L::kDV>(weights, layout_.second_tile(stage), second);
+    }
     multiply<L::kD>(slopes, layout_.first_tile(stage), first);
     wgmma_commit();
   }
@@ -226,11 +247,20 @@ class BackwardConsumer {
     release(&layout_.control().slopes_full[tile_ & 1]);
   }
 
-  // Until all warpgroups have given slopes, and what the tile before left has been read.
-  ATTNLANG_DEVICE void await_queries() const {
+  // dQ of the tile before, once all warpgroups have given slopes; `dots`, a product in flight, is
+  // there, too, after it.
+  template <int kDots>
+  ATTNLANG_DEVICE void give_queries(float (&dots)[kDots]) {
     auto& control = layout_.control();
+    float sums[Pieces::kFloats];
     mbarrier_wait(&control.slopes_full[tile_ & 1], tile_ >> 1 & 1);
+    issue_queries(sums);
     mbarrier_wait(&control.sums_empty[group_], ~tile_ & 1);
+    wgmma_wait<0>();
+    fence_registers(sums);
+    fence_registers(dots);
+    hand_on(sums);
+    ++tile_;
   }
 
   // sums = slopes keys, of the warpgroup's part of the tile's queries.
@@ -250,7 +280,6 @@ class BackwardConsumer {
                                                 b + ((i * 16 * kPanelRowBytes) >> 4), i != 0);
     }
     wgmma_commit();
-    ++tile_;
   }
 
   // Leaves sums to the warp that has them added.

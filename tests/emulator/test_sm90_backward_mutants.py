@@ -60,24 +60,28 @@ MUTANTS = {
         _KERNEL, "wgmma_wait<1>();\n        fence_registers(dots);", "fence_registers(dots);"
     ),
     "slopes of products in flight": Mutant(
-        _KERNEL, "wgmma_wait<0>();\n      fence_registers(dots);", "fence_registers(dots);"
+        _KERNEL,
+        "issue_values(stage, dots, weights, second);\n        wgmma_wait<1>();",
+        "issue_values(stage, dots, weights, second);",
     ),
     "weighed before the second product is there": Mutant(
-        _KERNEL, "wgmma_wait<0>();\n      fence_registers(dots);", "fence_registers(dots);"
+        _KERNEL, "} else {\n        wgmma_wait<0>();", "} else {"
     ),
     "a tile is released while it is multiplied": Mutant(
         _KERNEL,
-        "wgmma_wait<1>();\n      fence_registers(first);\n      fence_registers(second);\n"
-        "      release(&layout_.control().empty[stage]);",
-        "release(&layout_.control().empty[stage]);\n      wgmma_wait<1>();",
+        "wgmma_wait<1>();\n      fence_registers(first);",
+        "wgmma_wait<2>();\n      fence_registers(first);",
     ),
     "a tile is never released": Mutant(
-        _KERNEL,
-        "release(&layout_.control().empty[stage]);\n      issue_dots",
-        "issue_dots",
+        _KERNEL, "release(&layout_.control().empty[before]);\n        give", "give"
     ),
     "terms of the other stage": Mutant(
         _KERNEL, "layout_.control().base[stage][other]", "layout_.control().base[stage ^ 1][other]"
+    ),
+    "values of the stage before": Mutant(
+        _KERNEL,
+        "issue_values(stage, dots, weights, second);\n        wgmma_wait",
+        "issue_values(before, dots, weights, second);\n        wgmma_wait",
     ),
     "weights for slopes": Mutant(
         _KERNEL, "pack_tile(reached, slopes);", "pack_tile(dots, slopes);"
@@ -107,26 +111,24 @@ MUTANTS = {
         "release(&layout_.control().slopes_full",
     ),
     "slopes of another warpgroup are not awaited": Mutant(
-        _KERNEL, "mbarrier_wait(&control.slopes_full[slopes_.stage], slopes_.full());", ""
+        _KERNEL, "mbarrier_wait(&control.slopes_full[tile_ & 1], tile_ >> 1 & 1);", ""
     ),
     "slopes of two tiles in one place": Mutant(
         _LAYOUT, "base + kSlopes + buffer * kSlopeBytes", "base + kSlopes + 0 * buffer"
     ),
     "slopes of keys across": Mutant(_KERNEL, "(chunk ^ query % 8) * 16", "chunk * 16"),
     "sums of products in flight": Mutant(
-        _KERNEL,
-        "wgmma_wait<1>();\n      fence_registers(sums);",
-        "fence_registers(sums);",
+        _KERNEL, "wgmma_wait<0>();\n    fence_registers(sums);", "fence_registers(sums);"
     ),
     "sums over sums that are being read": Mutant(
-        _KERNEL, "mbarrier_wait(&control.sums_empty[group_], sums_round_ ^ 1);", ""
+        _KERNEL, "mbarrier_wait(&control.sums_empty[group_], ~tile_ & 1);", ""
     ),
     "sums that the copy engine does not see": Mutant(
         _KERNEL,
         "fence_async_shared();\n    release(&layout_.control().sums_full",
         "release(&layout_.control().sums_full",
     ),
-    "the last sums stay": Mutant(_KERNEL, "hand_on(sums);\n        return;", "return;"),
+    "the last sums stay": Mutant(_KERNEL, "give_queries(none);", ""),
     "sums are not awaited": Mutant(_LOADER, "mbarrier_wait(&control.sums_full[piece], round);", ""),
     "the turn goes on before the sums are there": Mutant(_LOADER, "tma_store_wait<0>();", ""),
     "the first block adds, too": Mutant(_LOADER, "if (entry.turn() == 0)", "if (false)"),
