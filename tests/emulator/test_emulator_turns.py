@@ -43,7 +43,7 @@ _MISTAKES: dict[str, tuple[dict[str, str], str]] = {
     "a turn that is over": ({"wait_for_turn(x1, block)": "wait_for_turn(x1, 0)"}, "turn 0 is over"),
     "a turn that never comes": (
         {"wait_for_turn(x1, block)": "wait_for_turn(x1, block + 9)"},
-        r"deadlock(.|\n)*wait_for_turn\(9\)",
+        r"deadlock(.|\n)*wait_for_turn\(\d+\)",
     ),
 }
 
