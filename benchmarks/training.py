@@ -2,7 +2,8 @@
 
     python benchmarks/training.py [--case 'full/*' ...] [--seconds 4] [--json FILE] [--again]
 
-Contenders take turns and are timed in CPU time; none is timed whose gradients differ. A ragged case
+Contenders take turns and are timed in CPU time, with our forward alone between them, so that what a
+backward costs beside it can be told; none is timed whose gradients differ. A ragged case
 has as many requests as the dense one, of its length, so that both visit the same tiles. What the
 file already holds is not measured again. Let nothing else run.
 """
@@ -66,7 +67,7 @@ class Case:
         return TARGETS["ragged" if self.ragged else self.dtype]
 
     def contenders(self) -> dict[str, Gradients]:
-        """Return ours first, then the peer, each giving the gradients of q, k and v."""
+        """Return ours and the peer, which give the gradients of q, k and v; our forward is last."""
         variant = attnlang.load(ROOT / "examples" / f"{self.variant}.attn")
         g = torch.Generator().manual_seed(0)
         shape = (self.batch, self.length, HEADS, self.width)
@@ -78,6 +79,7 @@ class Case:
             return {
                 "attnlang": _differentiated(variant, (q, k, v), grad),
                 "sdpa": _differentiated(peer, (q, k, v), grad),
+                "forward": _recorded(variant, (q, k, v)),
             }
         ends = torch.arange(0, TOKENS + 1, self.length)
         ragged = lambda *x: variant.ragged(*x, ends, ends)  # noqa: E731
@@ -85,12 +87,18 @@ class Case:
         return {
             "attnlang": _differentiated(ragged, rows[:3], rows[3]),
             "dense": _differentiated(variant, (q, k, v), grad),
+            "forward": _recorded(ragged, rows[:3]),
         }
 
 
 def _differentiated(attend: Callable[..., Tensor], vectors: object, grad: Tensor) -> Gradients:
     leaves = [x.detach().requires_grad_() for x in vectors]
     return lambda: torch.autograd.grad(attend(*leaves), leaves, grad)
+
+
+def _recorded(attend: Callable[..., Tensor], vectors: object) -> Gradients:
+    leaves = [x.detach().requires_grad_() for x in vectors]
+    return lambda: (attend(*leaves),)
 
 
 def all_cases() -> dict[str, Case]:
@@ -103,7 +111,7 @@ def all_cases() -> dict[str, Case]:
 
 def compare(case: Case, contenders: Mapping[str, Gradients]) -> None:
     """Raise where the contenders' gradients differ."""
-    ours, peer = (run() for run in contenders.values())
+    ours, peer = (run() for name, run in contenders.items() if name != "forward")
     for at, a, b in zip("qkv", ours, peer, strict=True):
         dense = b.transpose(1, 2).flatten(0, 1) if a.dim() == 3 else b
         error, size = (x.float().abs().max().item() for x in (a.float() - dense.float(), dense))
@@ -117,7 +125,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
     compare(case, contenders)
     watch = Watch()
     timings = interleave(contenders, torch.get_num_threads(), seconds)
-    ours, peer = (t.cpu.median for t in timings.values())
+    ours, peer, forward = (t.cpu.median for t in timings.values())
     ratio = peer / ours
     return {
         "milliseconds": {n: round(1e3 * t.cpu.median, 3) for n, t in timings.items()},
@@ -126,6 +134,7 @@ def measure(case: Case, seconds: float) -> dict[str, object]:
         },
         "runs": timings["attnlang"].cpu.runs,
         "speedup": round(ratio, 3),
+        "backward by forward": round(ours / forward - 1, 2),
         "target": round(case.target, 3),
         "others": watch.others(),
     }
@@ -147,8 +156,9 @@ def main() -> None:
         args.json.write_text(record_text(machine, done), encoding="utf-8")
         busy = (found["others"] or 0) > BUSY_SHARE
         print(
-            f"{name}: {found['milliseconds']}, {found['speedup']} times as fast "
-            f"(target {found['target']}){', but others worked too' if busy else ''}",
+            f"{name}: {found['milliseconds']}, {found['speedup']} times as fast, "
+            f"a backward {found['backward by forward']} forwards (target {found['target']})"
+            f"{', but others worked too' if busy else ''}",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""What all tests share: the `--update-golden` option, specs as files and as variants."""
+"""What all tests share: their options, specs as files and as variants."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files beside the cases"
     )
+    parser.addoption(
+        "--gradient-errors", type=Path, metavar="FILE", help="add the worst gradient errors to it"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    path = terminalreporter.config.getoption("--gradient-errors")
+    if path is not None:
+        from gradient_errors import write
+
+        passed = terminalreporter.stats.get("passed", [])
+        write(path, (each for report in passed for each in report.user_properties))
 
 
 @pytest.fixture

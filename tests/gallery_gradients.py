@@ -7,6 +7,7 @@ outputs is rounded as q is, and two requests have lengths that differ, with NaN 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import torch
 from support import EXAMPLES, PARAMS, Sizes, fit, make_qkv
@@ -14,6 +15,15 @@ from torch import Tensor
 
 import attnlang
 from attnlang.ir.nodes import Kind, ScalarParam
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The gradient of a call that errs most: its error, of the largest value, and what may be."""
+
+    by: str
+    error: float
+    allowed: float
 
 
 def leaves(variant: attnlang.Variant, params: dict[str, object]) -> dict[str, Tensor]:
@@ -55,8 +65,8 @@ def check(
     layout: str = "bshd",
     tails: bool = False,
     kv_block: int = 0,
-) -> None:
-    """Compare the gradients of one call.
+) -> Errors:
+    """Compare the gradients of one call; return the worst of them.
 
     `tails`: lengths differ, and NaN lies past them. `kv_block`: each row selects blocks of so many
     columns, some twice; the first selects none, and nobody the last columns, which hold NaN.
@@ -109,11 +119,16 @@ def check(
         fused = gradients(
             variant.reference, vectors, floats, rest, grads, return_lse=softmax, rounding="fused"
         )
-    for at, want in exact.items():
-        compare(at, actual[at].cpu().double(), want, fused[at].double() - want, dtype)
+    return max(
+        (
+            compare(at, actual[at].cpu().double(), want, fused[at].double() - want, dtype)
+            for at, want in exact.items()
+        ),
+        key=lambda errors: errors.error,
+    )
 
 
-def compare(at: str, got: Tensor, want: Tensor, fused: Tensor, dtype: torch.dtype) -> None:
+def compare(at: str, got: Tensor, want: Tensor, fused: Tensor, dtype: torch.dtype) -> Errors:
     """Compare one gradient; `fused`: the errors of the reference that rounds as kernels do.
 
     The largest error of many may be a result's own rounding; how many there are does not hide in
@@ -132,6 +147,7 @@ def compare(at: str, got: Tensor, want: Tensor, fused: Tensor, dtype: torch.dtyp
     assert worst <= slack + allowed, (
         f"{at}: error {worst:.3g} > {slack + allowed:.3g}, of {size:.3g}"
     )
+    return Errors(at, worst / size, (slack + allowed) / size)
 
 
 def move(x: object, device: str) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from gallery_gradients import check
+from gradient_errors import RecordProperty, note
 from support import PARAMS, Sizes
 
 SHAPES = {
@@ -41,5 +42,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("name", "shape", "dtype"), RUNS)
-def test_gradients_agree_with_the_reference(name: str, shape: str, dtype: str) -> None:
-    check(name, SHAPES[shape], DTYPES[dtype])
+def test_gradients_agree_with_the_reference(
+    name: str, shape: str, dtype: str, record_property: RecordProperty
+) -> None:
+    note(record_property, name, f"cpu {dtype}", check(name, SHAPES[shape], DTYPES[dtype]))

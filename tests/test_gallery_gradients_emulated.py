@@ -6,6 +6,7 @@ import pytest
 import torch
 from gallery_cuda import DTYPES
 from gallery_gradients import check
+from gradient_errors import RecordProperty, note
 from support import EXAMPLES, PARAMS, Sizes
 
 import attnlang
@@ -40,11 +41,18 @@ _RUNS = [
 
 @pytest.mark.parametrize(("name", "target", "dtype"), _RUNS)
 def test_gradients_agree_with_the_reference(
-    name: str, target: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    target: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: RecordProperty,
 ) -> None:
     monkeypatch.setenv("ATTNLANG_EMULATE", target)
-    check(name, SHAPES["grouped"], DTYPES[dtype], layout="bshd", tails=True)
-    check(name, SHAPES["longer_q"], DTYPES[dtype], layout="gap")
+    for errors in (
+        check(name, SHAPES["grouped"], DTYPES[dtype], layout="bshd", tails=True),
+        check(name, SHAPES["longer_q"], DTYPES[dtype], layout="gap"),
+    ):
+        note(record_property, name, f"{target} {dtype}, emulated", errors)
 
 
 def test_wide_heads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

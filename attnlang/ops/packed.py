@@ -23,7 +23,13 @@ from attnlang.ops.handles import variant_of
 from attnlang.ops.packed_requests import Requests
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype, runs_on
-from attnlang.ops.training import TrainingCall, refuse_gradient, wants_gradient
+from attnlang.ops.training import (
+    DENSE_INSTEAD,
+    RAGGED_ON_GPU,
+    TrainingCall,
+    refuse_gradient,
+    wants_gradient,
+)
 from attnlang.ops.transforms import refuse_func, refuse_tangents
 
 if TYPE_CHECKING:
@@ -108,9 +114,9 @@ def refuse_traced(handle: str, device: torch.device) -> None:
     if runs_on(device).target is not Target.CPU:
         raise CallError(
             "q",
-            "tensors that need no gradient, in a ragged call on a GPU",
+            f"tensors that need no gradient, in {RAGGED_ON_GPU}",
             "one with requires_grad=True",
-            help="call it under torch.no_grad()",
+            help=DENSE_INSTEAD,
         )
     if not variant_of(handle).training.plain:
         raise CallError(
@@ -192,7 +198,7 @@ def _check(variant: Variant, call: Ragged, *, raw: bool) -> Requests:
     runs = check_dtype(call.q)
     if runs.target is not Target.CPU:
         given = {**vectors, "scale": call.scale, **values}
-        refuse_gradient(given, "a ragged call on a GPU")
+        refuse_gradient(given, RAGGED_ON_GPU)
     q_lens = packed.check_indptr("q_indptr", call.q_indptr, shape.q, "q", beside=call.q)
     kv_lens = packed.check_indptr("kv_indptr", call.kv_indptr, shape.kv, "k", beside=call.q)
     if call.kv_indptr.numel() != call.q_indptr.numel():

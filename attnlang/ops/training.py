@@ -40,6 +40,9 @@ from attnlang.reference.selection import selected_by_any
 if TYPE_CHECKING:
     from attnlang.ops.packed_requests import Requests
 
+RAGGED_ON_GPU = "a ragged call on a GPU"
+# What has gradients, where a call has none.
+DENSE_INSTEAD = "gradients come from dense calls, one a request; without them use torch.no_grad()"
 _STEP = 16  # entries of a head dim that a GPU's products take together
 
 Arrange = Callable[..., dict[str, object]]
@@ -60,7 +63,7 @@ def refuse_gradient(values: Mapping[str, object], where: str) -> None:
                 name,
                 f"a tensor that needs no gradient, in {where}",
                 "one with requires_grad=True",
-                help="call it under torch.no_grad()",
+                help=DENSE_INSTEAD,
             )
 
 
@@ -271,7 +274,7 @@ def _runs(call: TrainingCall) -> Runs:
         raise CallError("kv_indices", "nothing, in a call with gradients on a GPU", "a tensor")
     if call.requests is not None and runs.target is not Target.CPU:
         vectors = {"q": call.q, "k": call.k, "v": call.v, "scale": call.scale}
-        refuse_gradient(vectors | call.values, "a ragged call on a GPU")
+        refuse_gradient(vectors | call.values, RAGGED_ON_GPU)
     return runs
 
 

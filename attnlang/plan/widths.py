@@ -193,6 +193,8 @@ def short_freqs(variant: Variant, widths: Widths, extents: Mapping[str, int]) ->
 
     `extents` are the lengths of the tensors that were passed.
     """
+    if not extents:
+        return "", 0
     roots = (variant.q, variant.k, variant.v, variant.out, variant.score, variant.mask)
     for expr in walk(*roots):
         if isinstance(expr, Rope) and expr.freqs is not None:

@@ -27,6 +27,9 @@
 
 namespace attnlang::cpu {
 
+// A part of the keys has its own copy of the query gradients, to be cleared, written and added up.
+constexpr int64_t kMinBackwardKeys = 1024;
+
 // What a thread works in, whatever the problem: room for so many query tiles and keys.
 template <class Variant, class Element, int kD, int kDV>
 struct BackwardWorker {
@@ -34,8 +37,10 @@ struct BackwardWorker {
   typename BackwardTile<Variant, Element, kD, kDV>::Queries queries;
   PartialSums<Variant> partials;
   TileSelection selection;
-  Buffer<float> keys, values;  // the gradients of an item's keys and values, rows padded
-  Buffer<float> query_grads;   // of a head, where nothing is added to them
+  Buffer<float> keys, values;     // the gradients of an item's keys and values, rows padded
+  Buffer<float> query_grads;      // of a head, where nothing is added to them
+  const void* problem = nullptr;  // whose rows `queries` holds, of this request and head
+  int64_t b = 0, h = 0;
 
   BackwardWorker(int64_t tiles, int64_t most_keys, const RowSelections& selections)
       : scratch(1),
@@ -70,7 +75,7 @@ class Backward {
         params_(params),
         gradients_(gradients),
         tiles_((problem.queries + kQueryTile - 1) / kQueryTile),
-        cut_(KeyParts::of(heads, problem.keys, kKeyTile)),
+        cut_(KeyParts::of(heads, problem.keys, kKeyTile, kMinBackwardKeys)),
         query_grads_(is_cut() ? problem.batch * problem.heads * cut_.parts * head_size() : 0) {}
 
   bool complete() const { return static_cast<bool>(query_grads_); }
@@ -187,8 +192,11 @@ class Backward {
   void run_head(const Item& item, int64_t h, bool first, Worker& worker, float* query_grads,
                 const Sums& sums) {
     Scratch& scratch = *worker.scratch.data();
-    Queries& queries = worker.queries;
-    load_head(item.b, h, scratch, queries);
+    // The parts of a head follow each other: the next may find its queries packed.
+    if (worker.problem != this || worker.b != item.b || worker.h != h) {
+      load_head(item.b, h, scratch, worker.queries);
+      worker.problem = this, worker.b = item.b, worker.h = h;
+    }
     worker.partials.start_head(tiles_);
     scratch.operands.start();
     const auto kv = problem_.kv(item.b, item.h_kv);

@@ -23,9 +23,10 @@ struct KeyParts {
   int64_t parts;
   int64_t keys_per_part;
 
-  static KeyParts of(int64_t items, int64_t keys, int64_t tile) {
+  // `least`: keys that a part is worth.
+  static KeyParts of(int64_t items, int64_t keys, int64_t tile, int64_t least = kMinPartKeys) {
     const int64_t wanted = items == 0 ? 1 : kEnoughItems / items;
-    const int64_t most = keys / kMinPartKeys;
+    const int64_t most = keys / least;
     const int64_t parts = std::max<int64_t>(1, std::min(wanted, most));
     const int64_t tiles = (keys + tile - 1) / tile;
     const int64_t per_part = std::max<int64_t>(1, (tiles + parts - 1) / parts) * tile;

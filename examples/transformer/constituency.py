@@ -1,10 +1,11 @@
 """A small constituency parser: sentences of a grammar, and their trees written in a line.
 
 As section 6.3 of the paper has it, a tree is a sequence to foretell: brackets that open with a
-label, parts of speech, brackets that close. The grammar is probabilistic, and recursive: phrases
-hang on nouns, clauses on nouns and verbs. Each of its sentences has one tree, so that a parser can
-be right always: what might hang in two places hangs where the symbols after a point allow it, such
-as a prepositional phrase on the verb of its clause and never inside of a relative one.
+label, parts of speech, brackets that close with it, so that none is miscounted. The grammar is
+probabilistic, and recursive: phrases hang on nouns, clauses on nouns and verbs. Each of its
+sentences has one tree, so that a parser can be right always: what might hang in two places hangs
+where the symbols after a point allow it, such as a prepositional phrase on the verb of its clause
+and never inside of a relative one.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ def words(tree: Tree) -> list[str]:
 
 
 def written(tree: Tree) -> str:
-    """Write a tree in a line, without its words: `(S (NP DT NN ) (VP VBD ) )`."""
+    """Write a tree in a line, without its words: `(S (NP DT NN )NP (VP VBD )VP )S`."""
     if tree.word:
         return tree.label
-    return " ".join((f"({tree.label}", *map(written, tree.children), ")"))
+    return " ".join((f"({tree.label}", *map(written, tree.children), f"){tree.label}"))
 
 
 def brackets(line: str) -> Counter[Bracket] | None:
@@ -104,8 +105,10 @@ def brackets(line: str) -> Counter[Bracket] | None:
             opened.append((token[1:], place))
         elif not opened:
             return None
-        elif token == ")":
+        elif token.startswith(")"):
             label, start = opened.pop()
+            if token[1:] != label:
+                return None
             found[label, start, place] += 1
             if not opened and i + 1 < len(tokens):
                 return None

@@ -80,22 +80,23 @@ def test_no_held_out_sentence_is_learnt():
 
 
 def test_brackets_are_those_of_the_line():
-    assert brackets("(S (NP DT NN ) (VP VBD ) )") == {
+    assert brackets("(S (NP DT NN )NP (VP VBD )VP )S") == {
         ("S", 0, 3): 1, ("NP", 0, 2): 1, ("VP", 2, 3): 1,
     }  # fmt: skip
-    for no_tree in ("", "NN", "(S NN", "(S NN ) )", "(S NN ) (S NN )", "(S NN ) NN"):
+    no_trees = ("", "NN", "(S NN", "(S NN )S )S", "(S NN )S (S NN )S", "(S NN )S NN", "(S NN )NP")
+    for no_tree in no_trees:
         assert brackets(no_tree) is None
 
 
 def test_bracket_scores_count_labels_and_both_ends():
-    right = "(S (NP DT NN ) (VP VBD ) )"
+    right = "(S (NP DT NN )NP (VP VBD )VP )S"
     scores = tree_scores([right, "(S NN"], [right, right])
     assert scores["exact match"] == 0.5
     assert scores["precision"] == 1.0
     assert scores["recall"] == 0.5
-    other = tree_scores(["(S (NP DT ) (VP NN VBD ) )"], [right])
+    other = tree_scores(["(S (NP DT )NP (VP NN VBD )VP )S"], [right])
     assert other["precision"] == other["recall"] == other["bracket F1"] == pytest.approx(1 / 3)
-    label = tree_scores(["(S (NP DT NN ) (PP VBD ) )"], [right])
+    label = tree_scores(["(S (NP DT NN )NP (PP VBD )PP )S"], [right])
     assert label["bracket F1"] == pytest.approx(2 / 3)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gallery_cuda import DTYPES
 from gallery_gradients import check
+from gradient_errors import RecordProperty, note
 from support import EXAMPLES, PARAMS, Sizes
 
 import attnlang
@@ -37,13 +38,16 @@ def _sized(sizes: Sizes, dim: int) -> Sizes:
 
 
 @pytest.mark.parametrize(("name", "dim", "dtype"), _RUNS)
-def test_gradients_agree_with_the_reference(name: str, dim: int, dtype: str) -> None:
+def test_gradients_agree_with_the_reference(
+    name: str, dim: int, dtype: str, record_property: RecordProperty
+) -> None:
     for number, (shape, sizes) in enumerate(SHAPES.items()):
         layout = ("bshd", "bhsd", "gap")[number % 3]
-        check(
+        errors = check(
             name, _sized(sizes, dim), DTYPES[dtype],
             device="cuda", layout=layout, tails=shape == "grouped",
         )  # fmt: skip
+        note(record_property, name, f"gpu {dtype}, D {dim}", errors)
 
 
 @pytest.mark.parametrize("dim", [16, 48, 80, 96, 160, 192, 256])

@@ -15,7 +15,7 @@ import attnlang
 
 SHAPES = {
     "grouped": Sizes(2, 4, 2, 77, 150, 32, 40),
-    "many_keys": Sizes(1, 2, 1, 9, 1300, 16, 16),
+    "many_keys": Sizes(1, 2, 1, 9, 2300, 16, 16),
     "one_row": Sizes(2, 2, 2, 1, 70, 16, 16),
 }
 RUNS = [

@@ -155,7 +155,7 @@ def compare(case: Case, actual, expected, tolerance) -> None:
 
 
 SHAPES = [(2, 4, 2, 70, 130), (1, 2, 2, 33, 33), (1, 3, 1, 129, 200), (2, 2, 1, 1, 65)]
-SHAPES += [(1, 2, 1, 1610, 70)]  # several blocks of queries
+SHAPES += [(1, 2, 1, 1610, 70), (1, 2, 2, 70, 2100)]  # blocks of queries; parts of keys
 
 
 @pytest.mark.parametrize("shape", SHAPES)

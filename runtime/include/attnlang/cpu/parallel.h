@@ -8,6 +8,7 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
@@ -71,13 +72,21 @@ inline void parallel_for(int64_t items, int threads, FunctionRef<void(int64_t, i
 }
 
 // Uninitialised memory for `count` values, aligned to a cache line or more; null when there is
-// none.
+// none. What malloc gives back to the system at once, 32 MiB and more, is asked for in huge pages:
+// to get small ones anew in each call took 6% of a backward.
 template <class T>
 class Buffer {
  public:
   explicit Buffer(size_t count)
-      : data_(static_cast<T*>(::operator new(count * sizeof(T), kAlignment, std::nothrow))) {}
-  ~Buffer() { ::operator delete(data_, kAlignment); }
+      : alignment_(count * sizeof(T) < kMapped ? kAlignment : kHugePage),
+        data_(static_cast<T*>(
+            ::operator new(count * sizeof(T), std::align_val_t{alignment_}, std::nothrow))) {
+#if defined(MADV_HUGEPAGE)
+    const size_t whole = count * sizeof(T) / kHugePage * kHugePage;
+    if (alignment_ == kHugePage && data_ != nullptr) madvise(data_, whole, MADV_HUGEPAGE);
+#endif
+  }
+  ~Buffer() { ::operator delete(data_, std::align_val_t{alignment_}); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
@@ -87,7 +96,10 @@ class Buffer {
   const T* data() const { return data_; }
 
  private:
-  static constexpr std::align_val_t kAlignment{alignof(T) > 64 ? alignof(T) : 64};
+  static constexpr size_t kAlignment = alignof(T) > 64 ? alignof(T) : 64;
+  static constexpr size_t kHugePage = size_t{2} << 20, kMapped = size_t{32} << 20;
+  static_assert(kAlignment <= kHugePage);
+  size_t alignment_;
   T* data_;
 };
 
