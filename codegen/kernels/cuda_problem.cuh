@@ -251,11 +251,14 @@ struct TileOrder {
   struct Place {
     int32_t head, tile;  // head: b * heads + h
   };
+  // A section of fewer heads comes first: the last one has enough tiles for all multiprocessors.
   ATTNLANG_HD Place operator[](int index) const {
-    const int whole = section * tiles;
-    const int first = index / whole * section;
-    const int width = heads - first < section ? heads - first : section;
-    const int rest = index % whole;
+    const int whole = section * tiles, few = heads % section, begin = few * tiles;
+    const bool early = index < begin;
+    const int later = early ? 0 : (index - begin) / whole;
+    const int first = early ? 0 : few + later * section;
+    const int width = early ? few : section;
+    const int rest = early ? index : index - begin - later * whole;
     return {.head = first + rest % width, .tile = tiles - 1 - rest / width};
   }
 };

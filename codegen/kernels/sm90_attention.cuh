@@ -66,7 +66,14 @@ class Forward {
   }
 
  private:
+  static bool make_out_map(TensorMap& map, const Problem<Element>& p) {
+    VectorRows<const Element> rows{
+        .data = p.out.data, .stride = {}, .vectorised = p.out.vectorised};
+    std::copy_n(p.out.stride, 4, rows.stride);
+    return make_map(&map, rows, p.batch, p.heads, p.queries, kDV, kWarpRows);
+  }
   static bool make_maps(Maps& maps, const Problem<Element>& p) {
+    maps.stores = p.wide_out.data == nullptr && make_out_map(maps.out, p);
     return make_map(&maps.q, p.q, p.batch, p.heads, p.queries, kD, L::kQueryTile) &&
            make_map(&maps.k, p.k, p.batch, p.kv_heads, p.keys, kD, L::kKeyTile) &&
            make_map(&maps.v, p.v, p.batch, p.kv_heads, p.keys, kDV, L::kKeyTile);

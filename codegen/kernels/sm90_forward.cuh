@@ -28,8 +28,9 @@ class Consumer {
  public:
   using Request = typename Variant::Request;
 
-  ATTNLANG_DEVICE Consumer(L layout, const Calls& calls, int group)
+  ATTNLANG_DEVICE Consumer(L layout, const Maps& maps, const Calls& calls, int group)
       : layout_(layout),
+        maps_(maps),
         calls_(calls),
         group_(group),
         rows_(group / L::kParts),
@@ -46,6 +47,7 @@ class Consumer {
     wgmma_wait<0>();
     fence_registers(s);
     if (group_ == 0) await_turn();
+    if constexpr (kStoresRows) tma_store_wait<0>();
   }
 
  private:
@@ -55,21 +57,24 @@ class Consumer {
   using Sums = float[L::kPartColumns / 2];
   // An out expression's rows pass through the room of the queries, of an item without keys too.
   static constexpr bool kNeedsQueries = Variant::kOut;
+  // The next item's first product goes with this one's last: its queries are there.
+  static constexpr bool kAhead = L::kQueryStages > 1 && !kNeedsQueries && L::kDV <= L::kD;
+  // Rows leave by way of the room of their item's queries.
+  static constexpr bool kStoresRows = kAhead && L::kParts == 1 && !Calls::kPacked;
   static constexpr int kPartPanels = L::kPartColumns / kPanelColumns;
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
 
-  // Whether the queries of the message's item are loaded.
-  static ATTNLANG_DEVICE bool has_queries(const Message& message) {
-    return !message.end() && (kNeedsQueries || !message.empty());
+  // An item without tiles has queries where its rows need them.
+  ATTNLANG_DEVICE void await_queries(const Message& message) const {
+    if (message.end() || (message.empty() && !kNeedsQueries)) return;
+    mbarrier_wait(&layout_.control().q_full[queries_.stage], queries_.full());
   }
 
   // Starts an item's first product. Of an item without tiles, or of none, it reads what happens to
   // lie there, and nobody looks at the result: products in flight at every branch are the same.
   ATTNLANG_DEVICE void start(const Message& message, Scores& s) {
-    if (has_queries(message)) {
-      mbarrier_wait(&layout_.control().q_full[queries_.stage], queries_.full());
-    }
+    await_queries(message);
     await_turn();
     issue_scores(s);
     pass_turn();
@@ -79,11 +84,13 @@ class Consumer {
   // rows, and returns its first message.
   ATTNLANG_DEVICE Message attend(Message message, Scores& s) {
     const Item item = uniform(message.item);
-    const int q0 = item.q0 + rows_ * kConsumerRows + warp_ * 16;
+    const int q0 = item.q0 + rows_ * kConsumerRows + warp_ * kWarpRows;
+    const bool empty = message.empty();
     Weights weights;
     RowState plain[2];  // without a softmax
     Sums o = {};
-    if (message.empty()) {
+    uint32_t p[L::kKeyTile / 16][4] = {};
+    if (empty) {
       wgmma_wait<0>();
       fence_registers(s);
       release(&layout_.control().k_empty[keys_.stage]);
@@ -93,62 +100,95 @@ class Consumer {
       const int kv_len = calls_.problem().kv_len(item.b);
       const Rows rows = thread_rows(item, q0);
       weights.start(rows.requests[0]);
-      uint32_t p[L::kKeyTile / 16][4];
       wgmma_wait<0>();
       fence_registers(s);
-      release_keys(message.last(), 0.0f);
+      leave_queries(message.last());
+      release_keys(0.0f);
       // As if masked, whether it is or not: one copy of the code less.
       float rescale[2] = {};
       weigh<true>(rows, message.k0, kv_len, weights, plain, s, rescale, [](float) {});
       pack_weights<Element, L::kKeyTile>(s, p);
-      while (!message.last()) {
+      // Whether all tiles are weighed as masked ones are, each by its own message.
+      const bool alone = weights.needs_sign();
+      int full = alone ? 0 : message.full;
+#pragma unroll 1
+      while (true) {
+#pragma unroll 1
+        for (; full > 0; --full) {
+          await_keys();
+          const int k0 = layout_.control().message[keys_.stage].k0;
+          step<false>(k0, message.ends() && full == 1, rows, kv_len, weights, plain, s, p, o);
+        }
+        if (alone ? message.last() : message.ends()) break;
         message = next_message();
-        const bool masked = message.masked() || weights.needs_sign();
-        if (masked) step<true>(message, rows, kv_len, weights, plain, s, p, o);
-        else step<false>(message, rows, kv_len, weights, plain, s, p, o);
+        full = alone ? 0 : message.full;
+        if (message.masked() || alone) {
+          step<true>(message.k0, message.last(), rows, kv_len, weights, plain, s, p, o);
+        } else {
+          ++full;  // it is the first of them
+        }
       }
+    }
+    if constexpr (kAhead) {
+      message = next_message();
+      await_queries(message);
+      if (!empty) await_values();
+      await_turn();
+      // Where there are none, what lies there is that of a stage that is full.
+      issue_sums(p, o, empty ? layout_.keys(keys_.stage) : layout_.values(values_.stage));
+      issue_scores(s);
+      pass_turn();
+      wgmma_wait<1>();
+      fence_registers(o);
+      if (!empty) release_values();
+      else zero(o);
+    } else if (!empty) {
       await_values();
-      issue_sums(p, o);
+      issue_sums(p, o, layout_.values(values_.stage));
       wgmma_wait<0>();
       fence_registers(o);
       release_values();
     }
+    if constexpr (!kAhead && !kNeedsQueries) {
+      message = next_message();
+      start(message, s);
+    }
+    finish(item, q0, empty, weights, plain, o);
     if constexpr (kNeedsQueries) {
-      finish(item, q0, weights, plain, o);
       message = next_message();
       start(message, s);
-    } else {
-      message = next_message();
-      start(message, s);
-      finish(item, q0, weights, plain, o);
     }
     calls_.release();
     return message;
   }
 
+  static ATTNLANG_DEVICE void zero(Sums& o) {
+#pragma unroll
+    for (int i = 0; i < L::kPartColumns / 2; ++i) o[i] = 0.0f;
+  }
+
   // A tile's scores and, beside them and its weights, the sums of the tile before.
   template <bool kMasked>
-  ATTNLANG_DEVICE void step(const Message& message, const Rows& rows, int kv_len, Weights& weights,
+  ATTNLANG_DEVICE void step(int k0, bool last, const Rows& rows, int kv_len, Weights& weights,
                             RowState (&plain)[2], Scores& s, uint32_t (&p)[L::kKeyTile / 16][4],
                             Sums& o) {
     await_turn();
     issue_scores(s);
     await_values();
-    issue_sums(p, o);
+    issue_sums(p, o, layout_.values(values_.stage));
     pass_turn();
     wgmma_wait<1>();
     fence_registers(s);
+    leave_queries(last);
     float rescale[2] = {};
-    weigh<kMasked>(rows, message.k0, kv_len, weights, plain, s, rescale, [&](float weight) {
-      release_keys(message.last(), weight);
+    weigh<kMasked>(rows, k0, kv_len, weights, plain, s, rescale, [&](float weight) {
+      release_keys(weight);
       wgmma_wait<0>();
       fence_registers(o);
       release_values();
-      if constexpr (Variant::kSoftmax) {
-        scale_row(0, rescale[0], o);
-        scale_row(1, rescale[1], o);
-      }
+      if constexpr (Variant::kSoftmax) scale_row(0, rescale[0], o);
     });
+    if constexpr (Variant::kSoftmax) scale_row(1, rescale[1], o);
     pack_weights<Element, L::kKeyTile>(s, p);
   }
 
@@ -193,10 +233,10 @@ class Consumer {
   }
 
   // o += P V, of the current stage.
-  ATTNLANG_DEVICE void issue_sums(const uint32_t (&p)[L::kKeyTile / 16][4], Sums& o) const {
-    const uint64_t v =
-        matrix_descriptor(layout_.values(values_.stage) + part_ * kPartPanels * L::kKeyPanel,
-                          L::kKeyPanel, 8 * kPanelRowBytes);
+  ATTNLANG_DEVICE void issue_sums(const uint32_t (&p)[L::kKeyTile / 16][4], Sums& o,
+                                  const char* values) const {
+    const uint64_t v = matrix_descriptor(values + part_ * kPartPanels * L::kKeyPanel, L::kKeyPanel,
+                                         8 * kPanelRowBytes);
     fence_registers(o);
     wgmma_fence();
 #pragma unroll
@@ -206,7 +246,7 @@ class Consumer {
     wgmma_commit();
   }
 
-  ATTNLANG_DEVICE void finish(const Item& item, int q0, const Weights& weights,
+  ATTNLANG_DEVICE void finish(const Item& item, int q0, bool empty, const Weights& weights,
                               const RowState (&plain)[2], Sums& o) {
     const Request request = calls_.request(item);
     RowState states[2];
@@ -230,8 +270,21 @@ class Consumer {
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
     }
+    RowsRoom rows_room{};
+    if (kStoresRows && !empty && maps_.stores) {
+      const int row = rows_ * kConsumerRows + warp_ * kWarpRows;
+      rows_room = {.map = &maps_.out,
+                   .at = layout_.queries(queries_.stage ^ 1) + row * kPanelRowBytes,
+                   .panel = L::kQueryPanel};
+    }
     write_fragment<Variant, Element, kD, kDV>(calls_.problem(), request, item.b, item.h, q0,
-                                              part_ * L::kPartColumns, states, o, room);
+                                              part_ * L::kPartColumns, states, o, room, rows_room);
+    if constexpr (kStoresRows) {
+      if (!empty) {
+        tma_store_wait_read<0>();
+        release(&layout_.control().q_empty[queries_.stage ^ 1]);
+      }
+    }
     if constexpr (Variant::kOut) {
       fence_async_shared();
       release(&layout_.control().q_empty[queries_.stage]);
@@ -242,17 +295,20 @@ class Consumer {
   // What it says of the tile is the same in all lanes, and the compiler is to know: branches that
   // depend on it stay whole, and places in the rings lie in uniform registers.
   ATTNLANG_DEVICE Message next_message() const {
-    auto& control = layout_.control();
-    mbarrier_wait(&control.k_full[keys_.stage], keys_.full());
-    Message message = control.message[keys_.stage];
+    await_keys();
+    Message message = layout_.control().message[keys_.stage];
     message.k0 = __shfl_sync(~0u, message.k0, 0);
     message.flags = __shfl_sync(~0u, message.flags, 0);
+    message.full = __shfl_sync(~0u, message.full, 0);
     return message;
   }
   static ATTNLANG_DEVICE Item uniform(const Item& item) {
     return {.b = __shfl_sync(~0u, item.b, 0),
             .h = __shfl_sync(~0u, item.h, 0),
             .q0 = __shfl_sync(~0u, item.q0, 0)};
+  }
+  ATTNLANG_DEVICE void await_keys() const {
+    mbarrier_wait(&layout_.control().k_full[keys_.stage], keys_.full());
   }
   ATTNLANG_DEVICE void await_values() const {
     if constexpr (L::kShared) return;
@@ -266,7 +322,7 @@ class Consumer {
   }
   // `weight`, which has no sign, is known before. The assembler keeps arrivals and waits in order;
   // without it both would go before the exponentials, and these would wait for the sums.
-  ATTNLANG_DEVICE void release_keys(bool last, float weight) {
+  ATTNLANG_DEVICE void release_keys(float weight) {
     auto& control = layout_.control();
     __syncwarp();
     const auto late = [&](uint64_t& barrier) {
@@ -275,11 +331,16 @@ class Consumer {
     if constexpr (!L::kShared) {
       if (lane_ == 0) mbarrier_arrive(late(control.k_empty[keys_.stage]));
     }
-    if constexpr (!kNeedsQueries) {
-      if (lane_ == 0 && last) mbarrier_arrive(late(control.q_empty[queries_.stage]));
-      if (last) queries_.advance();
-    }
     keys_.advance();
+  }
+  // After an item's last product of queries. Rows may have to pass through their room yet.
+  ATTNLANG_DEVICE void leave_queries(bool last) {
+    if constexpr (kNeedsQueries) return;
+    if constexpr (!kStoresRows) {
+      __syncwarp();
+      if (lane_ == 0 && last) mbarrier_arrive(&layout_.control().q_empty[queries_.stage]);
+    }
+    if (last) queries_.advance();
   }
   ATTNLANG_DEVICE void release_values() {
     auto& control = layout_.control();
@@ -299,6 +360,7 @@ class Consumer {
   }
 
   L layout_;
+  const Maps& maps_;
   Calls calls_;
   const int group_;  // the consumer warpgroup: of which rows, and which part of the values
   const int rows_, part_;
@@ -360,7 +422,7 @@ ATTNLANG_DEVICE void run_block(L layout, const Maps& maps, bool gathers, const C
     }
   } else {
     if constexpr (L::kHandsOver) registers_increase<L::kConsumerRegisters>();
-    Consumer<Variant, Element, kD, kDV, L, Calls>(layout, calls, group - 1).run();
+    Consumer<Variant, Element, kD, kDV, L, Calls>(layout, maps, calls, group - 1).run();
   }
 }
 

@@ -18,6 +18,7 @@ constexpr int kPanelColumns = 64;
 constexpr int kPanelRowBytes = 128;
 constexpr int kWarpgroup = 128;
 constexpr int kConsumerRows = 64;  // of a warpgroup
+constexpr int kWarpRows = 16;      // of one of its warps
 constexpr int kSharedLimit = 227 * 1024;
 
 constexpr int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }
@@ -37,7 +38,8 @@ struct Item {
   int32_t b, h, q0;
 };
 
-// What the scout finds for the loader: some key tiles of an item, in order.
+// What the scout finds for the loader: some key tiles of an item, those that are full after the
+// others.
 struct Batch {
   static constexpr int kTiles = 32;
 
@@ -47,18 +49,21 @@ struct Batch {
   int32_t tiles[kTiles];  // twice the first column, and 1 where elements ask the mask
 };
 
-// What the loader says to consumers with a stage of keys.
+// What the loader says to consumers with a stage of keys: of the tile, and how many tiles that are
+// full come in the stages after it, so that their messages need not be read.
 struct alignas(16) Message {
   static constexpr int kMasked = 1;  // elements ask the mask and the end of the keys
-  static constexpr int kLast = 2;    // of its item
+  static constexpr int kEnds = 2;    // the item has no tile after these
   static constexpr int kEmpty = 4;   // the item has no tile; neither has the stage
   static constexpr int kEnd = 8;     // there are no more items; empty too
 
   int32_t k0, flags;
+  int32_t full;  // tiles after this one
   Item item;
 
   ATTNLANG_DEVICE bool masked() const { return (flags & kMasked) != 0; }
-  ATTNLANG_DEVICE bool last() const { return (flags & kLast) != 0; }
+  ATTNLANG_DEVICE bool ends() const { return (flags & kEnds) != 0; }
+  ATTNLANG_DEVICE bool last() const { return ends() && full == 0; }
   ATTNLANG_DEVICE bool empty() const { return (flags & kEmpty) != 0; }
   ATTNLANG_DEVICE bool end() const { return (flags & kEnd) != 0; }
 };

@@ -20,7 +20,8 @@
 namespace attnlang::cuda::sm90 {
 
 struct Maps {
-  TensorMap q, k, v;
+  TensorMap q, k, v, out;  // `out`: of a warp's rows
+  bool stores;             // rows of `out` leave by its map
 };
 
 // Whether the values of a column must not be looked at.

@@ -100,7 +100,11 @@ class Scout {
   ATTNLANG_DEVICE void publish(const Item& item, int count, bool first, bool last, int mine) {
     Batch& batch = control_.batch[place_.stage];
     mbarrier_wait(&control_.batch_empty[place_.stage], place_.empty());
-    batch.tiles[lane_] = mine;
+    const uint32_t before = (1u << lane_) - 1;
+    const uint32_t masked = __ballot_sync(~0u, lane_ < count && mine % 2 != 0);
+    const int others = __popc(masked & before);
+    const bool is_masked = (masked >> lane_ & 1) != 0;
+    if (lane_ < count) batch.tiles[is_masked ? others : __popc(masked) + lane_ - others] = mine;
     if (lane_ == 0) batch.item = item, batch.count = count, batch.first = first, batch.last = last;
     __syncwarp();
     if (lane_ == 0) mbarrier_arrive(&control_.batch_full[place_.stage]);
@@ -118,6 +122,7 @@ class Scout {
 template <class Variant, class Element, class L, class Loader>
 ATTNLANG_DEVICE void load(L layout, Loader& loader) {
   auto& control = layout.control();
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
   Place<L::Control::kBatches> batches;
   Place<L::kStages> keys, values;
   KeyTile before{-1, false};  // its values are not loaded yet
@@ -130,22 +135,23 @@ ATTNLANG_DEVICE void load(L layout, Loader& loader) {
     if (count == 0) {
       if (Variant::kOut && item.b >= 0) loader.queries(item);
       const int end = item.b < 0 ? Message::kEnd : 0;
-      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty | end, .item = item});
+      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty | end, .full = 0, .item = item});
       keys.advance();
       if (item.b < 0) break;
     } else {
       const int kv_len = loader.calls().problem().kv_len(item.b);
       const auto request = loader.calls().request(item);
-      if (first) loader.queries(item);
+      const int masked = __popc(__ballot_sync(~0u, lane < count && batch.tiles[lane] % 2 != 0));
       for (int i = 0; i < count; ++i) {
-        const int entry = batch.tiles[i];
-        const KeyTile tile{.k0 = entry / 2, .masked = entry % 2 != 0};
-        const int flags =
-            (tile.masked ? Message::kMasked : 0) | (last && i + 1 == count ? Message::kLast : 0);
-        const Message message{.k0 = tile.k0, .flags = flags, .item = item};
+        const KeyTile tile{.k0 = batch.tiles[i] / 2, .masked = i < masked};
+        const int full = i + 1 < masked ? 0 : count - 1 - i;
+        const int flags = (tile.masked ? Message::kMasked : 0) |
+                          (last && i + 1 + full == count ? Message::kEnds : 0);
+        const Message message{.k0 = tile.k0, .flags = flags, .full = full, .item = item};
         if constexpr (L::kShared) loader.shared(keys, message, request, kv_len);
         else loader.keys(keys, message);
         keys.advance();
+        if (first && i == 0) loader.queries(item);
         if (!L::kShared && before.valid()) {
           loader.values(values, request, item, before, kv_len);
           values.advance();
@@ -160,7 +166,7 @@ ATTNLANG_DEVICE void load(L layout, Loader& loader) {
     }
     if (last) loader.calls().leave();
     __syncwarp();
-    if (threadIdx.x % kWarp == 0) mbarrier_arrive(&control.batch_empty[batches.stage]);
+    if (lane == 0) mbarrier_arrive(&control.batch_empty[batches.stage]);
     batches.advance();
   }
   loader.finish();

@@ -53,9 +53,9 @@ class Softmax {
   using Rows = ThreadRows<Variant, false>;
   static constexpr bool kScaled = kScaledScore<Variant>;
   static constexpr int kValues = kKeyTile / 2;
-  // The wider the sums, the longer their product runs: so many of the second row's blocks of 8
+  // The wider the sums, the longer their product runs: so many of the first row's blocks of 8
   // columns become weights before it is waited for.
-  static constexpr int kFirst = std::min(kSumColumns / 64 - 1, 2) * (kValues / 4) / 4;
+  static constexpr int kFirst = std::min(kSumColumns / 32, kValues / 4);
 
   ATTNLANG_DEVICE void start(const Request& request) {
     if constexpr (kScaled) {
@@ -78,8 +78,8 @@ class Softmax {
   ATTNLANG_DEVICE bool needs_sign() const { return kScaled && sign_ < 0.0f; }
 
   // A tile's dots to weights, `k0` the thread's first column; `rescale`: what earlier sums are
-  // multiplied by. `beside(weight)` is called when most of the work is under way, with a late
-  // exponential, and `rescale` is known: it is time to see to the sums.
+  // multiplied by. `beside(weight)` is called with an exponential, when the first row's rescale is
+  // known and enough is under way: it is time to see to the sums.
   template <bool kMasked, class Beside>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
                              float (&rescale)[2], const Beside& beside) {
@@ -120,12 +120,12 @@ class Softmax {
       // exponentials.
       constexpr int kBlocks = kValues / 4;
       const float base = raise(0, row_top<kSmall>(0, -kInfinity, s), rescale[0]);
-      exponentiate<kMasked, kSmall>(0, 0, kBlocks, base, s);
+      exponentiate<kMasked, kSmall>(0, 0, kFirst, base, s);
+      beside(sum_[0]);
+      exponentiate<kMasked, kSmall>(0, kFirst, kBlocks, base, s);
       const int least = __float_as_int(-kInfinity) - zero_after(s[0]);
       const float other = raise(1, row_top<kSmall>(1, __int_as_float(least), s), rescale[1]);
-      exponentiate<kMasked, kSmall>(1, 0, kFirst, other, s);
-      beside(sum_[0] + sum_[1]);
-      exponentiate<kMasked, kSmall>(1, kFirst, kBlocks, other, s);
+      exponentiate<kMasked, kSmall>(1, 0, kBlocks, other, s);
     }
   }
 

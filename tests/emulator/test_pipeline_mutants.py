@@ -35,10 +35,11 @@ SHAPES = {
     ],
 }
 
-_SCORES_ARE_THERE = "    wgmma_wait<1>();\n    fence_registers(s);\n    float rescale[2] = {};\n"
-_WEIGH = (
-    "    weigh<kMasked>(rows, message.k0, kv_len, weights, plain, s, rescale, [&](float weight) {\n"
+_SCORES_ARE_THERE = (
+    "    wgmma_wait<1>();\n    fence_registers(s);\n    leave_queries(last);\n"
+    "    float rescale[2] = {};\n"
 )
+_WEIGH = "    weigh<kMasked>(rows, k0, kv_len, weights, plain, s, rescale, [&](float weight) {\n"
 _WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
 _WAIT_K = "mbarrier_wait(&control.k_empty[place.stage], place.empty());"
 SM80 = {
@@ -75,29 +76,50 @@ SM80 = {
     ),
 }
 SM90 = {
-    "scores are read in flight": Mutant("sm90_forward.cuh", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "scores are read in flight": Mutant(
+        "sm90_forward.cuh",
+        "wgmma_wait<1>();\n    fence_registers(s);",
+        "wgmma_wait<2>();\n    fence_registers(s);",
+    ),
+    "an item's sums are read in flight": Mutant(
+        "sm90_forward.cuh",
+        "wgmma_wait<1>();\n      fence_registers(o);",
+        "wgmma_wait<2>();\n      fence_registers(o);",
+    ),
     "sums are scaled in flight": Mutant(
         "sm90_forward.cuh",
-        "release_keys(message.last(), weight);\n      wgmma_wait<0>();",
-        "release_keys(message.last(), weight);\n      wgmma_wait<1>();",
+        "release_keys(weight);\n      wgmma_wait<0>();",
+        "release_keys(weight);\n      wgmma_wait<1>();",
     ),
     "values are not awaited": Mutant(
         "sm90_forward.cuh",
-        "issue_scores(s);\n    await_values();\n    issue_sums(p, o);",
-        "issue_scores(s);\n    issue_sums(p, o);",
+        "issue_scores(s);\n    await_values();\n    issue_sums(",
+        "issue_scores(s);\n    issue_sums(",
     ),
     "keys are not awaited": Mutant(
-        "sm90_forward.cuh", "mbarrier_wait(&control.k_full[keys_.stage], keys_.full());"
+        "sm90_forward.cuh",
+        "mbarrier_wait(&layout_.control().k_full[keys_.stage], keys_.full());",
     ),
     "keys are released in flight": Mutant(
         "sm90_forward.cuh",
-        f"{_SCORES_ARE_THERE}{_WEIGH}      release_keys(message.last(), weight);\n",
-        f"    release_keys(message.last(), 0.0f);\n{_SCORES_ARE_THERE}{_WEIGH}",
+        f"{_SCORES_ARE_THERE}{_WEIGH}      release_keys(weight);\n",
+        f"    release_keys(0.0f);\n{_SCORES_ARE_THERE}{_WEIGH}",
     ),
-    "queries are released with every tile": Mutant(
+    "queries are released before rows have passed through their room": Mutant(
         "sm90_forward.cuh",
-        "if (lane_ == 0 && last) mbarrier_arrive(",
-        "if (lane_ == 0) mbarrier_arrive(",
+        "    if constexpr (!kStoresRows) {\n      __syncwarp();",
+        "    {\n      __syncwarp();",
+    ),
+    "rows' room is left before they are read": Mutant(
+        "sm90_forward.cuh", "tma_store_wait_read<0>();"
+    ),
+    "rows leave unfenced": Mutant(
+        "sm90_epilogue.cuh", "fence_async_shared();\n  __syncwarp();", "__syncwarp();"
+    ),
+    "a run has a tile too many": Mutant(
+        "sm90_producer.cuh",
+        "i + 1 < masked ? 0 : count - 1 - i;",
+        "i + 1 < masked ? 0 : count - i;",
     ),
     "the queries' parity stays": Mutant("sm90_forward.cuh", "if (last) queries_.advance();"),
     "no wgmma_fence": Mutant(
@@ -157,8 +179,8 @@ SM90 = {
     ),
     "the loader forgets a stage": Mutant(
         "sm90_producer.cuh",
-        "keys.advance();\n        if (!L::kShared && before.valid())",
-        "if (!L::kShared && before.valid())",
+        "keys.advance();\n        if (first && i == 0)",
+        "if (first && i == 0)",
     ),
 }
 MUTANTS = {("sm80", name): m for name, m in SM80.items()} | {
