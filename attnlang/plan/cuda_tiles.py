@@ -96,7 +96,7 @@ def _sm90(widths: Widths, plain: bool) -> CudaTiles:
     """Return tiles for warpgroups of 64 rows, one producer beside them."""
     widest = max(widths.product, widths.acc)
     if widest <= 64:
-        return CudaTiles("sm90", 192, 128, 2, 16, 1)
+        return CudaTiles("sm90", 192, 128, 3, 16, 1)
     if widest <= 128:
         return CudaTiles("sm90", 128, 176 if plain else 128, 2, 12, 1)
     if widest <= 192:
