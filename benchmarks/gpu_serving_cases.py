@@ -109,13 +109,19 @@ def _load(name: str) -> attnlang.Variant:
     return attnlang.load(EXAMPLES / f"{name}.attn", name)
 
 
-def _planned(step: Step, page: int | None, name: str = "causal", **planned: object) -> Run:
-    """Plan a step over pages, or over rows; `page` None."""
+def _planned(
+    step: Step,
+    page: int | None,
+    name: str = "causal",
+    dtype: torch.dtype = torch.bfloat16,
+    **planned: object,
+) -> Run:
+    """Plan a step over pages of a dtype, or over rows; `page` None."""
     variant = _load(name)
     if page is None:
         plan = variant.plan(step.q_indptr, step.kv_indptr, num_q_heads=HEADS, **planned)
         return lambda: plan.run(step.q, (step.k, step.v))
-    plan = variant.plan(step.q_indptr, step.cache(page), num_q_heads=HEADS, **planned)
+    plan = variant.plan(step.q_indptr, step.cache(page, dtype), num_q_heads=HEADS, **planned)
     return lambda: plan.run(step.q)
 
 
@@ -174,12 +180,7 @@ def _decode(lens: list[int]) -> Case:
 
 def _fp8(lens: list[int]) -> Case:
     step = draw([1] * len(lens), lens)
-    variant, cache = _load("causal"), step.cache(16, torch.float8_e4m3fn)
-
-    def small() -> Run:
-        plan = variant.plan(step.q_indptr, cache, num_q_heads=HEADS)
-        return lambda: plan.run(step.q)
-
+    small = partial(_planned, step, 16, dtype=torch.float8_e4m3fn)
     # Both in bytes of bfloat16: what one byte is worth shows as a higher rate.
     return Case(_bytes(lens), "GB/s", {OURS: small, "bf16": partial(_planned, step, 16)})
 
@@ -203,6 +204,8 @@ def _prefill(count: int, rows: int, length: int) -> Case:
     contenders = {
         OURS: partial(_planned, step, 16),
         "page 1": partial(_planned, step, 1),
+        "page 64": partial(_planned, step, 64),
+        "fp8": partial(_planned, step, 16, dtype=torch.float8_e4m3fn),
         "contiguous": partial(_planned, step, None),
         "unplanned": partial(_unplanned, step),
         "dense": partial(_dense, step),

@@ -7,7 +7,7 @@ takes them. Invariant: what is chosen fits the shared memory of every GPU of the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnlang.jit.units import Target
 from attnlang.plan.widths import WidthError, Widths
@@ -68,8 +68,7 @@ def choose_tiles(
 
     `plain`: no mask, for which smaller tiles of keys save what larger ones would waste, and a score
     without functions, which need registers. `shared`: the row of a key holds its value, whole
-    panels from its start, and out is what the product gives. `packed`: for packed calls, which
-    have one skeleton, whatever the target.
+    panels from its start, and out is what the product gives. `packed`: for packed calls.
     """
     for name, width in (("q", widths.product), ("v", widths.acc)):
         if width % _STEP or width > _WIDEST:
@@ -82,13 +81,16 @@ def choose_tiles(
             "v", f"a head dim that GPU kernels take: 16, 32 ... {_WGMMA_WIDEST}, {wide}",
             str(widths.acc),
         )  # fmt: skip
-    if packed:
-        target = Target.SM80
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
-        return _sm90(widths, plain)
-    if target is Target.SM90 and shared and widths.acc == _SPLIT_WIDEST:
+        tiles = _sm90(widths, plain)
+        if not packed:
+            return tiles
+        # Requests' rows end within tiles, and what a block keeps of requests needs room.
+        most = 64 if widths.product + widths.acc > 384 else 128
+        return replace(tiles, key_tile=min(tiles.key_tile, most))
+    if target is Target.SM90 and not packed and shared and widths.acc == _SPLIT_WIDEST:
         return CudaTiles("sm90", 64, 64, 2, 12, 1)
-    limit = _SHARED_BYTES[target] - (_REQUEST_BYTES if packed else 0)
+    limit = _SHARED_BYTES[Target.SM80 if packed else target] - (_REQUEST_BYTES if packed else 0)
     return next(t for t in _sm80(widths) if _bytes(t, widths) <= limit)
 
 

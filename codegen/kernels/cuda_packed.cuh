@@ -19,7 +19,6 @@
 #include "kernels/cuda_packed_work.cuh"
 #include "kernels/cuda_requests.cuh"
 #include "kernels/cuda_transforms.cuh"
-#include "kernels/sm80_attention.cuh"
 
 namespace attnlang::cuda {
 
@@ -107,21 +106,20 @@ struct PackedPasses {
   }
 };
 
-// `Tiles`: those of the skeleton for many rows, and kLargeShared, as `Decode` has it.
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+constexpr Sm80Shape with_pages(Sm80Shape shape) {
+  shape.paged = true;
+  return shape;
+}
+
+// `OfMany`: how items of many rows are launched, as `PackedLaunch`; kLargeShared: as `Decode` has
+// it.
+template <class Variant, class Element, int kD, int kDV, class OfMany, bool kLargeShared>
 class PackedAttention {
-  static constexpr Sm80Shape shape_of(Sm80Shape shape) {
-    shape.paged = true;
-    return shape;
-  }
-  using Many = Sm80Forward<Variant, Element, kD, kDV, shape_of(forward_shape<Tiles, kDV>())>;
-  using Few = Sm80Forward<Variant, Element, kD, kDV,
-                          shape_of(decode_shape<kD, kDV, Tiles::kLargeShared>())>;
+  using Few =
+      Sm80Forward<Variant, Element, kD, kDV, with_pages(decode_shape<kD, kDV, kLargeShared>())>;
   using Launch = PackedWork<Variant, Element>;
   using FewItems = FewRows<Few::kRows>;
-  using ManyItems = ManyRows<Many::kRows>;
   using OfFew = PackedLaunch<Few, FewItems, Variant, Element>;
-  using OfMany = PackedLaunch<Many, ManyItems, Variant, Element>;
   static constexpr Parts kWhole{.count = 1, .done = nullptr, .states = nullptr};
 
  public:
@@ -195,21 +193,22 @@ class PackedAttention {
     }
     if (wrong != nullptr) return wrong;
     const int64_t few = FewItems::items(call, unit_of(call));
-    const int64_t many = ManyItems::items(call, Requests(call));
+    const int64_t many = OfMany::items(call);
     if (call.packed->chunks != nullptr) {
       void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(many)));
       if (!runs) return nullptr;
       const Launch work = work_of(call, problem, kWhole);
       int32_t* schedule = schedule_of(call);
-      wrong = OfFew::scheduled(work, few, schedule, states, call.stream);
+      wrong = OfFew::scheduled(call, work, few, schedule, states);
       if (wrong != nullptr) return wrong;
-      return OfMany::scheduled(work, many, schedule + OfFew::ints(few), states, call.stream);
+      return OfMany::scheduled(call, work, many, schedule + OfFew::ints(few), states);
     }
     const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
+    void* queue = workspace.take(OfMany::kQueueBytes);
     if (!runs) return nullptr;
-    wrong = OfFew::even(work_of(call, problem, parts), few, call.stream);
+    wrong = OfFew::even(call, work_of(call, problem, parts), few, nullptr);
     if (wrong != nullptr) return wrong;
-    return OfMany::even(work_of(call, problem, kWhole), many, call.stream);
+    return OfMany::even(call, work_of(call, problem, kWhole), many, queue);
   }
 
   static const char* make_schedule(const Call& call, const Problem<Element>& problem) {
@@ -218,13 +217,12 @@ class PackedAttention {
     const Launch work = work_of(call, problem, kWhole);
     const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream);
     if (wrong != nullptr) return wrong;
-    const int64_t many = ManyItems::items(call, Requests(call));
+    const int64_t many = OfMany::items(call);
     return OfMany::make_schedule(work, many, schedule + OfFew::ints(few), call.stream);
   }
   static int64_t schedule_ints(const Call& call) {
     if (is_empty(call)) return 0;
-    return OfFew::ints(FewItems::items(call, unit_of(call))) +
-           OfMany::ints(ManyItems::items(call, Requests(call)));
+    return OfFew::ints(FewItems::items(call, unit_of(call))) + OfMany::ints(OfMany::items(call));
   }
   static int32_t* schedule_of(const Call& call) {
     return static_cast<int32_t*>(const_cast<void*>(static_cast<const void*>(call.packed->chunks)));
@@ -258,17 +256,5 @@ class PackedAttention {
     return parts_of(busy, key_tiles, OfFew::kAtOnce);
   }
 };
-
-// Bytes that `packed_run` needs in the call's workspace.
-template <class Variant, class Element, int kD, int kDV, class Tiles>
-int64_t packed_workspace(const Call& call) {
-  return PackedAttention<Variant, Element, kD, kDV, Tiles>::workspace(call);
-}
-
-// 0, or -1 and a message in `error` (kErrorSize).
-template <class Variant, class Element, int kD, int kDV, class Tiles>
-int packed_run(const Call& call, char* error) {
-  return PackedAttention<Variant, Element, kD, kDV, Tiles>::run(call, error);
-}
 
 }  // namespace attnlang::cuda

@@ -121,36 +121,20 @@ struct PackedBlocks {
   PieceStates states;
 };
 
-// A schedule made for other lengths touches no other memory than its own.
 template <class Kernel, class Items, class Variant, class Element>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     packed_kernel(const __grid_constant__ PackedBlocks<Variant, Element> blocks) {
-  const Schedule& schedule = blocks.schedule;
-  const int block = static_cast<int>(blockIdx.x);
-  const bool dealt = schedule.data != nullptr && schedule.data[Schedule::whole] == 0;
-  if (dealt && block >= schedule.blocks) return;
-  const int count = dealt ? least(schedule.data[Schedule::count], schedule.items) : 1;
-  for (int n = dealt ? greatest(schedule.firsts()[block], 0) : 0; n < count; ++n) {
-    int index = block;
-    Cut cut;
-    if (dealt) {
-      const int64_t begin = schedule.begins()[n];
-      const Pieces pieces = schedule.shares().pieces(begin, schedule.begins()[n + 1]);
-      if (pieces.block > block) break;
-      index = schedule.which()[n];
-      const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule.blocks &&
-                         block < pieces.block + pieces.count && 0 <= index &&
-                         index < schedule.items;
-      if (!known) continue;
-      cut = cut_of(schedule, blocks.states, block, begin, pieces, Kernel::kItemFloats);
-    } else {
-      cut = Cut::even(blocks.work.all.parts, Kernel::kItemFloats);
-    }
+  DealtItems dealt(blocks.schedule, blocks.states, Kernel::kItemFloats);
+  int index = static_cast<int>(blockIdx.x);
+  Cut cut;
+  if (!dealt.dealt()) cut = Cut::even(blocks.work.all.parts, Kernel::kItemFloats);
+  else if (!dealt.next(index, cut)) return;
+  do {
     RequestRows rows{};
     Item item{};
     if (!Items::find(blocks.work, index, rows, item)) continue;
     run_request<Kernel>(blocks.work.all, rows, item, cut);
-  }
+  } while (dealt.next(index, cut));
 }
 
 constexpr int kCostWarps = 4;
@@ -171,48 +155,30 @@ __global__ void __launch_bounds__(kCostWarps* kWarp)
   if (threadIdx.x % kWarp == 0) costs[index] = cost;
 }
 
-// One kind of items of a packed call, and the kernel that does them.
+// The schedule of one kind of items of a packed call. `Kernel`: works on kBlocks * kProcessors of
+// them at once; kCounters groups of an item's rows are merged each by themselves.
 template <class Kernel, class Items, class Variant, class Element>
-struct PackedLaunch {
+struct PackedSchedule {
   using Work = PackedWork<Variant, Element>;
   static constexpr int64_t kAtOnce = int64_t{Kernel::kBlocks} * kProcessors;
-
-  static const char* even(const Work& work, int64_t items, void* stream) {
-    if (items == 0) return nullptr;
-    const Parts& parts = work.all.parts;
-    if (parts.count > 1) {
-      const char* wrong = fill_bytes(parts.done, 0, items * sizeof(int32_t), stream);
-      if (wrong != nullptr) return wrong;
-    }
-    const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts.count));
-    return start(grid, stream, {.work = work, .schedule = {}, .states = {}});
-  }
 
   // Of a schedule in memory, and of the states of what it cuts.
   static int64_t ints(int64_t items) { return items == 0 ? 0 : Schedule::ints(items, kAtOnce); }
   static int64_t state_bytes(int64_t items) {
-    return items == 0 ? 0 : PieceStates::bytes(kAtOnce, Kernel::kItemFloats);
+    if (items == 0) return 0;
+    return PieceStates::bytes(kAtOnce, Kernel::kItemFloats, Kernel::kCounters) + kQueueBytes;
   }
   // A block for each item, where the items may be enough for it: the GPU counts those that there
   // are.
   static bool may_be_whole(int64_t items) { return items >= Schedule::kEnough * kAtOnce; }
-  static int64_t grid_of(int64_t items) { return may_be_whole(items) ? items : kAtOnce; }
-  static Schedule schedule_at(int32_t* data, int64_t items) {
-    return {.data = data,
-            .items = static_cast<int32_t>(items),
-            .blocks = static_cast<int32_t>(kAtOnce)};
-  }
 
-  static const char* scheduled(const Work& work, int64_t items, int32_t* schedule, void* states,
-                               void* stream) {
-    if (items == 0) return nullptr;
-    const PackedBlocks<Variant, Element> blocks{
-        .work = work,
-        .schedule = schedule_at(schedule, items),
-        .states = PieceStates::at(states, kAtOnce, Kernel::kItemFloats)};
-    const char* wrong = fill_bytes(blocks.states.done, 0, kAtOnce * sizeof(int32_t), stream);
-    if (wrong != nullptr) return wrong;
-    return start(dim3(static_cast<unsigned>(grid_of(items))), stream, blocks);
+  // What blocks are told, with nothing done yet; behind the counters lies a number that is 0.
+  static const char* deal(PackedBlocks<Variant, Element>& blocks, int64_t items, int32_t* schedule,
+                          void* states, void* stream) {
+    blocks.schedule = schedule_at(schedule, items);
+    blocks.states = PieceStates::at(states, kAtOnce, Kernel::kItemFloats, Kernel::kCounters);
+    return fill_bytes(blocks.states.done, 0,
+                      kAtOnce * Kernel::kCounters * sizeof(int32_t) + kQueueBytes, stream);
   }
 
   static const char* make_schedule(const Work& work, int64_t items, int32_t* schedule,
@@ -227,6 +193,45 @@ struct PackedLaunch {
                   DealWork{.schedule = made,
                            .state_bytes = state_bytes(items),
                            .may_be_whole = may_be_whole(items)});
+  }
+
+ private:
+  static constexpr int64_t kQueueBytes = sizeof(int32_t);
+  static Schedule schedule_at(int32_t* data, int64_t items) {
+    return {.data = data,
+            .items = static_cast<int32_t>(items),
+            .blocks = static_cast<int32_t>(kAtOnce)};
+  }
+};
+
+// One kind of items, and the kernel on mma.sync that does them.
+template <class Kernel, class Items, class Variant, class Element>
+struct PackedLaunch : PackedSchedule<Kernel, Items, Variant, Element> {
+  using Base = PackedSchedule<Kernel, Items, Variant, Element>;
+  using Work = typename Base::Work;
+  static constexpr int64_t kQueueBytes = 0;  // of what `even` needs
+
+  static int64_t items(const Call& call) { return Items::items(call, Requests(call)); }
+
+  static const char* even(const Call& call, const Work& work, int64_t items, void*) {
+    if (items == 0) return nullptr;
+    const Parts& parts = work.all.parts;
+    if (parts.count > 1) {
+      const char* wrong = fill_bytes(parts.done, 0, items * sizeof(int32_t), call.stream);
+      if (wrong != nullptr) return wrong;
+    }
+    const dim3 grid(static_cast<unsigned>(items), static_cast<unsigned>(parts.count));
+    return start(grid, call.stream, {.work = work, .schedule = {}, .states = {}});
+  }
+
+  static const char* scheduled(const Call& call, const Work& work, int64_t items, int32_t* schedule,
+                               void* states) {
+    if (items == 0) return nullptr;
+    PackedBlocks<Variant, Element> blocks{.work = work, .schedule = {}, .states = {}};
+    const char* wrong = Base::deal(blocks, items, schedule, states, call.stream);
+    if (wrong != nullptr) return wrong;
+    const int64_t grid = Base::may_be_whole(items) ? items : Base::kAtOnce;
+    return start(dim3(static_cast<unsigned>(grid)), call.stream, blocks);
   }
 
  private:

@@ -83,6 +83,12 @@ struct Pages {
     const int at = begin + column;
     return {bounded<int64_t>(numbers[at / size], 0, count - 1), at % size};
   }
+  // Its page's number as it stands there, of which 32 bits are enough; it may be anything.
+  ATTNLANG_DEVICE int32_t raw_number(int column) const {
+    const int64_t at = (begin + column) / size * numbers.stride;
+    const auto* words = static_cast<const int32_t*>(numbers.data);
+    return words[numbers.dtype == DType::i32 ? at : 2 * at];
+  }
 
  private:
   template <class T>
@@ -139,6 +145,18 @@ struct Problem {
             .keys = length,
             .q_offset = default_q_offset ? offset + length - queries : q_offsets[b],
             .kv_offset = offset};
+  }
+
+  // Of request b alone: what its own tensors say of it is looked up for good.
+  ATTNLANG_DEVICE void settle(int b) {
+    const Extent own = extent(b);
+    const auto constant = [](int64_t value) {
+      return PerRequest{.data = nullptr, .dtype = DType::i64, .stride = 0, .value = value};
+    };
+    kv_lens = constant(own.keys);
+    kv_offsets = constant(own.kv_offset);
+    q_offsets = constant(own.q_offset);
+    default_q_offset = false;
   }
 
   // `anchor`: the row that stands for the query tile that is worked on. Params outlive the request.

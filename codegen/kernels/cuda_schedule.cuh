@@ -84,17 +84,19 @@ struct Schedule {
 // The states of pieces: a block's of an item that it goes on with, and of one that it begins.
 struct PieceStates {
   float *later, *first;
-  int32_t* done;  // of items, by the block that begins them
+  int32_t* done;     // of items, by the block that begins them
+  int32_t counters;  // of an item: how many groups of its rows are done each by themselves
 
-  static int64_t bytes(int64_t blocks, int64_t floats) {
-    return blocks * (2 * floats * int64_t{sizeof(float)} + int64_t{sizeof(int32_t)});
+  static int64_t bytes(int64_t blocks, int64_t floats, int64_t counters) {
+    return blocks * (2 * floats * int64_t{sizeof(float)} + counters * int64_t{sizeof(int32_t)});
   }
-  static PieceStates at(void* memory, int64_t blocks, int64_t floats) {
+  static PieceStates at(void* memory, int64_t blocks, int64_t floats, int32_t counters) {
     auto* later = static_cast<float*>(memory);
     float* first = later + blocks * floats;
     return {.later = later,
             .first = first,
-            .done = reinterpret_cast<int32_t*>(first + blocks * floats)};
+            .done = reinterpret_cast<int32_t*>(first + blocks * floats),
+            .counters = counters};
   }
 };
 
@@ -111,10 +113,57 @@ ATTNLANG_DEVICE Cut cut_of(const Schedule& schedule, const PieceStates& states, 
           .count = pieces.count,
           .begin = tile(piece),
           .end = piece + 1 == pieces.count ? INT32_MAX : tile(piece + 1),
-          .done = states.done + pieces.block,
+          .done = states.done + int64_t{pieces.block} * states.counters,
           .first = states.first + pieces.block * floats,
           .later = states.later + (pieces.block + 1) * floats};
 }
+
+// What a schedule has a block do, one piece after another. A schedule made for other lengths
+// touches no other memory than its own.
+class DealtItems {
+ public:
+  ATTNLANG_DEVICE DealtItems(const Schedule& schedule, const PieceStates& states, int64_t floats)
+      : schedule_(schedule),
+        states_(states),
+        floats_(floats),
+        count_(0),
+        next_(0),
+        dealt_(schedule.data != nullptr && schedule.data[Schedule::whole] == 0) {
+    if (!dealt_ || block() >= schedule.blocks) return;
+    count_ = least(schedule.data[Schedule::count], schedule.items);
+    next_ = greatest(schedule.firsts()[block()], 0);
+  }
+
+  // Whether the schedule deals pieces out; if not, a block has the item of its number.
+  ATTNLANG_DEVICE bool dealt() const { return dealt_; }
+
+  // The next item, and what of it is the block's; false: there is none.
+  ATTNLANG_DEVICE bool next(int& index, Cut& cut) {
+    for (; next_ < count_; ++next_) {
+      const int64_t begin = schedule_.begins()[next_];
+      const Pieces pieces = schedule_.shares().pieces(begin, schedule_.begins()[next_ + 1]);
+      if (pieces.block > block()) return false;
+      index = schedule_.which()[next_];
+      const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule_.blocks &&
+                         block() < pieces.block + pieces.count && 0 <= index &&
+                         index < schedule_.items;
+      if (!known) continue;
+      cut = cut_of(schedule_, states_, block(), begin, pieces, floats_);
+      ++next_;
+      return true;
+    }
+    return false;
+  }
+
+ private:
+  static ATTNLANG_DEVICE int block() { return static_cast<int>(blockIdx.x); }
+
+  const Schedule& schedule_;
+  const PieceStates& states_;
+  const int64_t floats_;
+  int count_, next_;
+  const bool dealt_;
+};
 
 constexpr int kDealThreads = 256;
 

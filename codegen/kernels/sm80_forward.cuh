@@ -44,6 +44,7 @@ class Sm80Forward {
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kKeyTile = kShape.key_tile;
   static constexpr int kBlocks = kShape.blocks;
+  static constexpr int kCounters = 1;
 
   using Request = typename Variant::Request;
   using Params = typename Variant::Params;

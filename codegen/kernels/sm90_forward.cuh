@@ -18,6 +18,7 @@
 #include "kernels/sm90_calls.cuh"
 #include "kernels/sm90_epilogue.cuh"
 #include "kernels/sm90_layout.cuh"
+#include "kernels/sm90_pieces.cuh"
 #include "kernels/sm90_producer.cuh"
 #include "kernels/sm90_softmax.cuh"
 
@@ -270,6 +271,17 @@ class Consumer {
       // All warps are done with the query tile.
       named_barrier_sync(kAll, L::kConsumers * kWarpgroup);
     }
+    const Problem<Element>& problem = calls_.problem();
+    bool whole = true;
+    if constexpr (Calls::kPacked) {
+      const Cut cut = calls_.cut();
+      whole = cut.count == 1;
+      if (!whole) {
+        leave_piece<Variant, Element, kD, kDV, L::kQueryTile>(
+            problem, request, cut, item.b, item.h, q0, rows_ * kConsumerRows + warp_ * kWarpRows,
+            states, o, room);
+      }
+    }
     RowsRoom rows_room{};
     if (kStoresRows && !empty && maps_.stores) {
       const int row = rows_ * kConsumerRows + warp_ * kWarpRows;
@@ -277,8 +289,11 @@ class Consumer {
                    .at = layout_.queries(queries_.stage ^ 1) + row * kPanelRowBytes,
                    .panel = L::kQueryPanel};
     }
-    write_fragment<Variant, Element, kD, kDV>(calls_.problem(), request, item.b, item.h, q0,
-                                              part_ * L::kPartColumns, states, o, room, rows_room);
+    if (whole) {
+      write_fragment<Variant, Element, kD, kDV>(problem, request, item.b, item.h, q0,
+                                                part_ * L::kPartColumns, states, o, room,
+                                                rows_room);
+    }
     if constexpr (kStoresRows) {
       if (!empty) {
         tma_store_wait_read<0>();

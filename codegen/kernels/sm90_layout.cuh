@@ -84,8 +84,9 @@ struct Control {
 };
 
 // kD, kDV: the dimensions of the products; tiles hold them rounded up to whole panels. kWithin:
-// from which entry on the row of a key holds its value; negative: it does not.
-template <int kD_, int kDV_, class Tiles, int kWithin>
+// from which entry on the row of a key holds its value; negative: it does not. kMoreBytes: that the
+// kernel wants for itself, at `more`.
+template <int kD_, int kDV_, class Tiles, int kWithin, int kMoreBytes = 0>
 struct Layout {
   static constexpr int kD = round_up(kD_, kPanelColumns);
   static constexpr int kDV = round_up(kDV_, kPanelColumns);
@@ -112,14 +113,15 @@ struct Layout {
   static constexpr int kValueBytes = kShared ? 0 : kDV / kPanelColumns * kKeyPanel;
 
   static constexpr int kRingBytes =
-      kStages * (kKeyBytes + kValueBytes) + int{sizeof(sm90::Control<kStages>)};
+      kStages * (kKeyBytes + kValueBytes) + int{sizeof(sm90::Control<kStages>)} + kMoreBytes;
   // Where there is room the next item's queries are loaded beside those in use.
   static constexpr int kQueryStages = kRingBytes + 2 * kQueryBytes <= kSharedLimit ? 2 : 1;
 
   static constexpr int kKeys = kQueryStages * kQueryBytes;
   static constexpr int kValues = kKeys + kStages * kKeyBytes;
   static constexpr int kControl = kValues + kStages * kValueBytes;
-  static constexpr int kBytes = kControl + int{sizeof(sm90::Control<kStages>)};
+  static constexpr int kMore = kControl + int{sizeof(sm90::Control<kStages>)};
+  static constexpr int kBytes = kMore + kMoreBytes;
 
   static_assert(kQueryTile % kConsumerRows == 0 && 1 <= kConsumers && kConsumers <= 3,
                 "one to three consumer warpgroups, of 64 rows");
@@ -140,6 +142,7 @@ struct Layout {
     else return base + kValues + stage * kValueBytes;
   }
   ATTNLANG_DEVICE Control& control() const { return *reinterpret_cast<Control*>(base + kControl); }
+  ATTNLANG_DEVICE char* more() const { return base + kMore; }
 };
 
 // A place in a ring: the stage, and the parity of its current round.

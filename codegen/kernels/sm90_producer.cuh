@@ -10,6 +10,7 @@
 #include "attnlang/host/target.h"
 #include "kernels/cuda_problem.cuh"
 #include "kernels/cuda_tiles.cuh"
+#include "kernels/sm90_gather.cuh"
 #include "kernels/sm90_layout.cuh"
 #include "kernels/sm90_loaders.cuh"
 
@@ -80,9 +81,15 @@ class Scout {
     const auto verdict_of = [&](int k0, int k1) {
       return tile_verdict<Variant>(request, item.q0, q1, k0, k1);
     };
-    const int count = (kv_len + L::kKeyTile - 1) / L::kKeyTile;
-    KeyTiles<Variant::kMask, L::kKeyTile, decltype(verdict_of)> tiles(control_.ranges, 0, count,
-                                                                      kv_len, verdict_of);
+    TileSpan span{0, (kv_len + L::kKeyTile - 1) / L::kKeyTile};
+    if constexpr (Calls::kPacked) {
+      if (const Cut& cut = calls_.cut(); cut.count > 1) {
+        if constexpr (Variant::kMask) span = span.visited(L::kKeyTile, kv_len, verdict_of);
+        span = span.slice(cut.begin, cut.end);
+      }
+    }
+    KeyTiles<Variant::kMask, L::kKeyTile, decltype(verdict_of)> tiles(control_.ranges, span.begin,
+                                                                      span.end, kv_len, verdict_of);
     KeyTile tile = tiles.next();
     bool first = true;
     do {
@@ -133,35 +140,36 @@ ATTNLANG_DEVICE void load(L layout, Loader& loader) {
     const int count = batch.count;
     const bool first = batch.first != 0, last = batch.last != 0;
     if (count == 0) {
-      if (Variant::kOut && item.b >= 0) loader.queries(item);
+      if (Variant::kOut && item.b >= 0 && loader.loads_keys()) loader.queries(item);
       const int end = item.b < 0 ? Message::kEnd : 0;
-      loader.keys(keys, {.k0 = 0, .flags = Message::kEmpty | end, .full = 0, .item = item});
+      const Message message{.k0 = 0, .flags = Message::kEmpty | end, .full = 0, .item = item};
+      if (loader.loads_keys()) loader.keys(keys, message);
       keys.advance();
       if (item.b < 0) break;
     } else {
       const int kv_len = loader.calls().problem().kv_len(item.b);
       const auto request = loader.calls().request(item);
       const int masked = __popc(__ballot_sync(~0u, lane < count && batch.tiles[lane] % 2 != 0));
-      for (int i = 0; i < count; ++i) {
-        const KeyTile tile{.k0 = batch.tiles[i] / 2, .masked = i < masked};
-        const int full = i + 1 < masked ? 0 : count - 1 - i;
-        const int flags = (tile.masked ? Message::kMasked : 0) |
-                          (last && i + 1 + full == count ? Message::kEnds : 0);
-        const Message message{.k0 = tile.k0, .flags = flags, .full = full, .item = item};
-        if constexpr (L::kShared) loader.shared(keys, message, request, kv_len);
-        else loader.keys(keys, message);
-        keys.advance();
-        if (first && i == 0) loader.queries(item);
+      const int turns = count + (last && !L::kShared ? 1 : 0);  // the last one for values alone
+      for (int i = 0; i < turns; ++i) {
+        KeyTile tile{-1, false};
+        if (i < count) {
+          tile = {.k0 = batch.tiles[i] / 2, .masked = i < masked};
+          const int full = i + 1 < masked ? 0 : count - 1 - i;
+          const int flags = (tile.masked ? Message::kMasked : 0) |
+                            (last && i + 1 + full == count ? Message::kEnds : 0);
+          const Message message{.k0 = tile.k0, .flags = flags, .full = full, .item = item};
+          loader.look_up(tile.k0, i + 1 < count ? batch.tiles[i + 1] / 2 : -1, kv_len);
+          if constexpr (L::kShared) loader.shared(keys, message, request, kv_len);
+          else if (loader.loads_keys()) loader.keys(keys, message);
+          keys.advance();
+          if (first && i == 0 && loader.loads_keys()) loader.queries(item);
+        }
         if (!L::kShared && before.valid()) {
-          loader.values(values, request, item, before, kv_len);
+          if (loader.loads_values()) loader.values(values, request, item, before, kv_len);
           values.advance();
         }
         before = tile;
-      }
-      if (!L::kShared && last) {
-        loader.values(values, request, item, before, kv_len);
-        values.advance();
-        before = {-1, false};
       }
     }
     if (last) loader.calls().leave();

@@ -20,6 +20,7 @@ KERNELS = {
         "sm80", 64, "kQueryTile = 32, kKeyTile = 32, kStages = 3, kWarps = 2, kBlocks = 1"
     ),
     "sm90": Kernel("sm90", 64, "kQueryTile = 128, kKeyTile = 64, kStages = 2"),
+    "packed": Kernel("sm90", 64, "kQueryTile = 128, kKeyTile = 64, kStages = 2", packed=True),
 }
 SHAPES = {
     "sm80": [
@@ -33,6 +34,11 @@ SHAPES = {
         Shape(1, 2, 1, 200, 500, odd="q"),
         Shape(1, 2, 1, 200, 500, odd="kv", missing=45),
     ],
+    "packed": [
+        Shape(3, 4, 2, 70, 260, page=0),
+        Shape(3, 4, 2, 70, 272, page=16, missing=5),
+        Shape(3, 2, 1, 70, 270, page=3, missing=1),
+    ],
 }
 
 _SCORES_ARE_THERE = (
@@ -42,6 +48,7 @@ _SCORES_ARE_THERE = (
 _WEIGH = "    weigh<kMasked>(rows, k0, kv_len, weights, plain, s, rescale, [&](float weight) {\n"
 _WAIT_V = "mbarrier_wait(&control.v_empty[place.stage], place.empty());"
 _WAIT_K = "mbarrier_wait(&control.k_empty[place.stage], place.empty());"
+_SAYS = "    if (leads()) control.message[place.stage] = message;"
 SM80 = {
     "a wait for one group too few": Mutant(
         "sm80_forward.cuh", "cp_async_wait<kStages - 2>();", "cp_async_wait<kStages - 1>();"
@@ -152,8 +159,8 @@ SM90 = {
     ),
     "half of the keys' bytes": Mutant(
         "sm90_loaders.cuh",
-        "mbarrier_expect(full, L::kKeyBytes);",
-        "mbarrier_expect(full, L::kKeyBytes / 2);",
+        "mbarrier_expect(barrier, kColumns / kPanelColumns * L::kKeyPanel);",
+        "mbarrier_expect(barrier, kColumns / kPanelColumns * L::kKeyPanel / 2);",
     ),
     "values go to the other stage": Mutant(
         "sm90_loaders.cuh",
@@ -161,36 +168,66 @@ SM90 = {
         "copy<L::kDV>(layout_.values(place.stage ^ 1), &",
     ),
     "TMA fills a stage in use": Mutant(
-        "sm90_loaders.cuh", f"{_WAIT_K}\n    if (!leader_) return;", "if (!leader_) return;"
+        "sm90_loaders.cuh",
+        f"{_WAIT_K}\n{_SAYS}\n    if (message.empty())",
+        f"{_SAYS}\n    if (message.empty())",
     ),
-    "TMA fills values in use": Mutant(
-        "sm90_loaders.cuh", f"{_WAIT_V}\n    if (leader_) {{", "if (leader_) {"
-    ),
+    "TMA fills values in use": Mutant("sm90_loaders.cuh", f"{_WAIT_V}\n    copy<", "copy<"),
     "cleared values are not fenced": Mutant(
         "sm90_loaders.cuh",
-        "fence_async_shared();\n    __syncwarp();\n    if (leader_)",
-        "__syncwarp();\n    if (leader_)",
+        "fence_async_shared();\n    __syncwarp();\n    if (leads())",
+        "__syncwarp();\n    if (leads())",
     ),
     "the gather does not fence": Mutant(
-        "sm90_loaders.cuh", "fence_async_shared();\n    mbarrier_arrive", "mbarrier_arrive"
+        "sm90_gather.cuh", "fence_async_shared();\n    mbarrier_arrive", "mbarrier_arrive"
     ),
     "the gather announces what is under way": Mutant(
-        "sm90_loaders.cuh", "cp_async_wait<kPending>();", "cp_async_wait<kPending + 1>();"
+        "sm90_gather.cuh", "cp_async_wait<kPending>();", "cp_async_wait<kPending + 1>();"
     ),
     "the loader forgets a stage": Mutant(
         "sm90_producer.cuh",
-        "keys.advance();\n        if (first && i == 0)",
-        "if (first && i == 0)",
+        "keys.advance();\n          if (first && i == 0",
+        "if (first && i == 0",
     ),
 }
-MUTANTS = {("sm80", name): m for name, m in SM80.items()} | {
-    ("sm90", name): m for name, m in SM90.items()
+PACKED = {
+    "a request's keys begin where the first one's do": Mutant(
+        "sm90_packed.cuh", "own.first_key = rows.keys.begin;"
+    ),
+    "a call is overwritten while it is read": Mutant(
+        "sm90_packed.cuh", "mbarrier_wait(&ring_.empty[place_.stage], place_.empty());"
+    ),
+    "the call of another request": Mutant("sm90_packed.cuh", "own.b != rows.b", "own.b < 0"),
+    "keys of the next request are not cleared": Mutant(
+        "sm90_packed.cuh",
+        "bool has_rows_past(int) const { return true; }",
+        "bool has_rows_past(int) const { return false; }",
+    ),
+    "a page's rows go where another's do": Mutant(
+        "sm90_loaders.cuh",
+        "to += first * kPanelRowBytes;",
+        "to += (first ^ source.box) * kPanelRowBytes;",
+    ),
+    "pages of the tile before": Mutant(
+        "sm90_pages.cuh", "k0 == loaded_ ? now_[i] : before_[i]", "now_[i]"
+    ),
+    "rows of another lane": Mutant(
+        "sm90_gather.cuh",
+        "__shfl_sync(~0u, offset, kTogether * turn + lane_ / kEntries)",
+        "__shfl_sync(~0u, offset, kTogether * turn)",
+    ),
+}
+MUTANTS = {
+    (door, name): m
+    for door, all_of_it in (("sm80", SM80), ("sm90", SM90), ("packed", PACKED))
+    for name, m in all_of_it.items()
 }
 # What every run of the tests looks at; the others are slow.
 SAMPLE = (
     "a wait for one group too few",
     "keys are released in flight",
     "the gather does not fence",
+    "pages of the tile before",
 )
 
 

@@ -15,83 +15,49 @@ from device_harness import EMULATOR, build
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "runtime"))
 
-from cpu_harness import Call, CPerRequest, CTensor, per_request  # noqa: E402
+from cpu_harness import Call, per_request  # noqa: E402
 from cuda_harness import Kernel  # noqa: E402
+from packed_call import CPacked, CPackedAxis  # noqa: E402
 
 _UNIT = """
-#include "kernels/cuda_packed.cuh"
-#include "variants.cuh"
+#include HEADER
+#include "packed_variants.cuh"
 using namespace attnlang;
 using namespace attnlang::cuda;
-struct Functor : Causal {
-  static constexpr bool kLoadsKeys = false, kKeyTensors = false;
-  static constexpr int kTensors = 0;
-  using Causal::arguments;
-  static Arguments arguments(const Call& call, LineMemory&) { return arguments(call); }
-  template <class Each>
-  static void for_lines(const Arguments&, const Each&) {}
-  static void limit_rows(RequestRows&, const Arguments&) {}
-  static void request_rows(Arguments&, const RequestRows&) {}
-};
-// With a tensor over KV, which is brought and not read.
-struct KeyTensor : Functor {
-  static constexpr bool kKeyTensors = true;
-  static constexpr int kTensors = 1;
-};
 struct Tiles {
-  static constexpr int kQueryTile = 64, kKeyTile = 32, kStages = 2, kWarps = 4, kBlocks = 1;
-  static constexpr bool kLargeShared = false;
+  static constexpr int kQueryTile = 64, kKeyTile = 64, kStages = 2, kWarps = 4, kBlocks = 1;
+  static constexpr bool kLargeShared = LARGE_SHARED;
 };
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int attnlang_run(const Call* call, char* error) {
-  return packed_run<FUNCTOR, Bf16, 32, 32, Tiles>(*call, error);
+  return RUN<FUNCTOR, Bf16, 32, 32, Tiles>(*call, error);
 }
 EXPORT int64_t attnlang_workspace(const Call* call) {
-  return packed_workspace<FUNCTOR, Bf16, 32, 32, Tiles>(*call);
+  return WORKSPACE<FUNCTOR, Bf16, 32, 32, Tiles>(*call);
 }
 EXPORT void set_seed(uint64_t seed) { emulator::set_seed(seed); }
 """
 HEADS, KV_HEADS, ROWS, COLUMNS, DIM = 4, 2, 150, 260, 32
-
-
-class CPacked(ctypes.Structure):
-    """`attnlang::Packed`."""
-
-    _fields_ = [
-        ("requests", ctypes.c_int64),
-        *((n, CPerRequest) for n in ("q_indptr", "kv_indptr", "page_indptr", "page_indices")),
-        ("page_index_count", ctypes.c_int64),
-        ("page_size", ctypes.c_int64),
-        ("part", ctypes.c_int64),
-        ("k_scale", CTensor),
-        ("v_scale", CTensor),
-        ("tensors", ctypes.c_void_p),
-        ("tensor_count", ctypes.c_int32),
-        ("costs", ctypes.c_void_p),
-        ("chunks", ctypes.c_void_p),
-        ("chunk_count", ctypes.c_int64),
-    ]
-
-
-class CPackedAxis(ctypes.Structure):
-    """`attnlang::PackedAxis`."""
-
-    _fields_ = [
-        ("rows", ctypes.c_int32),  # 3: in pages
-        ("axis", ctypes.c_int32),
-        ("page_stride", ctypes.c_int64),
-    ]
+DOORS = ("sm80", "sm90")
 
 
 @cache
-def _kernel(functor: str = "Functor") -> Kernel:
-    library = build(EMULATOR, _UNIT, f"-I{HERE}", f"-DFUNCTOR={functor}")
+def _kernel(door: str, functor: str = "OfRequests") -> Kernel:
+    names = {
+        "FUNCTOR": f"{functor}<Causal>",
+        "HEADER": f'"kernels/{door}_packed.cuh"',
+        "LARGE_SHARED": "true" if door == "sm90" else "false",
+        "RUN": f"{door}_packed_run",
+        "WORKSPACE": f"{door}_packed_workspace",
+    }
+    defined = [f"-D{name}={value}" for name, value in names.items()]
+    library = build(EMULATOR, _UNIT, f"-I{HERE}", *defined)
     library.attnlang_workspace.restype = ctypes.c_int64
     library.set_seed.argtypes = [ctypes.c_uint64]
     return Kernel(library)
 
 
-def _run(q_indptr: list[int], kv_indptr: list[int], seed: int) -> Call:
+def _run(door: str, q_indptr: list[int], kv_indptr: list[int], seed: int) -> Call:
     """Run a call of these offsets; its results start as NaN."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (
@@ -104,7 +70,7 @@ def _run(q_indptr: list[int], kv_indptr: list[int], seed: int) -> Call:
     offsets = [torch.tensor(x, dtype=torch.int32) for x in (q_indptr, kv_indptr)]
     packed = CPacked(len(q_indptr) - 1, *map(per_request, offsets))
     call.c.packed = ctypes.addressof(packed)
-    _kernel().run(call, seed)
+    _kernel(door).run(call, seed)
     return call
 
 
@@ -130,12 +96,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_request_has_the_rows_that_are_there(name: str) -> None:
+def test_a_request_has_the_rows_that_are_there(name: str, door: str) -> None:
     q_indptr, kv_indptr = CASES[name]
     rising = q_indptr == sorted(q_indptr)
     for seed in range(2):
-        call = _run(q_indptr, kv_indptr, seed)
+        call = _run(door, q_indptr, kv_indptr, seed)
         q, k, v, out = (x[0].float() for x in (call.q, call.k, call.v, call.out))
         written = torch.zeros(ROWS, dtype=torch.bool)
         for b in range(len(q_indptr) - 1):
@@ -161,9 +128,10 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("functor", ["Functor", "KeyTensor"])
+@pytest.mark.parametrize("functor", ["OfRequests", "KeyTensor"])
 @pytest.mark.parametrize("name", TABLES)
-def test_pages_are_those_that_are_there(name: str, functor: str) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_pages_are_those_that_are_there(name: str, functor: str, door: str) -> None:
     q_indptr, page_indptr, numbers, lengths = TABLES[name]
     g = torch.Generator().manual_seed(0)
     q = torch.randn(1, HEADS, q_indptr[-1], DIM, generator=g).bfloat16()
@@ -177,7 +145,7 @@ def test_pages_are_those_that_are_there(name: str, functor: str) -> None:
     axis = CPackedAxis(3, 0, beside.stride(0))
     packed.tensors, packed.tensor_count = ctypes.addressof(axis), 1
     call.c.packed = ctypes.addressof(packed)
-    _kernel(functor).run(call, 0)
+    _kernel(door, functor).run(call, 0)
     count = len(numbers)
     for b, length in enumerate(lengths):
         begin, end = (min(max(x, 0), count) for x in page_indptr[b : b + 2])
