@@ -213,8 +213,8 @@ PACKED = {
     ),
     "rows of another lane": Mutant(
         "sm90_gather.cuh",
-        "__shfl_sync(~0u, offset, kTogether * turn + lane_ / kEntries)",
-        "__shfl_sync(~0u, offset, kTogether * turn)",
+        "__shfl_sync(~0u, offset, kTogether * (turn + i) + lane_ / kEntries)",
+        "__shfl_sync(~0u, offset, kTogether * (turn + i))",
     ),
 }
 MUTANTS = {

@@ -59,3 +59,14 @@ def test_backward_tiles_are_smaller_where_each_element_reads_a_tensor(text, tile
     key = KernelKey("bf16", 64, 64, ("f32",), Target.SM80)
     backward = make_plan(lowered, key, adjoint(lowered)).backward
     assert (backward.keys.tile, backward.queries.tile) == (tile, tile)
+
+
+@pytest.mark.parametrize("head", range(16, 257, 48))
+@pytest.mark.parametrize("value", range(16, 257, 48))
+def test_packed_calls_on_hopper_leave_room_for_requests(head, value):
+    tiles = choose_tiles(Target.SM90, widths(head, value), plain=True, packed=True)
+    assert tiles.skeleton == "sm90"
+    whole_head, whole_value = (-(-n // 64) * 64 for n in (head, value))
+    rows = tiles.query_tile * whole_head
+    rows += tiles.stages * tiles.key_tile * (whole_head + whole_value)
+    assert 2 * rows + (8 << 10) <= 227 << 10
