@@ -25,7 +25,7 @@ from attnlang.bench.clock import interleave, prepare_process
 prepare_process()
 
 import torch  # noqa: E402
-from gallery_calls import HEADS, PARAMS, QUERIES, WIDTHS  # noqa: E402
+from gallery_calls import HEADS, KEY_HEADS, PARAMS, QUERIES, WIDTHS  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import attnlang  # noqa: E402
@@ -89,15 +89,16 @@ def measure_run(name: str, seconds: float) -> Case:
     """Return the time of an element relative to plain attention's."""
     d, dv = widths(name)
     g = torch.Generator().manual_seed(0)
-    rows = QUERIES.get(name, LENGTH)
+    rows, keys = QUERIES.get(name, LENGTH), KEY_HEADS.get(name, HEADS)
     params = parameters(name)
     calls: dict[str, Callable[[], object]] = {}
     elements = {}
     for at, own in ((name, params), ("full", {})):
         variant = attnlang.load(ROOT / "examples" / f"{at}.attn")
-        vectors = [torch.randn(1, HEADS, n, w, generator=g) for n, w in ((rows, d), (LENGTH, d))]
+        shapes = [(HEADS, rows, d), (keys, LENGTH, d)]
         if variant.takes_v:
-            vectors.append(torch.randn(1, HEADS, LENGTH, dv, generator=g))
+            shapes.append((keys, LENGTH, dv))
+        vectors = [torch.randn(1, *shape, generator=g) for shape in shapes]
         count: Callable[..., Any] = variant.tiles
         counts = count(*vectors, **own)
         elements[at] = counts.full + counts.partial

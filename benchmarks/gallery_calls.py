@@ -136,5 +136,6 @@ PARAMS: dict[str, Maker] = {
         "freqs": torch.rand(256, generator=g),
     },
 }
+KEY_HEADS = {"mla_absorbed": 1}
 QUERIES = {"tree": 256, "tree_bits": 64}
 WIDTHS = {"mla_prefill": (192, 128), "mla_absorbed": (576, 512), "shared_kv": (512, 512)}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnlang.emit.call_fields import TENSOR, CallField, call_fields
-from attnlang.emit.cpp_text import Lane
+from attnlang.emit.cpp_text import Lane, param_field
 from attnlang.emit.dialect import CUDA, Dialect
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
@@ -41,7 +41,10 @@ _FIELDS = {
     Level.REQUEST: "r.",
     Level.ROW: "row.",
     Level.COLUMN: "column.",
+    Level.ELEMENT: "pair.",
 }
+_ELEMENT_ARGUMENTS = "const Request& r, const Row& row, const Column& column, F dot"
+_PAIR_ARGUMENTS = "const Request& r, const Row& row, const Column& column, const Pair& pair, F dot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,17 @@ class FunctionText:
     signature: str
     value: str
     line: str
+    name: str = ""  # of one that reads pairs
+
+
+@dataclass(frozen=True, slots=True)
+class PairText:
+    """A value of a row and a column that a tile looks up."""
+
+    field: Field
+    along: str  # the value, of one row and neighbouring columns
+    holder: str  # what holds those of a tile
+    always: str  # whether a tile that is full needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,11 @@ class FunctorContext:
     request: tuple[Field, ...]
     row: tuple[Field, ...]
     column: tuple[Field, ...]
+    pairs: tuple[PairText, ...]
+    diagonals: str
+    blocks: str
+    block_reads: tuple[str, ...]  # the place of each read that blocks make
+    block_bytes: str  # of an element there
     functions: tuple[FunctionText, ...]
     lines: tuple[LineText, ...]
     tile: TileText
@@ -180,6 +199,14 @@ class Functor:
             request=(*self._term_fields(Level.REQUEST), *self._dropout_fields()),
             row=self._term_fields(Level.ROW),
             column=self._term_fields(Level.COLUMN),
+            pairs=tuple(self._pairs()),
+            diagonals=_bool(self.plan.pairs.diagonals != ()),
+            blocks=_bool(self.plan.pairs.blocks != ()),
+            block_reads=tuple(self._printer(Level.ELEMENT).place(e) for e in self.plan.pairs.reads),
+            block_bytes=", ".join(
+                f"sizeof(*Params::{param_field(e.tensor)}.data)" for e in self.plan.pairs.reads
+            )
+            or "0",
             functions=tuple(self._functions()),
             lines=self.table.texts(),
             tile=tile,
@@ -211,8 +238,10 @@ class Functor:
 
     def _printer(self, level: Level) -> SimdPrinter:
         fields = {**_FIELDS, Level.CALL: "p."} if level == Level.CALL else _FIELDS
-        dots = self.programs.dots
-        return SimdPrinter(self.ranges, self.terms, level, fields, self.reads, dots, self.dialect)
+        dots, terms = self.programs.dots, self.terms
+        if level is Level.ELEMENT:
+            terms = terms | {t.expr: t for t in self.plan.pairs.terms}
+        return SimdPrinter(self.ranges, terms, level, fields, self.reads, dots, self.dialect)
 
     def _read(self, field: CallField) -> str:
         return f"read(a.{field.name})" if self.dialect is CUDA else field.value
@@ -259,6 +288,15 @@ class Functor:
             splat=_SPLAT[lane],
         )
 
+    def _pairs(self) -> Iterable[PairText]:
+        printer, pairs = self._printer(Level.ELEMENT), self.plan.pairs
+        along = replace(printer, along=frozenset(pairs.reads))
+        for term in pairs.terms:
+            holder = "DiagonalPairs" if term in pairs.diagonals else "BlockPairs"
+            always = _bool(term.expr not in pairs.masked)
+            field = self._field(term, printer, vector=True)
+            yield PairText(field, along.definition(term), holder, always)
+
     def _columns_know_heads(self) -> bool:
         """Whether the mask of a column depends on the head."""
         mask = self.plan.lowered.column_mask
@@ -297,11 +335,12 @@ class Functor:
         """Yield the score where |dot| is at most `small_dot`, so that a polynomial will do."""
         exponent = self.plan.lowered.exponent
         assert exponent is not None
-        element = "const Request& r, const Row& row, const Column& column, F dot"
         printer = replace(self._printer(Level.ELEMENT), small=frozenset({tanh}))
         comment = "The score where |dot| is at most `small_dot`."
         line = spec_line(exponent)
-        yield FunctionText(comment, "F", f"score_small({element})", printer.result(exponent), line)
+        yield FunctionText(
+            comment, "F", f"score_small({_ELEMENT_ARGUMENTS})", printer.result(exponent), line
+        )
         factor = self._printer(Level.REQUEST).result(by)
         limit = f"kSmallTanh / abs({factor})"
         yield FunctionText(
@@ -329,13 +368,12 @@ class Functor:
 
     def _functions(self) -> Iterable[FunctionText]:
         lowered = self.plan.lowered
-        element = "const Request& r, const Row& row, const Column& column, F dot"
-        for name, expr, comment in (
-            ("score", lowered.exponent, "Softmax's argument times log2(e)."),
-            ("score", lowered.score, "The score, where a call asks for the largest one."),
+        for expr, comment in (
+            (lowered.exponent, "Softmax's argument times log2(e)."),
+            (lowered.score, "The score, where a call asks for the largest one."),
         ):
             if expr is not None:
-                yield self._function(comment, "F", f"{name}({element})", Level.ELEMENT, expr)
+                yield self._of_element(comment, "F", "score", expr)
         if self.dialect is CUDA and (scale := self._scale()) is not None:
             comment = "What the dot product is multiplied by, times log2(e): there is no more."
             signature = "scale(const Request& r)"
@@ -344,14 +382,12 @@ class Functor:
             yield from self._capped(*cap)
         if lowered.weight is not None:
             comment = "The weight, without normalisation."
-            yield self._product(comment, f"weight({element})", lowered.weight)
+            yield self._product(comment, "weight", lowered.weight)
         elif self._has_factor():
             comment = "What multiplies a softmax's weight, after the sum of weights."
-            yield self._product(comment, f"factor({element})", lowered.factor)
+            yield self._product(comment, "factor", lowered.factor)
         if not _is_true(lowered.mask):
-            comment = "The whole mask."
-            signature = f"keep({element})"
-            yield self._function(comment, "M", signature, Level.ELEMENT, lowered.mask)
+            yield self._of_element("The whole mask.", "M", "keep", lowered.mask)
         if lowered.column_mask is not None:
             comment = "The conjuncts of the mask that read no row."
             signature = "column_keep(const Request& r, const Column& column)"
@@ -372,7 +408,18 @@ class Functor:
             comment, type_, signature, self._printer(level).result(expr), spec_line(expr)
         )
 
-    def _product(self, comment: str, signature: str, factor: Expr | None) -> FunctionText:
+    def _of_element(self, comment: str, type_: str, name: str, expr: Expr) -> FunctionText:
+        value = self._printer(Level.ELEMENT).result(expr)
+        return self._element_text(comment, type_, name, value, spec_line(expr))
+
+    def _element_text(
+        self, comment: str, type_: str, name: str, value: str, line: str
+    ) -> FunctionText:
+        if not self.plan.pairs.terms:
+            return FunctionText(comment, type_, f"{name}({_ELEMENT_ARGUMENTS})", value, line)
+        return FunctionText(comment, type_, f"{name}({_PAIR_ARGUMENTS})", value, line, name)
+
+    def _product(self, comment: str, name: str, factor: Expr | None) -> FunctionText:
         """Return a function whose value, where there is a dropout, is multiplied by it."""
         dropout = self.plan.lowered.dropout
         line = spec_line(factor or dropout or self.plan.lowered.mask)
@@ -380,7 +427,7 @@ class Functor:
         if dropout is not None:
             parts = [f"({part})" for part in parts]
             parts.append("r.dropout.at(row.q_idx, column.kv_idx)")
-        return FunctionText(comment, "F", signature, " * ".join(parts), line)
+        return self._element_text(comment, "F", name, " * ".join(parts), line)
 
     def _tile(self) -> TileText:
         mask = self.plan.lowered.mask

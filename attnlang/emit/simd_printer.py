@@ -100,11 +100,12 @@ class SimdPrinter:
     ranges: Ranges
     terms: Mapping[Expr, Term]
     level: Level
-    fields: Mapping[Level, str]  # "p.", "r.", "row.", "column."
+    fields: Mapping[Level, str]  # "p.", "r.", "row.", "column.", "pair."
     reads: Mapping[Expr, Read] = field(default_factory=dict)  # those that are not here are clamped
     dots: Mapping[Expr, str] = field(default_factory=dict)  # their functions
     dialect: Dialect = CPU
     small: frozenset[Expr] = frozenset()  # calls whose argument is known to be near 0
+    along: frozenset[Expr] = frozenset()  # reads by one row and neighbouring columns
 
     def definition(self, term: Term) -> str:
         """Print the value of a hoisted term at its own level."""
@@ -140,7 +141,7 @@ class SimdPrinter:
         term = self.terms.get(expr)
         if term is None:
             return self._own(expr)
-        vector = term.level in (Level.ROW, Level.COLUMN)
+        vector = term.level in (Level.ROW, Level.COLUMN, Level.ELEMENT)
         lane = replace(self, level=term.level).lane(expr)
         return Value(self.fields[term.level] + term.name, lane, vector)
 
@@ -219,16 +220,21 @@ class SimdPrinter:
             case _:
                 assert_never(expr.name)
 
-    def _load(self, expr: Load) -> Value:
+    def place(self, expr: Load) -> str:
+        """Print what is read: the view and the indices."""
         indices = [self._print(i) for i in expr.indices]
-        vector = any(i.vector for i in indices)
         view = f"{self.fields[Level.CALL]}{param_field(expr.tensor)}"
         read = self.reads.get(expr)
         proved = (False,) * len(indices) if read is None else read.proved
         codes = (
             f"inside({i.code})" if safe else i.code for i, safe in zip(indices, proved, strict=True)
         )
-        code = f"load({', '.join([view, *codes])})"
+        return ", ".join([view, *codes])
+
+    def _load(self, expr: Load) -> Value:
+        vector = any(self._print(i).vector for i in expr.indices)
+        name = "load_along" if expr in self.along else "load"
+        code = f"{name}({self.place(expr)})"
         match expr.type.kind:
             case Kind.FLOAT:
                 return Value(code, Lane.F, vector)

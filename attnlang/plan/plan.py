@@ -18,6 +18,7 @@ from attnlang.passes.lowered import Lowered
 from attnlang.plan.cuda_backward_tiles import BackwardTiles, choose_backward_tiles
 from attnlang.plan.cuda_tiles import PANEL, CudaTiles, choose_tiles
 from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.pairs import Pairs, plan_pairs
 from attnlang.plan.ranges import Ranges
 from attnlang.plan.reads import Read, plan_reads
 from attnlang.plan.terms import Term, hoist, invariants
@@ -36,6 +37,7 @@ class Plan:
     terms: tuple[Term, ...]
     widths: Widths
     transforms: Transforms
+    pairs: Pairs  # of a tile of the CPU's forward kernel
     tiles: CudaTiles | None = None  # of a GPU's kernel
     adjoint: Adjoint | None = None  # what a backward kernel evaluates too
     backward: BackwardTiles | None = None  # of a GPU's backward kernel
@@ -57,8 +59,7 @@ class Plan:
     @property
     def dtypes(self) -> Mapping[str, str]:
         """The dtype of each tensor parameter that was passed, "none" for the others."""
-        names = (p.name for p in tensor_params(self.lowered.variant))
-        return dict(zip(names, self.key.param_dtypes, strict=True))
+        return _dtypes(self.lowered.variant, self.key)
 
 
 def tensor_params(variant: Variant) -> tuple[TensorParam, ...]:
@@ -87,7 +88,17 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
         tiles = choose_tiles(
             key.target, widths, plain=_plain(lowered), shared=shared, packed=key.packed
         )
-    return Plan(lowered, key, hoist(roots), widths, transforms, tiles, adjoint, backward)
+    pairs = Pairs()
+    if key.target is Target.CPU and adjoint is None:
+        always = (lowered.exponent, lowered.factor, lowered.weight, lowered.score)
+        given = (e for e in always if e is not None)
+        pairs = plan_pairs(given, lowered.mask, Ranges(_dtypes(lowered.variant, key)))
+    return Plan(lowered, key, hoist(roots), widths, transforms, pairs, tiles, adjoint, backward)
+
+
+def _dtypes(variant: Variant, key: KernelKey) -> Mapping[str, str]:
+    names = (p.name for p in tensor_params(variant))
+    return dict(zip(names, key.param_dtypes, strict=True))
 
 
 def _plain(lowered: Lowered) -> bool:
@@ -121,6 +132,8 @@ def describe(plan: Plan) -> str:
         lines.append(f"read {read.text}")
     for term in plan.terms:
         lines.append(f"{term.level.value:>8}  {term.name} = {print_expr(term.expr)}")
+    for term in plan.pairs.terms:
+        lines.append(f"    tile  {term.name} = {print_expr(term.expr)}")
     for name, expr in plan.lowered.roots:
         lines.append(f" element  {name} = {print_expr(expr)}")
     for name, expr, _ in plan.transforms.programs:

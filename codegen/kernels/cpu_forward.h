@@ -11,6 +11,7 @@
 #include "attnlang/cpu/parallel.h"
 #include "attnlang/cpu/reduce.h"
 #include "kernels/avx512bf16_tile.h"
+#include "kernels/cpu_pairs.h"
 #include "kernels/cpu_problem.h"
 #include "kernels/cpu_strips.h"
 #include "kernels/cpu_tile.h"
@@ -66,6 +67,7 @@ class Forward {
     alignas(64) float factors[Variant::kFactor ? kKeyTile * kPanel : 1];  // of a strip's weights
     alignas(64) int32_t hidden[kKeyTile];
     typename Variant::ColumnTile columns;
+    TilePairs<Variant> pairs;
     typename Variant::Row rows[kQueryTile / kLanes];
     typename Source::Stage stage;
     typename Source::Rows kv;
@@ -219,6 +221,7 @@ class Forward {
                 State& state) const {
     constexpr int kVectors = kMasked ? kStripVectors : kPanelVectors, kStep = kVectors * kLanes;
     load_columns<kMasked>(request, k0, n, scratch);
+    scratch.pairs.template fill<kMasked>(request, scratch.rows, scratch.columns, rows, n);
     scratch.tile.load_keys(scratch.kv, n);
     KeyRange keys[kQueryTile / kStep];
     for (int m = 0; m < rows; m += kStep) {

@@ -53,25 +53,28 @@ struct Strips {
   static void score(const Request& request, int m, KeyRange keys, float* scores, Scratch& scratch,
                     State& state) {
     const typename Variant::Row* rows = scratch.rows + m / kLanes;
+    const auto pairs = scratch.pairs.rows(m);
     F top[kVectors];
     for (int v = 0; v < kVectors; ++v) top[v] = load_f(state.max + m + v * kLanes);
     scratch.tile.template dot<kVectors>(m, keys.begin, keys.end, [&](int j, const F* dots) {
       const typename Variant::Column column = Variant::broadcast(scratch.columns, j);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        F score = Variant::score(request, rows[v], column, dots[v]);
-        if constexpr (kMasked && Variant::kMask) {
-          const M keep = Variant::keep(request, rows[v], column, dots[v]);
-          score = select(keep, score, splat_f(-kInfinity));
-        }
-        const int at = j * kPanel + v * kLanes;
-        store(scores + at, score);
-        if constexpr (Variant::kFactor) {
-          // 0 beside a weight of 0, whatever the factor is there.
-          const F factor = Variant::factor(request, rows[v], column, dots[v]);
-          store(scratch.factors + at, select(score == -kInfinity, F{}, factor));
-        }
-        top[v] = max_or_second(score, top[v]);  // NaN reaches its row through the weight
+        pairs.with(v, j, [&](const auto&... pair) __attribute__((always_inline)) {
+          F score = Variant::score(request, rows[v], column, pair..., dots[v]);
+          if constexpr (kMasked && Variant::kMask) {
+            const M keep = Variant::keep(request, rows[v], column, pair..., dots[v]);
+            score = select(keep, score, splat_f(-kInfinity));
+          }
+          const int at = j * kPanel + v * kLanes;
+          store(scores + at, score);
+          if constexpr (Variant::kFactor) {
+            // 0 beside a weight of 0, whatever the factor is there.
+            const F factor = Variant::factor(request, rows[v], column, pair..., dots[v]);
+            store(scratch.factors + at, select(score == -kInfinity, F{}, factor));
+          }
+          top[v] = max_or_second(score, top[v]);  // NaN reaches its row through the weight
+        });
       }
     });
     for (int v = 0; v < kVectors; ++v, m += kLanes) {
@@ -84,6 +87,7 @@ struct Strips {
   // Scores to weights, and their sums; factors come after the softmax's own sum.
   template <int kVectors, class Scratch, class State>
   static void weigh(int m, KeyRange keys, float* scores, Scratch& scratch, State& state) {
+    const bool asks = m == 0;
     F base[kVectors], sum[kVectors];
     [[maybe_unused]] F weighted[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -96,6 +100,7 @@ struct Strips {
     }
     store_weights<kVectors>(keys, scores, [&](int j, F* weights) {
       const float* row = scores + j * kPanel;
+      if (asks) scratch.pairs.ask_ahead(j);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) weights[v] = load_f(row + v * kLanes) - base[v];
       exp2_below_one<kVectors, Tile::kExp2Degree>(weights);
@@ -141,6 +146,7 @@ struct Strips {
   static void weight(const Request& request, int m, KeyRange keys, float* scores, Scratch& scratch,
                      State& state) {
     const typename Variant::Row* rows = scratch.rows + m / kLanes;
+    const auto pairs = scratch.pairs.rows(m);
     F sum[kVectors];
     for (int v = 0; v < kVectors; ++v) sum[v] = load_f(state.sum + m + v * kLanes);
     store_weights<kVectors>(keys, scores, [&](int j, F* weights) {
@@ -148,11 +154,13 @@ struct Strips {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         const F dot = load_f(scores + j * kPanel + v * kLanes);
-        weights[v] = Variant::weight(request, rows[v], column, dot);
-        if constexpr (kMasked && Variant::kMask) {
-          const M keep = Variant::keep(request, rows[v], column, dot);
-          weights[v] = select(keep, weights[v], F{});
-        }
+        pairs.with(v, j, [&](const auto&... pair) __attribute__((always_inline)) {
+          weights[v] = Variant::weight(request, rows[v], column, pair..., dot);
+          if constexpr (kMasked && Variant::kMask) {
+            const M keep = Variant::keep(request, rows[v], column, pair..., dot);
+            weights[v] = select(keep, weights[v], F{});
+          }
+        });
         sum[v] += weights[v];
       }
     });
