@@ -37,7 +37,7 @@ from attnlang.symbolic.variability import Level, Variabilities
 
 _ROWS = (CoordName.Q_IDX, CoordName.Q_ROW)
 _COLUMNS = (CoordName.KV_IDX, CoordName.KV_COL)
-_CHEAP = (Function.ABS, Function.MIN, Function.MAX)
+_CHEAP = (Function.ABS, Function.MIN, Function.MAX, Function.CLAMP, Function.SIGN)
 _COSTLY = (BinaryOp.FLOORDIV, BinaryOp.MOD, BinaryOp.POW)
 
 
@@ -58,13 +58,15 @@ class Pairs:
 
 def plan_pairs(always: Iterable[Expr], mask: Expr, ranges: Ranges) -> Pairs:
     """Choose the pairs of a kernel: `always` and the mask are evaluated for each element."""
-    finder = _Finder(ranges)
+    finder, always = _Finder(ranges), tuple(always)
     for expr in always:
         finder.find(expr)
     kept = frozenset(finder.found)
     finder.find(mask)
-    diagonals = [e for e, diagonal in finder.found.items() if diagonal]
-    blocks = [e for e, diagonal in finder.found.items() if not diagonal]
+    # As `walk` has them: one may be a part of another.
+    ordered = [e for e in dict.fromkeys(walk(*always, mask)) if e in finder.found]
+    diagonals = [e for e in ordered if finder.found[e]]
+    blocks = [e for e in ordered if not finder.found[e]]
     return Pairs(
         tuple(Term(Level.ELEMENT, f"diagonal_{i}", e) for i, e in enumerate(diagonals)),
         tuple(Term(Level.ELEMENT, f"block_{i}", e) for i, e in enumerate(blocks)),

@@ -96,3 +96,13 @@ def test_what_the_mask_alone_reads_is_said() -> None:
     held = pairs(text, "bool", "f32")
     assert [print_expr(e) for e in held.masked] == ["m[q_row, kv_col]"]
     assert [r.tensor for r in held.reads] == ["t", "m"]
+
+
+def test_a_part_comes_before_what_it_is_a_part_of() -> None:
+    text = "attention a: score = score + cos(sin(float(kv_idx - q_idx))) " + (
+        "mask = (sin(float(kv_idx - q_idx)) > 0.5) or sin(float(kv_idx - q_idx)) < 0.1 * score"
+    )
+    diagonals, _ = found(text)
+    for i, part in enumerate(diagonals):
+        assert not any(part in earlier for earlier in diagonals[:i])
+    assert any(a != b and a in b for a in diagonals for b in diagonals)
