@@ -133,7 +133,8 @@ def check_masks(masks: Sequence[Mask], seed: int) -> int:
 
 
 def _unit(masks: Sequence[Mask]) -> str:
-    parts = ['#include "kernels/cpu_variant.h"\nnamespace attnlang::cpu {', _KEEP]
+    headers = "".join(f'#include "kernels/{name}.h"\n' for name in ("cpu_pairs", "cpu_variant"))
+    parts = [f"{headers}namespace attnlang::cpu {{", _KEEP]
     parts += [f"namespace m{i} {{\n{m.functor}\n}}" for i, m in enumerate(masks)]
     parts.append("}\nusing namespace attnlang;\nusing namespace attnlang::cpu;")
     parts += [_EXPORTS.replace("@", str(i)) for i in range(len(masks))]
