@@ -124,9 +124,14 @@ def _cpu() -> CpuTarget:
     return CpuTarget(text)
 
 
+def emulation_text() -> str:
+    """Return what the environment says of the emulator, unread: each call asks."""
+    return os.environ.get("ATTNLANG_EMULATE", "")
+
+
 def emulated_target() -> str | None:
-    """Return the target whose kernels CPU tensors run; alone, for each call asks."""
-    text = os.environ.get("ATTNLANG_EMULATE", "").lower()
+    """Return the target whose kernels CPU tensors run."""
+    text = emulation_text().lower()
     if text in ("sm80", "sm90"):
         return text
     if text not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):

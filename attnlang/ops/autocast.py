@@ -16,6 +16,11 @@ def is_autocasting(device: str) -> bool:
     return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
 
+def casts(q: Tensor) -> bool:
+    """Whether a call with this q is cast; as `is_autocasting`, for each call asks."""
+    return torch.is_autocast_enabled("cuda" if q.is_cuda else "cpu") and not q.is_meta
+
+
 def autocast(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the vectors of a call in autocast's dtype, where it is enabled."""
     dtype = torch.get_autocast_dtype(q.device.type)

@@ -7,7 +7,7 @@ are one request, and its keys are read once for all of them; else every request 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -123,7 +123,8 @@ class TableBuffers:
 
     Where they are `whole`, for a GPU, they have the size of the maxima: their requests beyond a
     step's have no rows. What a call does then depends on the tables' values alone, and a captured
-    one does it again after an update. Else they have the size that the step needs.
+    one does it again after an update. Else they have the size that the step needs. All tables of a
+    step go to their device together.
     """
 
     def __init__(
@@ -136,38 +137,95 @@ class TableBuffers:
     ) -> None:
         self.device = device
         self._requests, self._pages = max_requests, max_pages
-        self._buffers: dict[tuple[int, str], Tensor] = {}
+        self._held = torch.empty(0, dtype=torch.int32, device=device)
         self.whole = whole
 
-    def fill(self, at: int, level: Level) -> LevelTables:
-        """Write the tables of the plan's level `at`."""
+    def fill(self, levels: tuple[Level, ...]) -> tuple[LevelTables, ...]:
+        """Write the tables of a step."""
+        tables = [table for level in levels for table in self._tables(level)]
+        held = [t for t in tables if t.most is not None]
+        loose = [t for t in tables if t.most is None]
+        room = sum(t.room for t in held)
+        if self._held.shape[0] != room:
+            self._held = torch.empty(room, dtype=torch.int32, device=self.device)
+        if held:
+            self._held.copy_(_readable(_joined(held), self.device), non_blocking=True)
+        placed = dict(zip(map(id, held), _taken(self._held, held), strict=True))
+        if loose:
+            moved = _taken(on_device(_joined(loose), self.device), loose)
+            placed |= zip(map(id, loose), moved, strict=True)
+        found = iter([placed[id(t)] for t in tables])
+        return tuple(_level_tables(level, found) for level in levels)
+
+    def _tables(self, level: Level) -> Iterator[_Table]:
         keys, n = level.keys, self._requests
         starts = None if n is None else n + 1
-        kv_starts = self._put(at, "kv_starts", keys.kv_starts, starts)
-        paged = keys.pages is not None
-        return LevelTables(
-            self._put(at, "q_indptr", keys.q_starts, starts),
-            None if paged else kv_starts,
-            kv_starts if paged else None,
-            None if keys.pages is None else self._put(at, "pages", keys.pages, self._pages),
-            self._put(at, "kv_lens", keys.lens, n) if paged else None,
-            None if level.q_offset is None else self._put(at, "q_offset", level.q_offset, n),
-            None if level.kv_offset is None else self._put(at, "kv_offset", level.kv_offset, n),
-        )
+        yield self._table(keys.q_starts, starts, is_starts=True)
+        yield self._table(keys.kv_starts, starts, is_starts=True)
+        if keys.pages is not None:
+            yield self._table(keys.pages, self._pages)
+            yield self._table(keys.lens, n)
+        if level.q_offset is not None:
+            yield self._table(level.q_offset, n)
+        if level.kv_offset is not None:
+            yield self._table(level.kv_offset, n)
 
-    def _put(self, at: int, name: str, values: Ints, most: int | None) -> Tensor:
-        """Return values as int32, on the plan's device; with a maximum, at the same place."""
-        table = values.astype(np.int32)
-        if most is None:
-            return on_device(table, self.device)
-        held = self._buffers.get((at, name))
-        if held is None:
-            held = torch.empty(most, dtype=torch.int32, device=self.device)
-            self._buffers[at, name] = held
-        if self.whole:  # starts of what has nothing stand at the end, lengths and the rest are 0
-            rest = table[-1] if name in ("q_indptr", "kv_starts") else 0
-            table = np.concatenate([table, np.full(most - table.size, rest, dtype=np.int32)])
-        return held[: table.size].copy_(_readable(table, self.device), non_blocking=True)
+    def _table(self, values: Ints, most: int | None, *, is_starts: bool = False) -> _Table:
+        size = values.size if most is None or not self.whole else most
+        # Starts of what has nothing stand at the end; lengths and the rest are 0.
+        return _Table(values, size, most, int(values[-1]) if is_starts else 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    values: Ints
+    size: int  # how much of it there is: more than the values where the rest is said too
+    most: int | None
+    rest: int
+
+    @property
+    def room(self) -> int:
+        """What it takes of a buffer: whole groups of 16 bytes."""
+        most = self.size if self.most is None else self.most
+        return -(-most // _GROUP) * _GROUP
+
+
+_GROUP = 4
+
+
+def _joined(tables: list[_Table]) -> npt.NDArray[np.int32]:
+    """Return tables one after another."""
+    joined = np.zeros(sum(t.room for t in tables), dtype=np.int32)
+    at = 0
+    for table in tables:
+        joined[at : at + table.values.size] = table.values
+        if table.rest and table.size > table.values.size:
+            joined[at + table.values.size : at + table.size] = table.rest
+        at += table.room
+    return joined
+
+
+def _taken(joined: Tensor, tables: list[_Table]) -> list[Tensor]:
+    """Return the tables out of what was joined."""
+    if not tables:
+        return []
+    pieces = torch.split(joined, [t.room for t in tables])
+    return [p if t.size == t.room else p[: t.size] for p, t in zip(pieces, tables, strict=True)]
+
+
+def _level_tables(level: Level, found: Iterator[Tensor]) -> LevelTables:
+    """Return the tables of a level, in the order in which they were put."""
+    paged = level.keys.pages is not None
+    q_indptr, kv_starts = next(found), next(found)
+    return LevelTables(
+        q_indptr,
+        None if paged else kv_starts,
+        kv_starts if paged else None,
+        next(found) if paged else None,
+        next(found) if paged else None,
+        None if level.q_offset is None else next(found),
+        None if level.kv_offset is None else next(found),
+    )
 
 
 def on_device(table: npt.NDArray[np.integer[Any]], device: torch.device) -> Tensor:

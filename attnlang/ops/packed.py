@@ -21,6 +21,7 @@ from attnlang.ops.autocast import without_autocast
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import variant_of
 from attnlang.ops.packed_requests import Requests
+from attnlang.ops.routes import Route
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype, runs_on
 from attnlang.ops.training import (
@@ -130,15 +131,66 @@ def refuse_traced(handle: str, device: torch.device) -> None:
 refuse_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
 
 
-def _run(
+def is_like_others(variant: Variant, call: Ragged) -> bool:
+    """Whether a call that passed its checks answers for all with the same facts.
+
+    The values of its offsets are looked at by the op where it can: on the CPU. On a GPU nobody
+    looks at those that lie there. A `require` on lengths reads them in each call.
+    """
+    on_gpu = call.q.is_cuda
+    if call.q_indptr.is_cuda is not on_gpu or call.kv_indptr.is_cuda is not on_gpu:
+        return False
+    return on_gpu or variant.lengths_are_free
+
+
+def route(
     variant: Variant,
     call: Ragged,
-    seed: dict[str, object],
+    by_place: int,
+    params: dict[str, ParamValue],
     *,
     return_lse: bool,
     return_max: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Route:
+    """Return how calls like one are answered."""
+    moving = {
+        "scale": call.scale, "q_offset": call.q_offset, "kv_offset": call.kv_offset,
+        "q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr, "seed": call.seed,
+    }  # fmt: skip
+    seed: dict[str, object] = {} if call.seed is None else {"seed": call.seed}
+    named = _named(variant, call, return_lse=return_lse, return_max=return_max) | seed
     op = variant.registered_op(call.values, "packed")
+    return variant.route(op, named, call.values, by_place, params, moving)
+
+
+def attend_again(
+    variant: Variant,
+    known: Route,
+    vectors: tuple[Tensor, Tensor, Tensor | None],
+    args: tuple[ParamValue, ...],
+    params: dict[str, ParamValue],
+    moving: tuple[object, ...],
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Attend like before, without checks; None where the op refuses the values of offsets."""
+    q, k, v = vectors
+    call = known.arguments(args, params, moving)
+    if moving[-1] is None:
+        call |= variant.seed_argument(None, q)
+    try:
+        results: tuple[Tensor, Tensor, Tensor] = known.op(
+            *((q, k) if v is None else (q, k, v)), **call
+        )
+    except RuntimeError:
+        if q.is_cuda:
+            raise
+        return None  # the checks say it better
+    return results
+
+
+def _named(
+    variant: Variant, call: Ragged, *, return_lse: bool, return_max: bool
+) -> dict[str, object]:
+    """Return the op's arguments after the vectors, without a seed."""
     named = variant.op_arguments(call.values, call.scale, call.q_offset, call.kv_offset, None)
     names = variant.companions
     # Kernels read the offsets where q is.
@@ -148,7 +200,19 @@ def _run(
         named["return_lse"] = True
     if return_max:
         named["return_max"] = True
-    named |= seed
+    return named
+
+
+def _run(
+    variant: Variant,
+    call: Ragged,
+    seed: dict[str, object],
+    *,
+    return_lse: bool,
+    return_max: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = variant.registered_op(call.values, "packed")
+    named = _named(variant, call, return_lse=return_lse, return_max=return_max) | seed
     vectors = (call.q, call.k) if call.v is None else (call.q, call.k, call.v)
     results: tuple[Tensor, Tensor, Tensor] = op(*vectors, **named)
     return results

@@ -140,7 +140,9 @@ def _part(at: int, given: object, rows: Ints, *, single: bool) -> PartKeys:
 
 def _requests(rows: Ints, parts: tuple[PartKeys, ...]) -> Ints:
     """Return the finest grouping of the rows: no part tells two rows of a request apart."""
-    groupings = [rows, *(p.q_starts for p in parts)]
+    groupings = [rows, *(p.q_starts for p in parts if p.q_starts is not rows)]
+    if len(groupings) == 1:
+        return rows
     finest = max(groupings, key=lambda starts: starts.size)
     if all(np.isin(starts, finest).all() for starts in groupings):
         return finest

@@ -2,12 +2,15 @@
 
 A check reads shapes, dtypes, places and kinds, and the numbers that a `require`, a constant or a
 range reads; never the values of a tensor. Invariant: two calls with equal facts pass the same
-checks and run the same op, so the second one needs none. A wrong call is never remembered.
+checks, and run the same op with its arguments in the same places, so the second one needs no more
+than to be told apart from others. A wrong call is never remembered, nor one that autograd records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,63 +26,123 @@ Facts = tuple[object, ...]
 
 _MAX_ROUTES = 1024
 _NUMBERS = (int, float, bool)
+_SEED_END = 2**63
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """How calls of the same facts are answered: by which op, and what its arguments are.
+
+    `fixed` is what they have alike. The others are named with where a call has them: in which place
+    after the vectors, under which name, and which of its keywords.
+    """
+
+    op: torch._ops.OpOverload
+    fixed: dict[str, object]
+    places: tuple[tuple[int, str], ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    keywords: tuple[tuple[int, str], ...] = ()
+
+    def arguments(
+        self, args: tuple[object, ...], params: Mapping[str, object], keywords: tuple[object, ...]
+    ) -> dict[str, object]:
+        """Return the op's arguments after the vectors."""
+        call = self.fixed.copy()
+        for place, name in self.places:
+            call[name] = args[place]
+        for given, name in self.names:
+            call[name] = params[given]
+        for at, name in self.keywords:
+            call[name] = keywords[at]
+        return call
 
 
 class Routes:
-    """The ops of a variant's calls by their facts."""
+    """The routes of a variant's calls by their facts."""
 
     def __init__(self, variant: Variant) -> None:
         self._free = _unread(variant)
-        self._ops: dict[Facts, torch._ops.OpOverload] = {}
+        self._places = tuple(p.name for p in variant.params)
+        self._routes: dict[Facts, Route] = {}
 
     def facts(
         self,
-        vectors: tuple[object, ...],
+        vectors: tuple[Any, ...],
+        args: tuple[object, ...],
         params: Mapping[str, object],
-        offsets: tuple[object, ...],
+        offsets: tuple[Any, ...],
         others: tuple[object, ...],
+        seed: object = None,
     ) -> Facts | None:
         """Return what the checks of a call depend on, None where they alone can tell.
 
         `others` are what else the call was given: numbers, taken as they are, or tensors.
         """
-        found: list[object] = [torch.is_grad_enabled(), emulation_epoch(), dual_level()]
-        for x in vectors:
-            if not _add_tensor(found, x):
+        q, records = vectors[0], torch.is_grad_enabled()
+        if not _is_plain(q, records=records) or dual_level() >= 0:
+            return None
+        device, dtype = q.device, q.dtype
+        # What CPU tensors run is the environment's to say.
+        epoch = 0 if q.is_cuda else emulation_epoch()
+        found: list[object] = [device, dtype, epoch, len(args), q.shape]
+        for x in vectors[1:]:
+            if x is None:
+                found.append(None)
+            elif _is_plain(x, records=records) and x.dtype is dtype and x.device == device:
+                found.append(x.shape)
+            else:
                 return None
-        for name, value in params.items():
-            if _add_tensor(found, value):
-                continue
-            kind = type(value)
-            found.append(kind)
-            if kind is float and name in self._free:
-                continue
-            if kind not in _NUMBERS:
-                return None
-            found.append(value)
-        for x in offsets:
-            if _add_tensor(found, x):
-                continue
-            if type(x) is not int:
-                return None
-            found.append(-POSITION_LIMIT < x < POSITION_LIMIT)
         for x in others:
-            if _add_tensor(found, x):
-                continue
-            if type(x) not in _NUMBERS:
+            if x is None or x is False or x is True:
+                found.append(x)
+            elif not _add_tensor(found, x, records=records):
+                if type(x) not in _NUMBERS:
+                    return None
+                found += (type(x), x)
+        for x in offsets:
+            if x is None:
+                found.append(None)
+            elif type(x) is int:
+                if not -POSITION_LIMIT < x < POSITION_LIMIT:
+                    return None
+                found.append("near" if x else "zero")
+            elif not _add_tensor(found, x, records=records):
                 return None
-            found += (type(x), x)
+        if seed is not None:
+            if type(seed) is not int or not -_SEED_END <= seed < _SEED_END:
+                return None
+            found.append("seed")
+        if args or params:
+            named = dict(zip(self._places, args, strict=False))
+            if len(named) < len(args) or not params.keys().isdisjoint(named):
+                return None
+            named.update(params)
+            for name, value in named.items():
+                found.append(name)
+                if _add_tensor(found, value, records=records):
+                    continue
+                kind = type(value)
+                found.append(kind)
+                if kind is float and name in self._free:
+                    continue
+                if kind not in _NUMBERS:
+                    return None
+                found.append(value)
         return tuple(found)
 
-    def find(self, facts: Facts) -> torch._ops.OpOverload | None:
-        """Return the op of a call that was checked."""
-        return self._ops.get(facts)
+    def find(self, facts: Facts) -> Route | None:
+        """Return the route of a call that was checked."""
+        return self._routes.get(facts)
 
-    def remember(self, facts: Facts, op: torch._ops.OpOverload) -> None:
-        """Keep the op of a call that passed its checks."""
-        if len(self._ops) >= _MAX_ROUTES:
-            self._ops.clear()
-        self._ops[facts] = op
+    def remember(self, facts: Facts, route: Route) -> None:
+        """Keep the route of a call that passed its checks."""
+        if len(self._routes) >= _MAX_ROUTES:
+            self._routes.clear()
+        self._routes[facts] = route
+
+    def varies(self, name: str, value: object) -> bool:
+        """Whether calls of the same facts may have other values of a parameter."""
+        return isinstance(value, Tensor) or (name in self._free and type(value) is float)
 
 
 def _unread(variant: Variant) -> frozenset[str]:
@@ -92,12 +155,19 @@ def _unread(variant: Variant) -> frozenset[str]:
     ) - frozenset(read)
 
 
-def _add_tensor(found: list[object], x: object) -> bool:
-    """Add a plain tensor's facts, or that there is none; a fake one has sizes without values."""
+def _is_plain(x: object, *, records: bool) -> TypeGuard[Tensor]:
+    """Whether something is a dense tensor of no class of its own, which autograd leaves alone."""
     kind = type(x)
-    if kind is Tensor or kind is Parameter:
-        assert isinstance(x, Tensor)
-        found += (x.shape, x.dtype, x.device, x.layout, x.requires_grad)
+    if kind is not Tensor and kind is not Parameter:
+        return False
+    plain: Any = x
+    return plain.layout is torch.strided and not (records and plain.requires_grad)
+
+
+def _add_tensor(found: list[object], x: object, *, records: bool) -> bool:
+    """Add a plain tensor's facts, or that there is none; a fake one has sizes without values."""
+    if _is_plain(x, records=records):
+        found += (x.shape, x.dtype, x.device)
         return True
     if x is None:
         found.append(None)

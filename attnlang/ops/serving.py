@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, cast, overload
 
+import torch
 from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ops import arguments as check
 from attnlang.ops import packed
-from attnlang.ops.autocast import autocast, is_autocasting
+from attnlang.ops.autocast import autocast, casts
 
 if TYPE_CHECKING:
     from attnlang.ops.block_sparse import BlockSparse
@@ -67,14 +68,34 @@ class Serving:
         """
         variant = cast("Variant", self)
         v, q_indptr, kv_indptr, args = packed.split_arguments(args, params, v=variant.takes_v)
-        if isinstance(q, Tensor) and is_autocasting(q.device.type):
+        if isinstance(q, Tensor) and casts(q):
             q, k, v = autocast(q, k, v)
-        values = check.name_params(variant.ir.params, args, params)
-        call = packed.Ragged(q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed)
-        wanted = {"return_lse": return_lse, "return_max": return_max}
-        out, lse, largest = packed.attend(variant, call, **wanted)
-        results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
-        return out if len(results) == 1 else results
+        facts = None
+        if not torch.compiler.is_compiling():
+            facts = variant.routes.facts(
+                (q, k, v), args, params, (q_offset, kv_offset),
+                (scale, q_indptr, kv_indptr, return_lse, return_max), seed,
+            )  # fmt: skip
+        known = None if facts is None else variant.routes.find(facts)
+        results: tuple[Tensor, Tensor, Tensor] | None = None
+        if known is not None:
+            moving = (scale, q_offset, kv_offset, q_indptr, kv_indptr, seed)
+            results = packed.attend_again(variant, known, (q, k, v), args, params, moving)
+        if results is None:
+            values = check.name_params(variant.ir.params, args, params)
+            call = packed.Ragged(
+                q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed
+            )
+            wanted = {"return_lse": return_lse, "return_max": return_max}
+            results = packed.attend(variant, call, **wanted)
+            if facts is not None and known is None and packed.is_like_others(variant, call):
+                variant.routes.remember(
+                    facts, packed.route(variant, call, len(args), params, **wanted)
+                )
+        out, lse, largest = results
+        if not (return_lse or return_max):
+            return out
+        return (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
 
     def plan(
         self,

@@ -22,7 +22,7 @@ from attnlang.ops.block_sparse_plan import BlockSparsePlan
 from attnlang.ops.errors import CallError
 from attnlang.ops.finish import Rows
 from attnlang.ops.frozen import Value, all_values, freeze
-from attnlang.ops.level_call import CallFacts, Pools, call_level
+from attnlang.ops.level_call import CallFacts, Made, Pools, call_level
 from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels, on_device
 from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
 from attnlang.ops.part_core import reads_requests
@@ -76,7 +76,7 @@ class Step:
     placed: Placed | None  # None: no run of ragged keys has said yet where they lie
     lengths: Lengths
     schedules: Schedules
-    checked: set[Facts] = field(default_factory=set)  # what runs of this step passed
+    made: dict[Facts, Made] = field(default_factory=dict)  # for runs that were checked
 
 
 class Plan:
@@ -170,28 +170,15 @@ class Plan:
 
         """
         step = self._step
-        values = all_values(self._variant.ir, self._frozen, params)
-        check.check_lse(self._variant.ir, return_lse)
-        check.check_seed(seed)
-        pools = _pools(kv, step)
-        like = self._check(step, q, pools, values, scale)
-        placed = step.placed
-        if placed is None:
-            placed = self._place_ragged(step, q.device)
-        lasts = self._is_fixed(step) and q.shape[0] == self._options.max_q_tokens
-        facts = CallFacts(
-            scale, seed, return_lse, return_max, False, step.schedules, lasts, like is not None
-        )
-        if placed.rows is not None:
-            calls = tuple(zip(step.levels, placed.tables, pools, strict=True))
-            heads = pools[0].k.shape[-2]
-            out, lse, largest = run_parts(
-                self._variant, calls, placed.rows, q, values, facts, heads
-            )
+        facts = self._facts(q, kv, (scale, return_lse, return_max), seed, params)
+        made = None if facts is None else step.made.get(facts)
+        if not made or step.merged:
+            flags = {"return_lse": return_lse, "return_max": return_max}
+            out, lse, largest = self._attend(q, kv, facts, scale, seed, params, **flags)
         else:
-            out, lse, largest = call_level(
-                self._variant, placed.tables[0], 0, pools[0], q, values, facts
-            )
+            (call,) = made.values()
+            k, v = _shaped(kv, step.levels[0])
+            out, lse, largest = call.run(q, k, v, params, scale, seed)
         results = [out]
         if return_lse:
             assert lse is not None
@@ -200,6 +187,73 @@ class Plan:
             assert largest is not None
             results.append(largest[: step.parts.requests])
         return out if len(results) == 1 else tuple(results)
+
+    def _facts(
+        self,
+        q: Tensor,
+        kv: Pool | list[Pool] | None,
+        keywords: tuple[object, ...],
+        seed: int | None,
+        params: Mapping[str, Value],
+    ) -> Facts | None:
+        """Return what runs that are like one have in common; None where that cannot be told."""
+        if not self._frozen.keys().isdisjoint(params):
+            return None
+        stored: list[object] = []
+        for pair in kv if isinstance(kv, list) else (kv,):
+            stored += pair if isinstance(pair, tuple) else (pair,)
+        paged = tuple(n for n, x in params.items() if isinstance(x, Paged))
+        plain = params
+        if paged:
+            plain = {n: x.tensor if isinstance(x, Paged) else x for n, x in params.items()}
+        facts = self._routes.facts((q,), (), plain, (), (*keywords, *stored), seed)
+        if facts is None:
+            return None
+        return (*facts, *(x.stride() for x in stored if isinstance(x, Tensor)), *paged)
+
+    def _attend(
+        self,
+        q: Tensor,
+        kv: Pool | list[Pool] | None,
+        like: Facts | None,
+        scale: float | Tensor | None,
+        seed: int | None,
+        params: Mapping[str, Value],
+        *,
+        return_lse: bool,
+        return_max: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Attend after checks, unless runs `like` this one passed: a model has many layers."""
+        step = self._step
+        values = all_values(self._variant.ir, self._frozen, params)
+        pools = _pools(kv, step)
+        made = None if like is None else step.made.get(like)
+        if made is None:
+            check.check_lse(self._variant.ir, return_lse)
+            check.check_seed(seed)
+            self._check(step, q, pools, values, scale)
+            if like is not None:
+                made = step.made.setdefault(like, {})
+        placed = step.placed
+        if placed is None:
+            placed = self._place_ragged(step, q.device)
+        lasts = self._is_fixed(step) and q.shape[0] == self._options.max_q_tokens
+        facts = CallFacts(
+            scale,
+            seed,
+            return_lse,
+            return_max,
+            False,
+            step.schedules,
+            lasts,
+            frozenset(params),
+            made,
+        )
+        if placed.rows is None:
+            return call_level(self._variant, placed.tables[0], 0, pools[0], q, values, facts)
+        calls = tuple(zip(step.levels, placed.tables, pools, strict=True))
+        heads = pools[0].k.shape[-2]
+        return run_parts(self._variant, calls, placed.rows, q, values, facts, heads)
 
     def _make(self, parts: PlanParts, before: Schedules | None = None) -> Step:
         """Inspect a step; `before`: the schedules of the one before it."""
@@ -244,7 +298,7 @@ class Plan:
 
     def _place(self, step: Step, buffers: TableBuffers) -> Step:
         """Bring the tables of a step to where its kernels run."""
-        tables = tuple(buffers.fill(i, level) for i, level in enumerate(step.levels))
+        tables = buffers.fill(step.levels)
         rows = _rows(step.parts, step.positions, buffers.device) if step.merged else None
         return replace(step, placed=Placed(tables, rows))
 
@@ -292,25 +346,13 @@ class Plan:
         pools: tuple[Pools, ...],
         values: dict[str, Value],
         scale: float | Tensor | None,
-    ) -> Facts | None:
-        """Check a run, unless one like it passed in this step: a model has many layers.
-
-        Returns what runs that are like it have in common; None where that cannot be told.
-        """
-        vectors = (q, *(x for own in pools for x in (own.k, own.v)))
-        plain = {n: x.tensor if isinstance(x, Paged) else x for n, x in values.items()}
-        kinds = tuple(isinstance(x, Paged) for x in values.values())
-        facts = self._routes.facts(vectors, plain, (), (scale, *kinds))
-        if facts is not None and facts in step.checked:
-            return facts
+    ) -> None:
+        """Check a run's vectors and parameters."""
         self._check_q(q, step)
         if self._options.split_tokens and check_dtype(q).target is not Target.CPU:
             expected = "False, on a GPU: its kernels cut keys by the average length"
             raise CallError("batch_invariant", expected, str(self._options.split_tokens))
         check_run(self._variant, step.lengths, q, pools, values, scale)
-        if facts is not None:
-            step.checked.add(facts)
-        return facts
 
     def _check_q(self, q: Tensor, step: Step) -> None:
         rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads
@@ -341,25 +383,31 @@ def _pools(kv: Pool | list[Pool] | None, step: Step) -> tuple[Pools, ...]:
 
 def _level_pools(pair: Pool | None, level: Level) -> Pools:
     cache = level.keys.cache
+    if pair is None and cache is None:
+        raise CallError("kv", "(k, v) [sum KV, HKV, D]: a ragged plan has no pools", "nothing")
+    if pair is not None and cache is not None:
+        k, v = pair if isinstance(pair, tuple) else (pair, None)
+        check_pools(k, v, cache.layout)
+        if k.shape[1:3] != cache.k_pages.shape[1:3] or k.shape[0] < cache.k_pages.shape[0]:
+            expected = f"pools of {list(cache.k_pages.shape[:3])} as planned"
+            raise CallError("kv", expected, f"shape {list(k.shape)}")
+    scales = (None, None) if cache is None else (cache.k_scale, cache.v_scale)
+    return Pools(*_shaped(pair, level), *scales)
+
+
+def _shaped(kv: Pool | list[Pool] | None, level: Level) -> tuple[Tensor, Tensor | None]:
+    """Return what a run of a plan of one part was passed as kernels take it."""
+    pair, cache = kv[0] if isinstance(kv, list) else kv, level.keys.cache
     if pair is None:
-        if cache is None:
-            raise CallError("kv", "(k, v) [sum KV, HKV, D]: a ragged plan has no pools", "nothing")
+        assert cache is not None
         k, v = cache.k_pages, cache.v_pages
     else:
         k, v = pair if isinstance(pair, tuple) else (pair, None)
     if cache is None:
         if level.keys.pages is None:
-            return Pools(k, v)
-        return Pools(k.unsqueeze(1), None if v is None else v.unsqueeze(1))  # pages of one slot
-    if pair is not None:
-        check_pools(k, v, cache.layout)
-        if k.shape[1:3] != cache.k_pages.shape[1:3] or k.shape[0] < cache.k_pages.shape[0]:
-            expected = f"pools of {list(cache.k_pages.shape[:3])} as planned"
-            raise CallError("kv", expected, f"shape {list(k.shape)}")
-    return Pools(
-        nhd(k, cache.layout), None if v is None else nhd(v, cache.layout), cache.k_scale,
-        cache.v_scale,
-    )  # fmt: skip
+            return k, v
+        return k.unsqueeze(1), None if v is None else v.unsqueeze(1)  # pages of one slot
+    return nhd(k, cache.layout), None if v is None else nhd(v, cache.layout)
 
 
 def _check_options(options: Options) -> None:
@@ -411,7 +459,8 @@ def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:
         request, row, parts.q_starts[:-1], lens, positions.q_offset, positions.kv_offset,
         parts.kv_lens,
     )  # fmt: skip
-    return Rows(*(on_device(np.ascontiguousarray(x), device) for x in arrays))
+    moved = on_device(np.concatenate(arrays), device)
+    return Rows(*torch.split(moved, [x.size for x in arrays]))
 
 
 def make_plan(

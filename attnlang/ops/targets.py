@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnlang.jit.units import Target
 from attnlang.ops.errors import CallError
-from attnlang.options import emulated_target
+from attnlang.options import emulated_target, emulation_text
 
 _EMULATED = 1000
 _OLDEST = (8, 0)
@@ -35,16 +35,18 @@ class Runs:
 CPU = Runs(Target.CPU)
 
 
-_epoch: list[tuple[int, str | None]] = [(0, None)]
+_epoch: list[tuple[int, str]] = [(0, emulation_text())]
 
 
 def emulation_epoch() -> int:
     """Return a number that grows whenever what CPU tensors run has changed since the last call."""
     number, before = _epoch[0]
-    now = emulated_target()
+    now = emulation_text()
     if now != before:
-        _epoch[0] = (number + 1, now)
-    return _epoch[0][0]
+        emulated_target()  # is refused where it is no target
+        number += 1
+        _epoch[0] = (number, now)
+    return number
 
 
 def runs_on(device: torch.device) -> Runs:

@@ -6,6 +6,7 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -17,11 +18,11 @@ from attnlang.ir.nodes import Scalar, ScalarParam, Size, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
-from attnlang.ops.autocast import autocast, is_autocasting
+from attnlang.ops.autocast import autocast, casts
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record
-from attnlang.ops.routes import Routes
+from attnlang.ops.routes import Facts, Route, Routes
 from attnlang.ops.serving import Serving
 from attnlang.ops.signature import signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
+_KEYWORDS = ("scale", "q_offset", "kv_offset", "kv_lens", "kv_indices", "seed")
 _SEED_END = 2**63 - 1
 
 
@@ -60,20 +62,22 @@ class Variant(Serving):
         ] = {}
         self.training = Training(ir)
         self._params = ir.params
-        self._routes = Routes(ir)
+        self.routes = Routes(ir)
+        self._drops = ir.weights.dropout is not None
         conditions = [e for r in ir.requires for e in walk(r.condition)]
         self._sizes_required = frozenset(e.name for e in conditions if isinstance(e, Size))
+        self.lengths_are_free = self._sizes_required.isdisjoint(("Q", "KV"))
         self._numbers_required = frozenset(e.name for e in conditions if isinstance(e, Scalar))
         self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
         self.takes_v = takes_v(ir)
         schema = make_schema(ir, ir.name)
-        self.companions, self._names = schema.companions, schema.names
+        self.companions, self.names = schema.companions, schema.names
         optional = {a.name for a in schema.arguments if a.default is not None}
         self._runtime = tuple(
             (
                 p.name,
                 isinstance(p, ScalarParam),
-                getattr(p, "default", None) if self._names[p.name] in optional else None,
+                getattr(p, "default", None) if self.names[p.name] in optional else None,
             )
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
@@ -175,9 +179,21 @@ class Variant(Serving):
         where there is no softmax, over the elements that are not masked; -inf where there is none.
         Raises CallError for a wrong argument.
         """
-        v, args = self._passed(k, v, args)
-        if isinstance(q, Tensor) and is_autocasting(q.device.type):
+        if v is not None and not self.takes_v:
+            v, args = self._passed(k, v, args)
+        if isinstance(q, Tensor) and casts(q):
             q, k, v = autocast(q, k, v)
+        facts: Facts | None = None
+        if not torch.compiler.is_compiling():
+            facts = self.routes.facts(
+                (q, k, v), args, params, (q_offset, kv_offset),
+                (scale, kv_lens, kv_indices, kv_block, return_lse, return_max), seed,
+            )  # fmt: skip
+            route = None if facts is None else self.routes.find(facts)
+            if route is not None:
+                keywords = (scale, q_offset, kv_offset, kv_lens, kv_indices, seed)
+                call = route.arguments(args, params, keywords)
+                return self._attend(route.op, (q, k, v), call, seed, return_lse, return_max)
         values = check.name_params(self._params, args, params)
         if wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):
             recorded: dict[str, Any] = {
@@ -191,26 +207,13 @@ class Variant(Serving):
 
                 return traced_record(self._handle, values, recorded)
             return record(self, values, **recorded)
-        if torch.compiler.is_compiling():
-            op = self.registered_op(values)
-        else:
+        if not torch.compiler.is_compiling():
             check.check_seed(seed)
-            facts = self._routes.facts(
-                (q, k, v, kv_lens, kv_indices),
-                values,
-                (q_offset, kv_offset),
-                (scale, kv_block, return_lse),
+            check.check_lse(self.ir, return_lse)
+            self.check_call(
+                q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
             )
-            known = None if facts is None else self._routes.find(facts)
-            if known is None:
-                check.check_lse(self.ir, return_lse)
-                self.check_call(
-                    q, k, v, values, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
-                )
-                known = self.registered_op(values)
-                if facts is not None:
-                    self._routes.remember(facts, known)
-            op = known
+        op = self.registered_op(values)
         call = self.op_arguments(values, scale, q_offset, kv_offset, kv_lens)
         if kv_indices is not None:
             call["kv_indices"], call["kv_block"] = kv_indices, kv_block
@@ -218,11 +221,61 @@ class Variant(Serving):
             call["return_lse"] = True
         if return_max:
             call["return_max"] = True
-        call |= self.seed_argument(seed, q)
-        vectors = (q, k, v) if self.takes_v else (q, k)
-        out, lse, largest = op(*vectors, **call)
-        results = (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
-        return out if len(results) == 1 else results
+        if seed is not None:
+            call["seed"] = seed
+        if facts is not None:
+            keywords = (scale, q_offset, kv_offset, kv_lens, kv_indices, seed)
+            named = dict(zip(_KEYWORDS, keywords, strict=True))
+            self.routes.remember(facts, self.route(op, call, values, len(args), params, named))
+        return self._attend(op, (q, k, v), call, seed, return_lse, return_max)
+
+    def _attend(
+        self,
+        op: torch._ops.OpOverload,
+        vectors: tuple[Tensor, Tensor, Tensor | None],
+        call: dict[str, object],
+        seed: int | None,
+        return_lse: bool,
+        return_max: bool,
+    ) -> Tensor | tuple[Tensor, ...]:
+        q, k, v = vectors
+        if seed is None and self._drops:
+            call |= self.seed_argument(None, q)
+        out, lse, largest = op(q, k, v, **call) if self.takes_v else op(q, k, **call)
+        if not (return_lse or return_max):
+            only: Tensor = out
+            return only
+        return (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
+
+    def route(
+        self,
+        op: torch._ops.OpOverload,
+        call: dict[str, object],
+        values: dict[str, ParamValue],
+        by_place: int,
+        params: dict[str, ParamValue],
+        keywords: Mapping[str, object],
+    ) -> Route:
+        """Return how calls like one are answered; `by_place` of its parameters had no name."""
+        places, named, moving = [], [], []
+        for i, param in enumerate(self._params):
+            name, value = param.name, values[param.name]
+            if not self.routes.varies(name, value):
+                continue
+            apart = isinstance(param, ScalarParam) and isinstance(value, Tensor)
+            argument = self.companions[name] if apart else self.names[name]
+            if i < by_place:
+                places.append((i, argument))
+            elif name in params:
+                named.append((name, argument))
+        for at, (name, passed) in enumerate(keywords.items()):
+            if isinstance(passed, Tensor):
+                moving.append((at, self.companions.get(name, name)))
+            elif name in call and name != "scale":  # any number as good: offsets, the seed
+                moving.append((at, name))
+        changing = {argument for _, argument in (*places, *named, *moving)}
+        fixed = {n: x for n, x in call.items() if n not in changing}
+        return Route(op, fixed, tuple(places), tuple(named), tuple(moving))
 
     def registered_op(self, values: dict[str, ParamValue], kind: str = "") -> torch._ops.OpOverload:
         """Return the op of a call, or the one beside it of that kind; this is traced too."""
@@ -361,7 +414,7 @@ class Variant(Serving):
         """Return the seed of a call as the op takes it: passed, drawn, or none."""
         if seed is not None:
             return {"seed": seed}
-        if self.ir.weights.dropout is None:
+        if not self._drops:
             return {}
         return {self.companions["seed"]: torch.randint(_SEED_END, (), device=q.device)}
 
@@ -440,13 +493,13 @@ class Variant(Serving):
             value = values[name]
             if not scalar:
                 if value is not None:
-                    call[self._names[name]] = value
+                    call[self.names[name]] = value
             elif isinstance(value, Tensor):
                 call[self.companions[name]] = value
                 if default is None:
-                    call[self._names[name]] = 0  # required by the schema, not read
+                    call[self.names[name]] = 0  # required by the schema, not read
             elif value != default:
-                call[self._names[name]] = value
+                call[self.names[name]] = value
         for name, value, usual in (
             ("scale", scale, None),
             ("q_offset", q_offset, None),

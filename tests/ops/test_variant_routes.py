@@ -37,13 +37,46 @@ def checks(monkeypatch):
 
 
 def test_the_second_call_is_not_checked(variant, checks):
-    first = variant(Q, K, K, 2.0)
+    ways = (  # each way of passing arguments is checked once
+        lambda q: variant(q, K, K, 2.0),
+        lambda q: variant(q, K, K, cap=2.0),
+        lambda q: variant(q, K, K, 2.0, 4),
+        lambda q: variant(q, K, K, 2.0, size=4),
+    )
+    first = [way(Q) for way in ways]
     before = len(checks)
-    assert torch.equal(variant(Q, K, K, cap=2.0), first)
-    assert torch.equal(variant(Q.clone(), K.clone(), K, 2.0, 4), first)
+    assert all(torch.equal(way(Q.clone()), first[0]) for way in ways)
+    assert len(checks) == before
     variant(Q, K, K, 2.0, q_offset=3)
     variant(Q, K, K, 2.0, q_offset=5)  # any offset in range is as good
     assert len(checks) == before + 1
+
+
+def test_arguments_reach_the_op_however_they_are_passed(variant):
+    wanted = variant.reference(Q, K, K, 2.0, 4, SLOPES, 0.5)
+    ways = (
+        lambda s, f: variant(Q, K, K, 2.0, 4, s, f),
+        lambda s, f: variant(Q, K, K, 2.0, 4, free=f, slopes=s),
+        lambda s, f: variant(Q, K, K, slopes=s, free=f, size=4, cap=2.0),
+        lambda s, f: variant(
+            Q, K, K, free=torch.tensor(f), slopes=s, size=torch.tensor(4), cap=2.0
+        ),
+    )
+    for way in ways:
+        way(-SLOPES, 1.5)
+        torch.testing.assert_close(way(SLOPES, 0.5), wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_keywords_are_the_calls_own(variant):
+    lens = torch.tensor([9, 4])
+    for scale, offset, base in ((1.0, 2, 0), (0.5, 3, 4), (torch.tensor(0.5), 3, 0)):
+        for offsets in (offset, torch.tensor([offset, offset + 1])):
+            keywords = {"scale": scale, "q_offset": offsets, "kv_offset": base, "kv_lens": lens}
+            wanted = variant.reference(Q, K, K, 2.0, return_lse=True, **keywords)
+            for _ in range(2):
+                found = variant(Q, K, K, 2.0, return_lse=True, **keywords)
+                torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+            lens = lens - 1
 
 
 def test_numbers_of_the_call_are_its_own(variant):
@@ -126,4 +159,4 @@ def test_routes_are_bounded(variant, monkeypatch):
     monkeypatch.setattr(routes, "_MAX_ROUTES", 4)
     for length in range(1, 9):
         variant(Q[:, :, :length], K, K, 2.0)
-    assert len(variant._routes._ops) <= 4
+    assert len(variant.routes._routes) <= 4
