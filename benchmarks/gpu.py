@@ -1,6 +1,6 @@
 """How fast the CUDA kernels are, beside SDPA's flash and cuDNN backends and FlexAttention.
 
-    python benchmarks/gpu.py [full causal backward gallery decode serving] [--case 'full/*']
+    python benchmarks/gpu.py [full causal backward gallery decode serving host] [--case 'full/*']
     python benchmarks/gpu.py --list | --show
 
 Each target has a file of its own, `results/gpu-TARGET.json`; what it already holds of this GPU and
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from gpu_backward_cases import backward
 from gpu_cases import OURS, Case, Run, targets
+from gpu_host import host_calls, measure_host, print_host
 from gpu_peers import read_peers
 from gpu_serving_cases import serving
 from torch import Tensor
@@ -36,6 +37,7 @@ _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 _ROUNDS = (10, 200)  # at least, at most
 _HOST_CALLS, _HOST_ROUNDS = 20, 7
 _SLEEP = 20_000_000  # cycles, some 10 ms: longer than the host takes for those calls
+HOST = "host"
 _TOLERANCE = 0.02  # of two kernels that round weights to bfloat16, relative to the largest value
 
 
@@ -45,9 +47,12 @@ def main() -> None:
     peers = read_peers(args.peers)
     known = targets(peers)
     known |= {"backward": dict(backward(peers)), "serving": dict(serving())}
-    for name in args.target or known:
+    for name in args.target or (*known, HOST):
+        if name == HOST:
+            _host(RESULTS / f"gpu-{HOST}.json", args)
+            continue
         if name not in known:
-            sys.exit(f"no target `{name}`: there are {', '.join(known)}")
+            sys.exit(f"no target `{name}`: there are {', '.join(known)}, {HOST}")
         cases = {n: c for n, c in known[name].items() if fnmatch(n, args.case)}
         path = RESULTS / f"gpu-{name}.json"
         if args.list:
@@ -56,6 +61,22 @@ def main() -> None:
         if not args.show:
             _measure(cases, path, args)
         _print(name, path)
+
+
+def _host(path: Path, args: argparse.Namespace) -> None:
+    """Measure what calls cost the host, all in one go, or print it."""
+    if args.list:
+        print("one case of all calls")
+        return
+    if not args.show:
+        machine = _machine()
+        record = {"machine": machine, "cases": measure_host(host_calls())}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if path.exists():
+        print_host(json.loads(path.read_text(encoding="utf-8")))
+    else:
+        print(f"{HOST}: nothing measured yet")
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,9 +98,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(cases: Mapping[str, Callable[[], Case]], path: Path, args: argparse.Namespace) -> None:
-    if not torch.cuda.is_available():
-        sys.exit("this needs a CUDA device; `--show` prints what was measured on one")
-    machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "commit": _commit()}
+    machine = _machine()
     record: dict[str, Any] = {"machine": machine, "cases": {}}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -100,6 +119,16 @@ def _measure(cases: Mapping[str, Callable[[], Case]], path: Path, args: argparse
         torch.cuda.empty_cache()
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _machine() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        sys.exit("this needs a CUDA device; `--show` prints what was measured on one")
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
 
 
 def _commit() -> str:

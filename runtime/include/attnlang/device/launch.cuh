@@ -16,13 +16,29 @@ inline const char* error_text(cudaError_t rc) {
   return cudaGetErrorString(rc);
 }
 
-// Lets a kernel have more than 48 KiB of dynamic shared memory.
+// Lets a kernel have more than 48 KiB of dynamic shared memory, on the current device. It stays so:
+// the runtime is asked once by each thread, for as many kernels as a call has.
 template <class... Parameters>
 const char* set_shared_limit(void (*kernel)(Parameters...), size_t shared_bytes) {
+  struct Known {
+    const void* kernel;
+    int device;
+    size_t bytes;
+  };
+  constexpr size_t kKnown = 8;
+  static thread_local Known known[kKnown] = {};
+  static thread_local size_t next = 0;
   if (shared_bytes <= 48 * 1024) return nullptr;
-  return error_text(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(shared_bytes)));
+  const void* address = reinterpret_cast<const void*>(kernel);
+  int device = 0;
+  if (const char* error = error_text(cudaGetDevice(&device))) return error;
+  for (const Known& k : known) {
+    if (k.kernel == address && k.device == device && k.bytes >= shared_bytes) return nullptr;
+  }
+  const char* error = error_text(cudaFuncSetAttribute(
+      address, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  if (error == nullptr) known[next++ % kKnown] = {address, device, shared_bytes};
+  return error;
 }
 
 // Enqueues a kernel of grid CTAs of `block` threads with `shared_bytes` of dynamic shared memory.
