@@ -67,7 +67,7 @@ def call_level(
         call = LevelCall(variant, tables, part, pools, q, values, facts)
         if facts.made is not None:
             facts.made[key] = call
-    return call.run(q, pools.k, pools.v, values, facts.scale, facts.seed)
+    return call.run(q, pools.k, pools.v, values, facts.scale, facts.seed, facts.schedules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class _Moving:
 class LevelCall:
     """One packed call, arranged for all runs of a step that are like each other.
 
-    Holds nothing that a run brings; the schedules do that, where one is to be made again.
+    Holds nothing that a run brings, and no schedules: these hold it, and the latest run's tensors,
+    where one is to be made again.
     """
 
     def __init__(
@@ -97,7 +98,11 @@ class LevelCall:
         facts: CallFacts,
     ) -> None:
         ir, names = variant.ir, variant.companions
-        self._variant, self._schedules = variant, facts.schedules
+        self._variant = variant
+        self._work = {
+            names["workers"]: facts.schedules.workers,
+            names["split_tokens"]: facts.schedules.split_tokens,
+        }
         self._lasts, self._stays = facts.lasts, facts.made is not None
         self._return_lse, self._return_max = facts.return_lse, facts.return_max
         self._requests = tables.q_indptr.shape[0] - 1
@@ -146,6 +151,7 @@ class LevelCall:
         values: Mapping[str, ParamValue | Paged],
         scale: float | Tensor | None,
         seed: int | None,
+        schedules: Schedules,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Attend; `values` has at least the parameters that runs like this one are passed."""
         call = self._arguments(q, values, scale)
@@ -153,7 +159,7 @@ class LevelCall:
         if schedule is None or self._lasts:  # one that lasts is made again as the latest run says
             make = partial(self._plan, q, k, v, values, scale)
             key = self._key if self._stays else None
-            schedule = self._schedules.find(key, self._width, make, lasts=self._lasts)
+            schedule = schedules.find(key, self._width, make, lasts=self._lasts)
             if self._stays:
                 self._schedule = schedule
         call[self._schedule_name] = schedule
@@ -173,9 +179,7 @@ class LevelCall:
         scale: float | Tensor | None,
     ) -> Tensor:
         """Make the schedule of a run."""
-        names, schedules = self._variant.companions, self._schedules
-        work = {"workers": schedules.workers, "split_tokens": schedules.split_tokens}
-        call = self._arguments(q, values, scale) | {names[n]: x for n, x in work.items()}
+        call = self._arguments(q, values, scale) | self._work
         made: Tensor = self._planner(*((q, k) if v is None else (q, k, v)), **call)
         return made
 

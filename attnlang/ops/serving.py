@@ -97,6 +97,22 @@ class Serving:
             return out
         return (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
 
+    @overload
+    def plan(
+        self, /, q_indptr: Tensor, kv: BlockSparse, *,
+        num_q_heads: int, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        batch_invariant: bool | int = False, share_prefixes: bool = False,
+        max_requests: int | None = None, max_q_tokens: int | None = None,
+        max_pages: int | None = None, **params: ParamValue | Paged,
+    ) -> BlockSparsePlan: ...  # fmt: skip
+    @overload
+    def plan(
+        self, /, q_indptr: Tensor, kv: PagedKV | Tensor | Sequence[PagedKV | Tensor | Part], *,
+        num_q_heads: int, q_offset: Offset = None, kv_offset: int | Tensor = 0,
+        batch_invariant: bool | int = False, share_prefixes: bool = False,
+        max_requests: int | None = None, max_q_tokens: int | None = None,
+        max_pages: int | None = None, **params: ParamValue | Paged,
+    ) -> Plan: ...  # fmt: skip
     def plan(
         self,
         /,

@@ -178,7 +178,7 @@ class Plan:
         else:
             (call,) = made.values()
             k, v = _shaped(kv, step.levels[0])
-            out, lse, largest = call.run(q, k, v, params, scale, seed)
+            out, lse, largest = call.run(q, k, v, params, scale, seed, step.schedules)
         results = [out]
         if return_lse:
             assert lse is not None

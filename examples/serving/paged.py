@@ -87,11 +87,9 @@ class PagedCache:
         self._at = (indices[indptr[owner] + places // self.page], places % self.page)
         cache = PagedKV(self.pool[0, :, 0], self.pool[0, :, 1], indptr, indices, last)
         if self._plan is None:
-            plan = self._causal.plan(
+            self._plan = self._causal.plan(
                 q_indptr, cache, num_q_heads=self._heads, share_prefixes=self._share
             )
-            assert isinstance(plan, Plan)  # of pages
-            self._plan = plan
         else:
             self._plan.update(q_indptr, cache)
 

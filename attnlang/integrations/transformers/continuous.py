@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import local
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,11 +99,8 @@ def _plan(
         _STEPS.tables = (*_STEPS.tables, kv_indptr)
     which = (form, place, window, heads)
     if which not in _STEPS.plans:
-        made = variant(form).plan(
-            q_indptr, kv_indptr, num_q_heads=heads,
-            **seen.values,  # type: ignore[arg-type]
-        )  # fmt: skip
-        assert isinstance(made, Plan)
+        planned: dict[str, Any] = dict(seen.values)
+        made = variant(form).plan(q_indptr, kv_indptr, num_q_heads=heads, **planned)
         _STEPS.plans[which] = made
     return _STEPS.plans[which]
 
