@@ -22,7 +22,7 @@ from attnlang.jit.units import Sources, Target
 from attnlang.ops.binding import progress
 from attnlang.ops.errors import CallError
 from attnlang.ops.torch_op import TorchOp
-from attnlang.ops.traced import check_traced
+from attnlang.ops.traced import check_traced, check_traced_packed
 from attnlang.passes.lowered import Lowered
 from attnlang.passes.map_variant import map_variant
 from attnlang.plan.kernel_key import KernelKey
@@ -94,6 +94,7 @@ class Specialised:
             library,
             self.build_kernel,
             check=partial(check_traced, self.variant, self.consts),
+            check_packed=partial(check_traced_packed, self.variant, self.consts),
         )
 
     def build_kernel(self, key: KernelKey) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,18 +107,19 @@ class TorchOp:
         schema: OpSchema,
         build_kernel: BuildKernel,
         check: Check | None,
+        check_packed: Check | None,
     ) -> None:
         self._variant = variant
         self.schema = schema
         self._build_kernel = build_kernel
-        self._check = check
+        self._check, self._check_packed = check, check_packed
         self._ready: set[KernelKey] = set()
         self._targets: dict[int, int] = {-1: 0}  # by the binding's number of a device
         self._building = threading.RLock()
         ops = getattr(torch.ops, NAMESPACE)
         self.overload = getattr(ops, schema.name).default
         self.tiles = getattr(ops, f"{schema.name}_tiles").default
-        self.packed = PackedOp(schema, partial(self._prepare, packed=True))
+        self.packed = PackedOp(schema, self._trace_packed)
         address = getattr(ops, f"{schema.name}_api").default()
         self._api = _ApiStruct.from_address(address)
         if (self._api.version, self._api.call_version) != (API_VERSION, CALL_VERSION):
@@ -136,12 +136,13 @@ class TorchOp:
         build_kernel: BuildKernel,
         *,
         check: Check | None = None,
+        check_packed: Check | None = None,
     ) -> TorchOp:
         """Register the op of a variant, or return the one registered under the name before.
 
         `op_library` is what `op_sources` built; torch is told of it unless an ahead-of-time copy of
         the op is already there. `check` is called with the arguments by name when a graph is
-        traced; what it raises ends the trace.
+        traced, `check_packed` with those of a packed call; what they raise ends the trace.
         """
         with _registering:
             if op_name not in _registered:
@@ -149,7 +150,9 @@ class TorchOp:
                     register_with_torch(op_library)
                 if not is_registered(op_name):
                     raise RuntimeError(f"torch refused to register {NAMESPACE}::{op_name}")
-                op = TorchOp(variant, make_schema(variant, op_name), build_kernel, check)
+                op = TorchOp(
+                    variant, make_schema(variant, op_name), build_kernel, check, check_packed
+                )
                 op._register_fakes()
                 op._api.set_builder(op._api.table, op._builder)
                 _registered[op_name] = op
@@ -252,6 +255,12 @@ class TorchOp:
             self._check(self.schema, arguments)
         self._prepare(arguments)
         return arguments
+
+    def _trace_packed(self, arguments: Mapping[str, object]) -> Widths:
+        """Check a traced packed call and build its kernel; return the widths of its vectors."""
+        if self._check_packed is not None:
+            self._check_packed(self.schema, arguments)
+        return self._prepare(arguments, packed=True)
 
     def _prepare(self, arguments: Mapping[str, object], *, packed: bool = False) -> Widths:
         """Build the kernel of a call; return the widths of its vectors."""

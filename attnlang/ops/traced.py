@@ -17,7 +17,7 @@ from attnlang.emit.op_schema import OpSchema, takes_v
 from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import Param, Size, Variant
 from attnlang.ir.traverse import walk
-from attnlang.ops.arguments import check_qkv, check_requires, check_tensors
+from attnlang.ops.arguments import check_lse, check_qkv, check_requires, check_tensors
 
 Consts = Mapping[str, bool | int | float]
 
@@ -38,6 +38,15 @@ def check_traced(
         check_requires(variant, values, sizes)
     else:  # DV is what the spec makes of k
         check_requires(_without_sizes(variant), values, {})
+
+
+def check_traced_packed(
+    variant: Variant, consts: Consts, schema: OpSchema, arguments: Mapping[str, object]
+) -> None:
+    """Check the arguments of a packed call: its lengths are values, which no graph knows yet."""
+    values = {p.name: _value(p, consts, schema, arguments) for p in variant.params}
+    check_lse(variant, bool(arguments.get("return_lse")))
+    check_requires(_without_sizes(variant), values, {})
 
 
 def _value(

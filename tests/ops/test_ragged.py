@@ -115,6 +115,26 @@ def test_a_compiled_call() -> None:
     assert torch.equal(lse, want_lse)
 
 
+@pytest.mark.parametrize(
+    ("text", "passed", "argument"),
+    [
+        ("weights = sigmoid(score)", {"return_lse": True}, "return_lse"),
+        ("require n > 0, 'positive'\n score = score * n", {"n": -1}, "n"),
+    ],
+)
+def test_a_compiled_call_is_checked(text: str, passed: dict[str, object], argument: str) -> None:
+    variant = attnlang.loads(f"attention compiled_ragged(n: int = 1):\n {text}".replace("'", '"'))
+    q, starts = torch.randn(3, 2, 16), torch.tensor([0, 1, 3])
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def compiled(q, **given):
+        return variant.ragged(q, q, q, starts, starts, **given)
+
+    assert torch.equal(compiled(q), variant.ragged(q, q, q, starts, starts))
+    with pytest.raises(Exception, match=f"`{argument}`"):
+        compiled(q, **passed)
+
+
 def test_the_op_is_sound() -> None:
     call = call_of("plain", torch.float32, ((3, 5), (0, 2), (1, 9)))
     call.call()
