@@ -23,5 +23,7 @@ class Task:
 
 TASKS: Mapping[str, Task] = {
     "numbers": Task(Plan("numbers"), number_names, translation_scores),
-    "trees": Task(Plan("trees", pieces=220), sentences, tree_scores),
+    "trees": Task(
+        Plan("trees", pieces=220, steps=1240, warmup=250, rate=0.5), sentences, tree_scores
+    ),
 }
