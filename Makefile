@@ -46,8 +46,8 @@ test-slow: $(STAMP)  ## run the slow tests (installs the trained model that one 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[models]'
 	$(PYTEST) --dist worksteal -m 'slow and not gpu' || [ $$? -eq 5 ]  # 5: no test is slow
 
-gpu: $(STAMP)  ## run the tests that need a CUDA device (JOBS=16 builds that many kernels at once)
-	$(PYTEST) --dist load -m gpu tests/gpu
+gpu: $(STAMP)  ## run the tests that need a CUDA device, minutes a call (JOBS=16): call it until none is left
+	$(PYTEST) --dist load -m gpu tests/gpu --passed build/gpu-passed.txt --until 400
 
 check: $(STAMP)  ## lint, format, types, layers: all that CI checks before it tests
 	$(BIN)/ruff check .

@@ -111,37 +111,66 @@ def check(
         [move(t, device) for t in grads],
         return_lse=softmax,
     )
-    double = {n: t.double() for n, t in vectors.items()}
-    wide = {n: t.double() for n, t in floats.items()}
-    exact = gradients(variant.reference, double, wide, rest, grads, return_lse=softmax)
-    fused = exact
-    if dtype != torch.float32:
-        fused = gradients(
+
+    def solve(floats: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the gradients, and the errors of the reference that rounds as kernels do."""
+        double = {n: t.double() for n, t in vectors.items()}
+        wide = {n: t.double() for n, t in floats.items()}
+        exact = gradients(variant.reference, double, wide, rest, grads, return_lse=softmax)
+        if dtype == torch.float32:
+            return exact, {at: torch.zeros_like(want) for at, want in exact.items()}
+        found = gradients(
             variant.reference, vectors, floats, rest, grads, return_lse=softmax, rounding="fused"
         )
-    return max(
-        (
-            compare(at, actual[at].cpu().double(), want, fused[at].double() - want, dtype)
-            for at, want in exact.items()
-        ),
-        key=lambda errors: errors.error,
-    )
+        return exact, {at: found[at].double() - want for at, want in exact.items()}
+
+    exact, fused = solve(floats)
+    drawn: list[dict[str, Tensor]] = []
+    compared: list[Errors] = []
+    for at, want in exact.items():
+        got = actual[at].cpu().double()
+        try:
+            compared.append(compare(at, got, want, [fused[at]], dtype))
+        except AssertionError:
+            if dtype == torch.float32 or want.numel() >= MANY:
+                raise
+            drawn = drawn or [solve(moved)[1] for moved in nearby(floats, g)]
+            draws = [fused[at], *(errors[at] for errors in drawn)]
+            compared.append(compare(at, got, want, draws, dtype))
+    return max(compared, key=lambda errors: errors.error)
 
 
-def compare(at: str, got: Tensor, want: Tensor, fused: Tensor, dtype: torch.dtype) -> Errors:
-    """Compare one gradient; `fused`: the errors of the reference that rounds as kernels do.
+MANY = 4096  # errors whose largest and whose mean are no luck
+_DRAWS = 4
+
+
+def nearby(floats: dict[str, Tensor], g: torch.Generator) -> list[dict[str, Tensor]]:
+    """Return parameters moved by some thousandth, which are rounded otherwise on their way."""
+
+    def move_all() -> dict[str, Tensor]:
+        return {
+            n: (t * (1 + 1e-3 * torch.randn(t.shape, generator=g))).to(t.dtype)
+            for n, t in floats.items()
+        }
+
+    return [move_all() for _ in range(_DRAWS)]
+
+
+def compare(at: str, got: Tensor, want: Tensor, draws: list[Tensor], dtype: torch.dtype) -> Errors:
+    """Compare one gradient; `draws`: errors of the reference that rounds as kernels do.
 
     The largest error of many may be a result's own rounding; how many there are does not hide in
-    their mean square.
+    their mean square. The error of a few is luck: then there may be several draws, whose largest
+    counts.
     """
     assert not got.isnan().any(), f"NaN in the gradient of {at}"
     error = got - want
     size = max(1.0, want.abs().max().item())
-    slack, allowed = 2e-5 * size, 1.5 * fused.abs().max().item()
+    slack, allowed = 2e-5 * size, 1.5 * max(e.abs().max().item() for e in draws)
     if dtype != torch.float32:
         allowed += size * torch.finfo(dtype).eps / 2
-        if want.numel() >= 4096:  # the mean of a few errors is luck
-            mean, bound = (x.square().mean().sqrt().item() for x in (error, 1.5 * fused))
+        if want.numel() >= MANY:
+            mean, bound = (x.square().mean().sqrt().item() for x in (error, 1.5 * draws[0]))
             assert mean <= slack + bound, f"{at}: mean error {mean:.3g} > {slack + bound:.3g}"
     worst = error.abs().max().item()
     assert worst <= slack + allowed, (

@@ -79,5 +79,5 @@ def check_gradients(call: Packed, g: Generator, **keywords: object) -> dict[str,
     if dtype != torch.float32:
         fused = differentiate(call, reference, floats, grads, rounding="fused", **keywords)
     for at, want in exact.items():
-        compare(at, actual[at].double(), want, fused[at].double() - want, dtype)
+        compare(at, actual[at].double(), want, [fused[at].double() - want], dtype)
     return actual

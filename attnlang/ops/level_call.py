@@ -106,6 +106,7 @@ class LevelCall:
         self._lasts, self._stays = facts.lasts, facts.made is not None
         self._return_lse, self._return_max = facts.return_lse, facts.return_max
         self._requests = tables.q_indptr.shape[0] - 1
+        self._ragged = tables.kv_indptr is not None
         own = self._own(ir.params, values)
         kv_offset = 0 if tables.kv_offset is None else tables.kv_offset
         fixed = variant.op_arguments(own, facts.scale, tables.q_offset, kv_offset, tables.kv_lens)
@@ -159,7 +160,8 @@ class LevelCall:
         if schedule is None or self._lasts:  # one that lasts is made again as the latest run says
             make = partial(self._plan, q, k, v, values, scale)
             key = self._key if self._stays else None
-            schedule = schedules.find(key, self._width, make, lasts=self._lasts)
+            keys = k.shape[0] if self._ragged else None
+            schedule = schedules.find(key, self._width, make, lasts=self._lasts, keys=keys)
             if self._stays:
                 self._schedule = schedule
         call[self._schedule_name] = schedule

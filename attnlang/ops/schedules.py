@@ -76,6 +76,7 @@ class _Kept:
     table: Tensor
     value_dim: int
     make: Callable[[], Tensor] | None  # where it is to be made again, for another step
+    keys: int | None  # that its call has, unless they lie in pages
 
     @property
     def state_bytes(self) -> int:
@@ -102,26 +103,35 @@ class Schedules:
         make: Callable[[], Tensor],
         *,
         lasts: bool,
+        keys: int | None,
     ) -> Tensor:
         """Return the schedule of calls like `key`; None is like no other.
 
         `key` has all that a schedule depends on but the plan's own tables and parameters. One that
         `lasts` is made again for later steps, in its place: captured calls read it there, though
         none of them asks for it again. It is made as the latest call like it says, so that of
-        earlier calls' tensors none is held.
+        earlier calls' tensors none is held. `keys`: how many the call has, unless in pages.
         """
         if key is None:
             return make()
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept.setdefault(key, _Kept(make(), value_dim, make if lasts else None))
+            kept = _Kept(make(), value_dim, make if lasts else None, keys)
+            kept = self._kept.setdefault(key, kept)
         elif lasts:
             self._kept[key] = replace(kept, make=make)
         return kept.table
 
-    def made_again(self) -> Schedules:
-        """Return those of the step whose tables now lie where this one's did."""
-        lasting = {key: kept for key, kept in self._kept.items() if kept.make is not None}
+    def made_again(self, keys: int) -> Schedules:
+        """Return those of the step whose tables now lie where this one's did, and its `keys`.
+
+        Calls of ragged keys have as many as their step; those of other steps do not come again.
+        """
+        lasting = {
+            key: kept
+            for key, kept in self._kept.items()
+            if kept.make is not None and kept.keys in (None, keys)
+        }
         for kept in lasting.values():
             assert kept.make is not None
             kept.table.copy_(kept.make())

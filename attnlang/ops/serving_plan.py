@@ -277,7 +277,9 @@ class Plan:
         if self._buffers is None:
             return step
         step = self._place(step, self._buffers)
-        return step if before is None else replace(step, schedules=before.made_again())
+        if before is None:
+            return step
+        return replace(step, schedules=before.made_again(int(parts.kv_lens.sum())))
 
     def _is_fixed(self, step: Step) -> bool:
         """Whether a GPU's kernels get the same tables in every step; parts differ in number."""

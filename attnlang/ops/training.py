@@ -44,6 +44,8 @@ RAGGED_ON_GPU = "a ragged call on a GPU"
 # What has gradients, where a call has none.
 DENSE_INSTEAD = "gradients come from dense calls, one a request; without them use torch.no_grad()"
 _STEP = 16  # entries of a head dim that a GPU's products take together
+_WIDE, _WIDE_STEP = 256, 32  # wider ones are shared out to two warps
+_ONES = 2
 
 Arrange = Callable[..., dict[str, object]]
 
@@ -231,7 +233,9 @@ class _Core:
 
 def _with_one(v: Tensor, runs: Runs) -> Tensor:
     """Return v with a value of 1 beside it; on a GPU two of them, in a whole step of entries."""
-    more, ones = (1, 1) if runs.target is Target.CPU else (_STEP - v.shape[-1] % _STEP, 2)
+    width = v.shape[-1]
+    step = _WIDE_STEP if width + _ONES > _WIDE else _STEP
+    more, ones = (1, 1) if runs.target is Target.CPU else (step - width % step, _ONES)
     beside = v.new_zeros((*v.shape[:-1], more))
     beside[..., :ones] = 1
     return torch.cat([v, beside], dim=-1)

@@ -15,7 +15,7 @@ from attnlang.plan.widths import WidthError, Widths
 
 _STEP = 16  # entries that one matrix instruction multiplies
 _WIDEST = 256
-_WIDEST_VALUE = _WIDEST + _STEP  # `row_sum` is made of a value beside v
+_WIDEST_VALUE = _WIDEST + 2 * _STEP  # `row_sum` is made of a value beside v
 _ELEMENT_BYTES = 2
 _HEADER_BYTES = 1024  # ranges of tiles
 _SHARED_BYTES = 99 << 10

@@ -148,6 +148,23 @@ def test_a_plan_of_ragged_keys(device: str) -> None:
         plan.run(q.to("meta"), (k, v))
 
 
+def test_a_plan_of_ragged_keys_is_updated_to_more_or_fewer(device: str) -> None:
+    """With maxima its schedules last from step to step; those of other sums of keys do not."""
+    steps = [call_of("causal", device, lengths) for lengths in (LENGTHS[:4], LENGTHS[2:5])]
+    rows = max(step.vectors()[0].shape[0] for step in steps)
+    plan = steps[0].variant.plan(
+        steps[0].q_indptr, steps[0].kv_indptr, num_q_heads=HEADS.hq, max_requests=5,
+        max_q_tokens=rows,
+    )  # fmt: skip
+    for step in (*steps, steps[0], steps[1]):
+        q, k, v = step.vectors()
+        plan.update(step.q_indptr, step.kv_indptr)
+        spare = torch.full((rows - q.shape[0], *q.shape[1:]), torch.nan).to(q)
+        out, lse = plan.run(torch.cat([q, spare]), (k, v), return_lse=True)
+        step.check(out[: q.shape[0]].cpu(), lse[: q.shape[0]].cpu())
+        assert len(plan.balance) <= 2
+
+
 def test_an_update_plans_another_step(device: str) -> None:
     steps = [call_of("causal", device, lengths) for lengths in (LENGTHS[:4], LENGTHS[3:])]
     limits = {"max_requests": 10, "max_q_tokens": 200, "max_pages": 64}

@@ -1,0 +1,40 @@
+"""`make gpu` goes on where it stopped: what passed is left out, what failed or changed is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _run(passed: Path, *more: str) -> str:
+    """Run three quick tests of tests/gpu, which need no GPU."""
+    command = [
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-m", "not gpu",
+        "tests/gpu/test_gpu_ragged.py", "-k", "sm90 and (float32 or gradients)",
+        "--passed", str(passed), *more,
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.slow
+def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
+    passed = tmp_path / "results" / "passed.txt"
+    late = _run(passed, "--until", "0")
+    assert "2 skipped" in late
+    assert "left for another call" in late
+    assert not passed.exists()
+    assert "2 passed" in _run(passed)
+    place, *names = passed.read_text().splitlines()
+    assert len(names) == 2
+    assert "deselected" in (again := _run(passed))
+    assert "passed" not in again
+    passed.write_text("\n".join([place, names[0], ""]))
+    assert "1 passed" in _run(passed, "-n", "2")
+    passed.write_text("\n".join([place + "another", *names, ""]))
+    assert "2 passed" in _run(passed)
+    assert len(passed.read_text().splitlines()) == 3
