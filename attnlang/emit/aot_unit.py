@@ -15,8 +15,8 @@ from attnlang.emit.op_unit import binding_unit, op_unit
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import Variant
 from attnlang.jit.cpu import MACROS
-from attnlang.jit.units import Sources, Unit
-from attnlang.plan.kernel_key import KernelKey
+from attnlang.jit.units import Sources, Target, Unit
+from attnlang.plan.kernel_key import PAGES, KernelKey
 from attnlang.plan.plan import Plan, make_plan
 
 _FEATURES = "attnlang_features"
@@ -50,7 +50,9 @@ class BuiltInContext:
 
 def aot_sources(plan: Plan, op_name: str) -> Sources:
     """Emit the object that registers `torch.ops.attnlang.<op_name>` with its kernels."""
-    plans = [plan, make_plan(plan.lowered, replace(plan.key, packed=True))]
+    kinds = ("",) if plan.key.target is Target.CPU else ("", *PAGES)
+    packed = [make_plan(plan.lowered, replace(plan.key, packed=True, pages=p)) for p in kinds]
+    plans = [plan, *packed]
     kernels = [kernel_sources(p, op_name) for p in plans]
     units = (
         *(unit for kernel in kernels for unit in kernel.units),
@@ -70,13 +72,13 @@ def aot_op_units(variant: Variant, op_name: str, keys: list[KernelKey]) -> tuple
 def _built_in(keys: list[KernelKey]) -> Unit:
     kernels = [
         KernelText(
-            "packed" if key.packed else "dense",
-            "packed_dtypes" if key.packed else "dense_dtypes",
+            name := "packed" + (key.pages and f"_{key.pages}") if key.packed else "dense",
+            f"{name}_dtypes",
             dtype=_dtype(key.dtype),
             head_dim=key.head_dim,
             value_dim=key.value_dim,
             target=key.target.code,
-            packed=int(key.packed),
+            packed=key.packing,
             tensor_count=len(key.param_dtypes),
             param_dtypes=tuple(_dtype(d) for d in (*key.param_dtypes, "none")),
             **kernel_functions(key),

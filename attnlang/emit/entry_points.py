@@ -16,7 +16,11 @@ def kernel_functions(key: KernelKey) -> dict[str, str]:
     """Return the functions that a kernel exports, by what they do: run, count_tiles, workspace."""
     functions = {"run": _RUN, "count_tiles": _COUNT_TILES, "workspace": _WORKSPACE}
     if key.packed:
-        functions = {"run": _RUN_PACKED, "workspace": _PACKED_WORKSPACE}
+        of_pages = key.pages and f"_{key.pages}"
+        functions = {
+            "run": f"{_RUN_PACKED}{of_pages}",
+            "workspace": f"{_PACKED_WORKSPACE}{of_pages}",
+        }
     if key.target is Target.CPU:
         del functions["workspace"]
     return functions

@@ -7,12 +7,13 @@ and `spec_lines`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from attnlang.emit.call_fields import TENSOR, CallField, call_fields
 from attnlang.emit.cpp_text import Lane, param_field
 from attnlang.emit.dialect import CUDA, Dialect
+from attnlang.emit.entry_points import kernel_functions
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.programs import Programs, ProgramText
@@ -36,6 +37,7 @@ _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
 _ELEMENT = {Lane.F: "float", Lane.I: "int32_t", Lane.L: "int64_t", Lane.M: "int32_t"}
 _SPLAT = {Lane.F: "splat_f", Lane.I: "splat_i", Lane.L: "splat_l", Lane.M: "splat_i"}
+_PAGES = {"f8e4m3": "E4m3", "f8e5m2": "E5m2"}
 _FIELDS = {
     Level.CALL: "r.p.",
     Level.REQUEST: "r.",
@@ -105,6 +107,8 @@ class FunctorContext:
     dialect: Dialect
     title: str
     element: str
+    page_element: str
+    entry_points: Mapping[str, str]  # names of the unit's functions, by what they do
     softmax: str
     mask: str
     column_mask: str
@@ -179,6 +183,8 @@ class Functor:
             dialect=self.dialect,
             title=f"{self.variant.name}: {key.dtype}, D = {key.head_dim}, DV = {key.value_dim}",
             element=TENSOR[key.dtype],
+            page_element=_PAGES.get(key.pages, TENSOR[key.dtype]),
+            entry_points=kernel_functions(key),
             softmax=_bool(lowered.exponent is not None),
             mask=_bool(not _is_true(lowered.mask)),
             column_mask=_bool(lowered.column_mask is not None),

@@ -34,6 +34,8 @@ def kernel_sources(plan: Plan, name: str) -> Sources:
     template, unit = dialect.template, dialect.unit
     if plan.key.packed:
         template, unit = dialect.packed_template, dialect.packed_unit
+        if plan.key.pages:
+            unit = f"{plan.key.pages}_{unit}"
     text = number_lines(render(template, Functor(plan, dialect).context()), unit)
     flags = FLAGS if target is Target.CPU else ()
     entry_points = tuple(kernel_functions(plan.key).values())

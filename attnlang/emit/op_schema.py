@@ -29,7 +29,7 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 3, 6  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 4, 6  # kApiVersion, kCallVersion
 
 # Names of the ops alone: a parameter may have them.
 _OWN = (

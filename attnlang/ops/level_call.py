@@ -134,7 +134,7 @@ class LevelCall:
         self._fixed = fixed
         specialised = variant.specialised(const_values(ir, own), given_tensors(ir, own))
         width = specialised.widths(q.shape[2], None if pools.v is None else pools.v.shape[-1]).value
-        kernel = variant.kernel_key(q, width, own, packed=True)
+        kernel = variant.kernel_key(q, width, own, packed=True, keys=pools.k)
         specialised.op.ensure(kernel, q.device)
         self._op = variant.registered_op(own, "packed")
         self._planner = variant.registered_op(own, "schedule")

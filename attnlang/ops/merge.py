@@ -6,6 +6,8 @@ changes nothing, not a bit, whatever its out holds, and no gradient is NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,22 @@ def merge_states(
     only_b = (empty_a & ~empty_b).unsqueeze(-1)
     out = torch.where(only_a, out_a, torch.where(only_b, out_b.to(out_a.dtype), mixed))
     return out, lse
+
+
+def merge_in_place(
+    outs_a: Sequence[Tensor], lse_a: Tensor, outs_b: Sequence[Tensor], lse_b: Tensor
+) -> Tensor:
+    """Make of each first result, in float32, that of both sets of keys; return their lse.
+
+    For results of this library's kernels, where no gradient is wanted: what a row has of no key is
+    0, so fewer passes over memory do.
+    """
+    share = torch.sigmoid_(lse_b - lse_a).nan_to_num_(0.0)  # neither saw a key: any share will do
+    rest = (1 - share).unsqueeze(-1)
+    share = share.unsqueeze(-1)
+    for out_a, out_b in zip(outs_a, outs_b, strict=True):
+        out_a.mul_(rest).addcmul_(out_b, share)
+    return torch.logaddexp(lse_a, lse_b)
 
 
 def _check(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> None:

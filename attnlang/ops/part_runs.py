@@ -21,7 +21,7 @@ from attnlang.ops.finish import Rows, finish, finishes, packed_reads, reads_row_
 from attnlang.ops.frozen import Value
 from attnlang.ops.level_call import CallFacts, Pools, call_level
 from attnlang.ops.levels import Level, LevelTables
-from attnlang.ops.merge import merge_states
+from attnlang.ops.merge import merge_in_place
 from attnlang.ops.part_core import kv_total_name, part_core, row_sum_core, unmasked
 from attnlang.ops.parts import Paged
 
@@ -82,21 +82,17 @@ class _State:
     largest: Tensor | None
 
     def merged(self, other: _State) -> _State:
-        """Return the state of both sets of keys."""
-        out, lse = self._join(self.out, other.out, other.lse)
-        row_sum, largest = None, None
-        if self.row_sum is not None and other.row_sum is not None:
-            row_sum, _ = self._join(self.row_sum, other.row_sum, other.lse)
+        """Return the state of both sets of keys, in this one's memory."""
+        own, others = ([s.out] if s.row_sum is None else [s.out, s.row_sum] for s in (self, other))
+        lse, largest = None, None
+        if self.lse is not None and other.lse is not None:
+            lse = merge_in_place(own, self.lse, others, other.lse)
+        else:
+            for sums, more in zip(own, others, strict=True):
+                sums += more
         if self.largest is not None and other.largest is not None:
             largest = torch.maximum(self.largest, other.largest)
-        return _State(out, lse, row_sum, largest)
-
-    def _join(
-        self, own: Tensor, other: Tensor, other_lse: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.lse is None or other_lse is None:
-            return own + other, None
-        return merge_states(own, self.lse, other, other_lse)
+        return replace(self, lse=lse, largest=largest)
 
 
 def run_parts(

@@ -109,7 +109,7 @@ class Specialised:
             raise CallError(error.argument, error.expected, error.found) from None
         name = f"{self.name}_{key.dtype}"
         if key.packed:
-            name += "_packed"
+            name += "_packed" + (key.pages and f"_{key.pages}")
         if key.target is not Target.CPU:
             name += f"_{key.target}{'_emulated' if key.emulated else ''}"
         return kernel_sources(planned, name)

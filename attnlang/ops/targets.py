@@ -14,8 +14,10 @@ from torch import Tensor
 from attnlang.jit.units import Target
 from attnlang.ops.errors import CallError
 from attnlang.options import emulated_target, emulation_text
+from attnlang.plan.kernel_key import PAGES
 
 _EMULATED = 1000
+_PAGES = dict(zip((torch.float8_e4m3fn, torch.float8_e5m2), PAGES, strict=True))
 _OLDEST = (8, 0)
 
 
@@ -64,6 +66,13 @@ def _of_gpu(index: int) -> Runs:
         name = torch.cuda.get_device_name(index)
         raise CallError("q", "a GPU of compute capability 8.0 or later", f"one on {name}")
     return Runs(Target.SM90 if capability == (9, 0) else Target.SM80)
+
+
+def pages_of(keys: Tensor | None, runs: Runs) -> str:
+    """Return what the kernel of a packed call is built for: 8-bit floats in `keys`, on a GPU."""
+    if keys is None or runs.target is Target.CPU:
+        return ""
+    return _PAGES.get(keys.dtype, "")
 
 
 def binding_device(device: torch.device) -> int:

@@ -29,9 +29,9 @@ from attnlang.ir.nodes import Variant
 from attnlang.jit.loader import load
 from attnlang.ops.binding import register as register_with_torch
 from attnlang.ops.packed_op import PackedOp
-from attnlang.ops.targets import Runs, binding_device, runs_on
+from attnlang.ops.targets import Runs, binding_device, pages_of, runs_on
 from attnlang.ops.transforms import refuse_vmap
-from attnlang.plan.kernel_key import KernelKey
+from attnlang.plan.kernel_key import PAGES, KernelKey
 from attnlang.plan.widths import Widths, measure, value_dim
 
 NAMESPACE = "attnlang"
@@ -186,7 +186,7 @@ class TorchOp:
             key.head_dim,
             key.value_dim,
             Runs(key.target, key.emulated).code,
-            key.packed,
+            key.packing,
             len(key.param_dtypes),
             dtypes,
         )
@@ -206,7 +206,10 @@ class TorchOp:
         width = self._widths(arguments).value
         head = int(q.shape[-1])
         name = _dtype_name(q)
-        return KernelKey(name, head, width, dtypes, runs.target, runs.emulated, packed)
+        keys = arguments["k"]
+        assert isinstance(keys, Tensor)
+        pages = pages_of(keys, runs)
+        return KernelKey(name, head, width, dtypes, runs.target, runs.emulated, packed, pages)
 
     def _widths(self, arguments: Mapping[str, object]) -> Widths:
         """Return the widths of a call's vectors."""
@@ -284,6 +287,7 @@ class TorchOp:
                 runs.target,
                 runs.emulated,
                 bool(found.packed),
+                PAGES[found.packed - 2] if found.packed > 1 else "",
             )
             self.ensure(wanted, place)
         except BaseException as failure:

@@ -26,7 +26,7 @@ from attnlang.ops.routes import Facts, Route, Routes
 from attnlang.ops.serving import Serving
 from attnlang.ops.signature import signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
-from attnlang.ops.targets import check_dtype
+from attnlang.ops.targets import check_dtype, pages_of
 from attnlang.ops.tiles import Tiles
 from attnlang.ops.training import Training, wants_gradient
 from attnlang.ops.transforms import refuse_tangents
@@ -461,9 +461,15 @@ class Variant(Serving):
             self._required.add(facts)
 
     def kernel_key(
-        self, q: Tensor, dv: int, values: dict[str, ParamValue], *, packed: bool = False
+        self,
+        q: Tensor,
+        dv: int,
+        values: dict[str, ParamValue],
+        *,
+        packed: bool = False,
+        keys: Tensor | None = None,
     ) -> KernelKey:
-        """Return the key of the kernel that such a call runs; `dv` is DV."""
+        """Return the key of the kernel that such a call runs; `dv` is DV, `keys` may be pages."""
         dtypes = []
         for param in self.ir.params:
             if isinstance(param, TensorParam):
@@ -474,7 +480,10 @@ class Variant(Serving):
                     dtypes.append("none")
         runs = check_dtype(q)
         name = check.DTYPE_NAMES[q.dtype]
-        return KernelKey(name, q.shape[-1], dv, tuple(dtypes), runs.target, runs.emulated, packed)
+        pages = pages_of(keys, runs)
+        return KernelKey(
+            name, q.shape[-1], dv, tuple(dtypes), runs.target, runs.emulated, packed, pages
+        )
 
     def op_arguments(
         self,

@@ -7,6 +7,7 @@
 // lengths are the GPU's to read, and may be anything: no row outside a tensor is touched.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "attnlang/device/launch.cuh"
@@ -149,14 +150,9 @@ class BroughtCall {
         packed_.kv_indptr = {.data = starts_, .dtype = DType::i32, .stride = 1, .value = 0};
       }
     }
-    brings_rows_ = Variant::kLoadsKeys || !takes(whole.k, packed_.k_scale, Variant::kKeyStart);
-    // Values that are a slice of keys are read by themselves where they begin at another entry
-    // than those that a chunk of keys begins with.
-    if constexpr (kValueWithinKey<Variant, kD, kDV> < 0) {
-      constexpr bool kOfKey = Variant::kValueFromKey;
-      brings_rows_ =
-          brings_rows_ || !takes(kOfKey ? whole.k : whole.v,
-                                 kOfKey ? packed_.k_scale : packed_.v_scale, Variant::kValueStart);
+    brings_rows_ = Variant::kLoadsKeys || !takes(whole.k, packed_.k_scale);
+    if constexpr (!Variant::kValueFromKey) {
+      brings_rows_ = brings_rows_ || !takes(whole.v, packed_.v_scale);
     }
     if (!brings_rows_) return;
     take<Width::kHead>(call_.k, workspace);
@@ -176,6 +172,7 @@ class BroughtCall {
     return {.numbers = call.packed->page_indices,
             .size = static_cast<int32_t>(call.packed->page_size),
             .count = static_cast<int32_t>(call.k.size[0]),
+            .shift = logarithm(call.packed->page_size),
             .begin = 0,
             .keys = Stored::of(call.k, call.packed->k_scale),
             .values = Variant::kValueFromKey ? Stored::of(call.k, call.packed->k_scale)
@@ -213,9 +210,12 @@ class BroughtCall {
   using Width = Widths<Variant, kD, kDV>;
 
   // Whether the products can read a pool where it lies, or a transform's pass can.
-  static bool takes(const Tensor& pool, const Tensor& scales, int start) {
-    if (!is_page_dtype(pool.dtype)) return scales.data == nullptr;
-    return VectorRows<const Element>::of(pool, start).vectorised;
+  static bool takes(const Tensor& pool, const Tensor& scales) {
+    return is_page_dtype(pool.dtype) || scales.data == nullptr;
+  }
+
+  static int32_t logarithm(int64_t size) {
+    return (size & (size - 1)) == 0 ? std::countr_zero(static_cast<uint64_t>(size)) : -1;
   }
 
   // The room of a tensor, side by side: rows, then its other axes but those of one element.

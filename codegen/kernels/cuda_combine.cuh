@@ -60,12 +60,14 @@ ATTNLANG_DEVICE void combine_rows(const Work<Variant, Element>& work,
     if (lane == 0) store_header<kDV>(to, state);
   }
   if (cut.count == 1) return;
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) *last_part = atomicAdd(cut.done, 1) == cut.count - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();  // of what all threads wrote before the barrier
+    *last_part = atomicAdd(cut.done, 1) == cut.count - 1;
+    __threadfence();
+  }
   __syncthreads();
   if (*last_part == 0) return;
-  __threadfence();
   for (int r = warp; r < item.rows; r += kWarps) {
     float* row = rows + r * kFloats;
     // An item's states fill whole cache lines, which this multiprocessor has not read before.

@@ -25,31 +25,35 @@ constexpr bool kSharesRows = [] {
   else return !V::kColumnMask;
 }();
 
-// Some 64 KiB of keys and values a block, two blocks a multiprocessor. kAlone: one block with as
-// many warps, 192 KiB; then fewer parts of the keys keep memory as busy, and wait for their merge.
-template <int kD, int kDV, bool kAlone = false>
-constexpr Sm80Shape decode_shape() {
+// Eight warps of a multiprocessor have some 192 KiB of keys and values on their way between them,
+// in one block or in two; 128 KiB where a block may not have 100. One: fewer parts of the keys keep
+// memory as busy, and wait for their merge. Two: one works while the other starts or ends an item.
+// `entry`: bytes of one that is stored.
+template <int kD, int kDV>
+constexpr Sm80Shape decode_shape(bool large, int blocks, int entry = 2) {
   constexpr bool kWide = kD + kDV > 320;
+  large = large && !kWide;
   Sm80Shape shape{.row_warps = 1,
-                  .key_warps = kWide    ? 2
-                               : kAlone ? 8
-                                        : 4,
+                  .key_warps = kWide   ? 2
+                               : large ? 8 / blocks
+                                       : 4,
                   .value_warps = (kDV + 255) / 256,
                   .row_tiles = 1,
                   .key_tile = 0,
                   .stages = 2,
-                  .blocks = kAlone && !kWide ? 1 : 2,
+                  .blocks = large ? blocks : 2,
                   .packed = true};
-  shape.key_tile = 16 * shape.key_warps;
-  const int bytes = 2 * (kD + kDV) * shape.key_tile;
-  shape.stages = std::clamp((shape.blocks == 1 ? 192 << 10 : 64 << 10) / bytes, 2, 4);
+  // A warp takes twice as many narrow keys at once: it has more to do for each.
+  shape.key_tile = (kWide || entry == 2 ? 16 : 32) * shape.key_warps;
+  const int bytes = (kWide ? 2 : entry) * (kD + kDV) * shape.key_tile;
+  shape.stages = std::clamp((large ? (192 << 10) / blocks : 64 << 10) / bytes, 2, 6);
   return shape;
 }
 
 // kLargeShared: a block may have 200 KiB and more.
 template <class Variant, class Element, int kD, int kDV, bool kLargeShared>
 class Decode {
-  using Kernel = Sm80Forward<Variant, Element, kD, kDV, decode_shape<kD, kDV, kLargeShared>()>;
+  using Kernel = Sm80Forward<Variant, Element, kD, kDV, decode_shape<kD, kDV>(kLargeShared, 1)>;
   using Launch = Work<Variant, Element>;
 
  public:
@@ -69,10 +73,9 @@ class Decode {
         selects ? Selection::most_blocks(call) * Selection::block_size(call) : call.k.size[2];
     const int64_t items = units * chunks;
     void* lists = workspace.take(Selection::bytes(call));
-    const int64_t tiles = (columns + Kernel::kKeyTile - 1) / Kernel::kKeyTile;
-    const Parts parts =
-        take_parts<kDV>(workspace, items, Kernel::kRows,
-                        parts_of(items, tiles, int64_t{Kernel::kBlocks} * kProcessors));
+    const Parts parts = take_parts<kDV>(
+        workspace, items, Kernel::kRows,
+        parts_of(items, columns / kLeastOfFew, int64_t{Kernel::kBlocks} * kProcessors));
     if (problem == nullptr) return nullptr;
     Launch work{.problem = *problem,
                 .arguments = Variant::arguments(call),

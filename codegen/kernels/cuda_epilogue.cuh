@@ -96,6 +96,19 @@ template <class Variant, int kDV, class StateOf>
 ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float* acc, int lane) {
   constexpr int kEach = (kDV + kWarp - 1) / kWarp;
   constexpr int kBatch = kEach <= 4 ? 8 : kEach <= 8 ? 4 : 2;  // loads on their way
+  float values[kBatch][kEach];
+  const auto load = [&](int first) {  // those of kBatch states
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const float* state = state_of(first + j < count ? first + j : count - 1);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) {
+        const int e = n * kWarp + lane;
+        values[j][n] = first + j < count && e < kDV ? state[e] : 0.0f;
+      }
+    }
+  };
+  load(0);  // beside the headers
   RowState merged;
   for (int i = lane; i < count; i += kWarp) merged.max = max_or_nan(merged.max, state_of(i)[kDV]);
 #pragma unroll
@@ -120,16 +133,7 @@ ATTNLANG_DEVICE RowState merge_states(int count, const StateOf& state_of, float*
     merged.sum += sum;
     merged.weighted += weighted;
     for (int i = 0; i < here; i += kBatch) {
-      float values[kBatch][kEach];
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const float* state = state_of(first + (i + j < here ? i + j : i));
-#pragma unroll
-        for (int n = 0; n < kEach; ++n) {
-          const int e = n * kWarp + lane;
-          values[j][n] = i + j < here && e < kDV ? state[e] : 0.0f;
-        }
-      }
+      if (first + i != 0) load(first + i);
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const float times = __shfl_sync(~0u, scale, (i + j) % kWarp);

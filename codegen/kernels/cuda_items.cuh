@@ -26,16 +26,17 @@ struct Item {
   ATTNLANG_DEVICE int query_of(int r) const { return (row0 + r * step) % queries; }
 };
 
-constexpr int kProcessors = 132;    // multiprocessors that cuts are made for; others do as well
-constexpr int kMinTilesOfPart = 4;  // a part of the keys is worth its merge
+constexpr int kProcessors = 132;  // multiprocessors that cuts are made for; others do as well
+// Keys whose part is worth its merge: of few rows, and of many.
+constexpr int kLeastOfFew = 512, kLeastOfMany = 256;
 
-// The parts that each item's keys are cut into: the fewest that leave at most a tenth of the
-// `at_once` blocks that run together idle in the last round.
-inline int parts_of(int64_t items, int64_t key_tiles, int64_t at_once) {
-  const int64_t most = std::max<int64_t>(1, key_tiles / kMinTilesOfPart);
+// The parts that each item's keys are cut into, at most `most`: the fewest that leave at most a
+// tenth of the `at_once` blocks that run together idle in the last round.
+inline int parts_of(int64_t items, int64_t most, int64_t at_once) {
   int64_t best = 1;
   double best_use = 0;
-  for (int64_t parts = 1; parts <= most && items * (parts - 1) < at_once; ++parts) {
+  for (int64_t parts = 1; parts <= std::max<int64_t>(most, 1) && items * (parts - 1) < at_once;
+       ++parts) {
     const int64_t blocks = items * parts, rounds = (blocks + at_once - 1) / at_once;
     const double use = static_cast<double>(blocks) / static_cast<double>(rounds * at_once);
     if (use > best_use + 1e-9) best = parts, best_use = use;

@@ -111,12 +111,19 @@ constexpr Sm80Shape with_pages(Sm80Shape shape) {
   return shape;
 }
 
+// What the products read of pages that hold PageElement; keys that are read apart from them too are
+// brought together before.
+template <class Variant, class Element, class PageElement>
+using Held = std::conditional_t<Variant::kLoadsKeys, Element, PageElement>;
+
 // `OfMany`: how items of many rows are launched, as `PackedLaunch`; kLargeShared: as `Decode` has
-// it.
-template <class Variant, class Element, int kD, int kDV, class OfMany, bool kLargeShared>
+// it; PageElement: what pages hold, Element or 8-bit floats.
+template <class Variant, class Element, int kD, int kDV, class OfMany, bool kLargeShared,
+          class PageElement>
 class PackedAttention {
-  using Few =
-      Sm80Forward<Variant, Element, kD, kDV, with_pages(decode_shape<kD, kDV, kLargeShared>())>;
+  using Rows = Held<Variant, Element, PageElement>;
+  using Few = Sm80Forward<Variant, Element, kD, kDV,
+                          with_pages(decode_shape<kD, kDV>(kLargeShared, 2, sizeof(Rows))), Rows>;
   using Launch = PackedWork<Variant, Element>;
   using FewItems = FewRows<Few::kRows>;
   using OfFew = PackedLaunch<Few, FewItems, Variant, Element>;
@@ -159,6 +166,13 @@ class PackedAttention {
     if (packed.chunks != nullptr &&
         (packed.chunk_count != schedule_ints(call) || place % alignof(int64_t) != 0)) {
       return fail(error, "the schedule was made for other shapes");
+    }
+    const bool narrow = call.k.dtype == DType::f8e4m3 || call.k.dtype == DType::f8e5m2;
+    if (narrow ? call.k.dtype != dtype_of<PageElement>() : kIsNarrow<PageElement>) {
+      return fail(error, "the kernel was built for pages of another dtype");
+    }
+    if (!Variant::kValueFromKey && call.v.dtype != call.k.dtype) {
+      return fail(error, "v has another dtype than k");
     }
     if (packed.is_paged() && key_rows(call) > kPositionLimit) {
       return fail(error, "more than 2^30 slots in pages");
@@ -252,8 +266,7 @@ class PackedAttention {
     const int64_t mean = (call.q.size[2] + requests - 1) / requests;
     const int64_t rows = mean > kDecodeQueries ? 1 : mean;
     const int64_t busy = requests * (call.q.size[1] / unit) * FewItems::chunks(unit * rows);
-    const int64_t key_tiles = (key_rows(call) / requests + Few::kKeyTile - 1) / Few::kKeyTile;
-    return parts_of(busy, key_tiles, OfFew::kAtOnce);
+    return parts_of(busy, key_rows(call) / requests / kLeastOfFew, OfFew::kAtOnce);
   }
 };
 

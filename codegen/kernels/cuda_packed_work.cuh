@@ -124,7 +124,7 @@ struct PackedBlocks {
 template <class Kernel, class Items, class Variant, class Element>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     packed_kernel(const __grid_constant__ PackedBlocks<Variant, Element> blocks) {
-  DealtItems dealt(blocks.schedule, blocks.states, Kernel::kItemFloats);
+  DealtItems dealt(blocks.schedule, blocks.states, Kernel::kItemFloats, Kernel::kBlocks);
   int index = static_cast<int>(blockIdx.x);
   Cut cut;
   if (!dealt.dealt()) cut = Cut::even(blocks.work.all.parts, Kernel::kItemFloats);
@@ -192,6 +192,7 @@ struct PackedSchedule {
     return launch(deal_kernel, dim3(1), kDealThreads, kDealThreads * sizeof(int64_t), stream,
                   DealWork{.schedule = made,
                            .state_bytes = state_bytes(items),
+                           .least = Kernel::kLeastPiece,
                            .may_be_whole = may_be_whole(items)});
   }
 

@@ -60,6 +60,7 @@ struct VectorRows {
 struct Pages {
   PerRequest numbers;
   int32_t size, count;  // slots of a page; pages that there are
+  int32_t shift;        // the size's logarithm; negative: it is no power of two
   int32_t begin;        // slots of all pages before the request's first, in the order of `numbers`
   Stored keys, values;
 
@@ -78,10 +79,21 @@ struct Pages {
   struct Slot {
     int64_t page;
     int32_t slot;
+
+    template <class T>
+    ATTNLANG_DEVICE int64_t offset(const VectorRows<T>& pool, int h) const {
+      return page * pool.stride[0] + h * pool.stride[1] + slot * pool.stride[2];
+    }
   };
-  ATTNLANG_DEVICE Slot slot(int column) const {
-    const int at = begin + column;
-    return {bounded<int64_t>(numbers[at / size], 0, count - 1), at % size};
+  ATTNLANG_DEVICE Slot slot(int column) const { return bounded_slot(sought(column)); }
+  // The same before the number is looked at, so that nobody waits for it yet.
+  ATTNLANG_DEVICE Slot sought(int column) const {
+    const int at = begin + column, index = shift < 0 ? at / size : at >> shift;
+    return {numbers[index], at - index * size};
+  }
+  // Of what was sought, a page that there is.
+  ATTNLANG_DEVICE Slot bounded_slot(const Slot& sought) const {
+    return {bounded<int64_t>(sought.page, 0, count - 1), sought.slot};
   }
   // Its page's number as it stands there, of which 32 bits are enough; it may be anything.
   ATTNLANG_DEVICE int32_t raw_number(int column) const {
@@ -93,8 +105,7 @@ struct Pages {
  private:
   template <class T>
   ATTNLANG_DEVICE int64_t offset(const VectorRows<T>& pool, int h, int column) const {
-    const Slot at = slot(column);
-    return at.page * pool.stride[0] + h * pool.stride[1] + at.slot * pool.stride[2];
+    return slot(column).offset(pool, h);
   }
 };
 

@@ -3,10 +3,10 @@
 //
 // Items lie one after another on a line, each as long as the key tiles that its rows visit and one
 // more, for its start; the line is cut into equal shares, one a block. An item that a cut goes
-// through is done in pieces, whose states meet in key order. No cut leaves a piece shorter than
-// kLeastPiece. Everything is counted on the GPU, where lengths lie: the host waits for nothing, and
-// a captured graph needs it for nothing. What one knows of a schedule on the host are bounds: no
-// block has more than two pieces of items that it shares with others.
+// through is done in pieces, whose states meet in key order. No cut leaves a piece of fewer tiles
+// than are worth a merge. Everything is counted on the GPU, where lengths lie: the host waits for
+// nothing, and a captured graph needs it for nothing. What one knows of a schedule on the host are
+// bounds: no block has more than two pieces of items that it shares with others.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,6 @@
 
 namespace attnlang::cuda {
 
-constexpr int64_t kLeastPiece = 4;  // tiles that are worth a merge
-
 // The blocks that do pieces of an item: `count` of them from `block` on.
 struct Pieces {
   int32_t block, count;
@@ -30,14 +28,15 @@ struct Pieces {
 // The cuts: at the multiples of `share`, but for those that are near an item's begin or end, which
 // move there.
 struct Shares {
-  int64_t share;  // above kLeastPiece
+  int64_t share;  // above `least`
+  int64_t least;  // tiles that are worth a merge
 
   ATTNLANG_HD Pieces pieces(int64_t begin, int64_t end) const {
     const int64_t units = end - begin;
-    const int64_t near = units < 2 * kLeastPiece ? (units + 1) / 2 : kLeastPiece;
+    const int64_t near = units < 2 * least ? (units + 1) / 2 : least;
     // The first cut that does not move to the begin, and the last that does not move to the end.
     const int64_t first = (begin + near + share - 1) / share, last = (end - near) / share;
-    const bool whole = units < 2 * kLeastPiece || last < first;
+    const bool whole = units < 2 * least || last < first;
     return {.block = static_cast<int32_t>(first - 1),
             .count = whole ? 1 : static_cast<int32_t>(last - first + 2)};
   }
@@ -72,11 +71,11 @@ struct Schedule {
   int32_t items, blocks;  // items that there may be; blocks at once
 
   static ATTNLANG_HD int64_t ints(int64_t items, int64_t blocks) {
-    return (header + 2 + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
+    return (header + 4 + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
   }
   ATTNLANG_HD Shares& shares() const { return *reinterpret_cast<Shares*>(data + header); }
-  ATTNLANG_HD int64_t* begins() const { return reinterpret_cast<int64_t*>(data + header + 2); }
-  ATTNLANG_HD int32_t* which() const { return data + header + 2 + 2 * (items + 1); }
+  ATTNLANG_HD int64_t* begins() const { return reinterpret_cast<int64_t*>(data + header + 4); }
+  ATTNLANG_HD int32_t* which() const { return data + header + 4 + 2 * (items + 1); }
   ATTNLANG_HD int32_t* firsts() const { return which() + items; }
   ATTNLANG_HD int32_t* costs() const { return firsts() + blocks; }
 };
@@ -122,16 +121,23 @@ ATTNLANG_DEVICE Cut cut_of(const Schedule& schedule, const PieceStates& states, 
 // touches no other memory than its own.
 class DealtItems {
  public:
-  ATTNLANG_DEVICE DealtItems(const Schedule& schedule, const PieceStates& states, int64_t floats)
+  // `at_once`: blocks of a multiprocessor.
+  ATTNLANG_DEVICE DealtItems(const Schedule& schedule, const PieceStates& states, int64_t floats,
+                             int at_once = 1)
       : schedule_(schedule),
         states_(states),
         floats_(floats),
+        block_(static_cast<int>(blockIdx.x)),
         count_(0),
         next_(0),
         dealt_(schedule.data != nullptr && schedule.data[Schedule::whole] == 0) {
-    if (!dealt_ || block() >= schedule.blocks) return;
+    if (!dealt_ || block_ >= schedule.blocks) return;
+    // Neighbours of the line share a multiprocessor, if these are given blocks in turns: where
+    // items are few, and every other block has none, each has one.
+    const int apart = schedule.blocks / at_once;
+    block_ = block_ % apart * at_once + block_ / apart;
     count_ = least(schedule.data[Schedule::count], schedule.items);
-    next_ = greatest(schedule.firsts()[block()], 0);
+    next_ = greatest(schedule.firsts()[block_], 0);
   }
 
   // Whether the schedule deals pieces out; if not, a block has the item of its number.
@@ -142,13 +148,13 @@ class DealtItems {
     for (; next_ < count_; ++next_) {
       const int64_t begin = schedule_.begins()[next_];
       const Pieces pieces = schedule_.shares().pieces(begin, schedule_.begins()[next_ + 1]);
-      if (pieces.block > block()) return false;
+      if (pieces.block > block_) return false;
       index = schedule_.which()[next_];
       const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule_.blocks &&
-                         block() < pieces.block + pieces.count && 0 <= index &&
+                         block_ < pieces.block + pieces.count && 0 <= index &&
                          index < schedule_.items;
       if (!known) continue;
-      cut = cut_of(schedule_, states_, block(), begin, pieces, floats_);
+      cut = cut_of(schedule_, states_, block_, begin, pieces, floats_);
       ++next_;
       return true;
     }
@@ -156,12 +162,10 @@ class DealtItems {
   }
 
  private:
-  static ATTNLANG_DEVICE int block() { return static_cast<int>(blockIdx.x); }
-
   const Schedule& schedule_;
   const PieceStates& states_;
   const int64_t floats_;
-  int count_, next_;
+  int block_, count_, next_;
   const bool dealt_;
 };
 
@@ -187,6 +191,7 @@ ATTNLANG_DEVICE int64_t sum_before(int64_t own, int64_t* shared, int64_t& total)
 struct DealWork {
   Schedule schedule;  // with the costs of the items that there may be; 0: there is none
   int64_t state_bytes;
+  int64_t least;      // tiles that are worth a merge
   bool may_be_whole;  // there is a block for each item that there may be
 };
 
@@ -212,7 +217,7 @@ struct DealWork {
     begin += costs[i], ++n;
   }
   const int64_t mean = (units + schedule.blocks - 1) / schedule.blocks;
-  const Shares shares{.share = greatest<int64_t>(mean, kLeastPiece + 1)};
+  const Shares shares{.share = greatest(mean, work.least + 1), .least = work.least};
   if (thread == 0) begins[count] = units, schedule.shares() = shares;
   __threadfence();
   __syncthreads();

@@ -1,8 +1,9 @@
 // Rows of a pool of pages that are stored otherwise than the products read them: 8-bit floats, and
 // rows that a scale multiplies. An entry is its value times the scale, in float32, rounded once.
 //
-// The products' own loads convert 8-bit floats that lie side by side; others are brought together
-// before (cuda_brought.cuh).
+// Decoding brings 8-bit floats to shared memory as they are and widens them on their way to the
+// products (device/mma.cuh); tiles of many rows are converted as they are loaded. What else a scale
+// multiplies is brought together before (cuda_brought.cuh).
 #pragma once
 
 #include <cstdint>
@@ -37,6 +38,17 @@ struct Stored {
     return unpack<Half>(dtype == DType::f8e4m3 ? halves_of_e4m3(bits) : halves_of_e5m2(bits));
   }
 };
+
+// Eight narrow entries of a row, `inner` apart.
+ATTNLANG_DEVICE uint2 eight_entries(const char* row, int64_t inner, bool vectorised) {
+  if (vectorised) return load_eight_bytes(row);
+  uint32_t words[2] = {};
+#pragma unroll 1
+  for (int i = 0; i < 8; ++i) {
+    words[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(row[i * inner])) << i % 4 * 8;
+  }
+  return make_uint2(words[0], words[1]);
+}
 
 // What 8 narrow entries become.
 template <class Element>

@@ -40,8 +40,7 @@ struct Sm80ForwardDoor {
     const int64_t items = batch * heads * tiles;
     // Cutting keys costs a merge of whole tiles: only where half of the machine would stand idle.
     constexpr int64_t kAtOnce = int64_t{Kernel::kBlocks} * kProcessors;
-    const int64_t key_tiles = (keys + Kernel::kKeyTile - 1) / Kernel::kKeyTile;
-    const int count = 2 * items <= kAtOnce ? parts_of(items, key_tiles, kAtOnce) : 1;
+    const int count = 2 * items <= kAtOnce ? parts_of(items, keys / kLeastOfMany, kAtOnce) : 1;
     const Parts parts = take_parts<kDV>(workspace, items, Kernel::kRows, count);
     if (problem == nullptr) return nullptr;
     const int64_t kv_bytes = keys * (kD + kDV) * static_cast<int64_t>(sizeof(Element));

@@ -289,13 +289,13 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
     constexpr int kMine = units(kWidth);
     const int first = part_ * kMine;
     if constexpr (kMine * kShape.split == kWidth / 16) {
-      multiply_columns(sums, a, tile, row, 16 * first, lane_);
+      multiply_columns<0>(sums, a, tile, row, 16 * first, lane_);
     } else {
 #pragma unroll
       for (int n = 0; n < kMine; ++n) {
         if (first + n >= kWidth / 16) break;
         auto& unit = reinterpret_cast<float (&)[1][8]>(sums[0][8 * n]);
-        multiply_columns(unit, a, tile, row, 16 * (first + n), lane_);
+        multiply_columns<0>(unit, a, tile, row, 16 * (first + n), lane_);
       }
     }
   }

@@ -7,10 +7,12 @@
 // whole first product (values too long for one warp's registers).
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "attnlang/device/launch.cuh"
 #include "attnlang/device/mma.cuh"
+#include "attnlang/device/narrow.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/softmax.cuh"
 #include "attnlang/host/target.h"
@@ -36,7 +38,9 @@ struct Sm80Shape {
   constexpr int rows() const { return row_warps * row_tiles * 16; }
 };
 
-template <class Variant, class Element, int kD, int kDV, Sm80Shape kShape>
+// PageElement: what pages hold, another type than Element where they are of 8-bit floats.
+template <class Variant, class Element, int kD, int kDV, Sm80Shape kShape,
+          class PageElement = Element>
 class Sm80Forward {
  public:
   static constexpr int kRows = kShape.rows();
@@ -44,6 +48,8 @@ class Sm80Forward {
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kKeyTile = kShape.key_tile;
   static constexpr int kBlocks = kShape.blocks;
+  // Key tiles whose part is worth its merge.
+  static constexpr int kLeastPiece = (kShape.packed ? kLeastOfFew : kLeastOfMany) / kKeyTile;
   static constexpr int kCounters = 1;
 
   using Request = typename Variant::Request;
@@ -55,7 +61,6 @@ class Sm80Forward {
   static constexpr int kRowTiles = kShape.row_tiles;
   static constexpr int kWarpKeys = kKeyTile / kShape.key_warps;
   static constexpr int kWarpValues = kDV / kShape.value_warps;
-  static constexpr int kWithin = kValueWithinKey<Variant, kD, kDV>;
   static constexpr bool kPacked = kShape.packed;
   // Rows that a transform made lie one after another.
   static constexpr bool kPagedKeys = kShape.paged && !Variant::kKey;
@@ -63,14 +68,29 @@ class Sm80Forward {
       kShape.paged && !Variant::kValue && !Variant::kValueSharesKey;
   // Where each warp reads only keys that it has loaded itself, it need not wait for the others.
   static constexpr bool kAlone = kWarps == kShape.key_warps;
-  static constexpr bool kQueriesStay = kRowTiles == 1 && kD <= 64;  // in registers
+  // Rows of pages are looked up a tile ahead: a table's entry is long on its way.
+  static constexpr bool kSeeks = kAlone && (kPagedKeys || kPagedValues);
+  static_assert(!kSeeks || kWarpKeys <= kWarp, "a lane a row");
+  // 8-bit floats come as they are stored; otherwise they are converted as they are loaded.
+  static constexpr bool kWidens = kPacked && kAlone && kIsNarrow<PageElement>;
+  static constexpr bool kWidensKeys = kWidens && kPagedKeys;
+  // Chunks of 8-bit floats have 16 entries.
+  static constexpr int kWithin = kWidensKeys && kValueWithinKey<Variant, kD, kDV> % 16 != 0
+                                     ? -1
+                                     : kValueWithinKey<Variant, kD, kDV>;
+  static constexpr bool kWidensValues = kWidens && (kWithin >= 0 ? kPagedKeys : kPagedValues);
+  static constexpr bool kQueriesStay =
+      kRowTiles == 1 && kD <= (kPacked ? 128 : 64);  // in registers
   static constexpr int kSteps = kD / 16;
   static_assert(kWarpKeys % 16 == 0 && kDV % kShape.value_warps == 0 && kWarpValues % 16 == 0);
   static_assert(kD % 16 == 0, "head dimensions are multiples of 16");
   static_assert(kStages >= 2);
   using Queries = SharedTile<Element, kD>;
-  using Keys = SharedTile<Element, kD>;
-  using Values = SharedTile<Element, kDV>;
+  using KeyElement = std::conditional_t<kWidensKeys, PageElement, Element>;
+  using ValueElement = std::conditional_t<kWidensValues, PageElement, Element>;
+  using Keys = SharedTile<KeyElement, kD>;
+  using Values = SharedTile<ValueElement, kDV>;
+  using Results = SharedTile<Element, kDV>;
   using Rows = ThreadRows<Variant, kPacked>;
 
   // Bytes of shared memory: the ranges and a flag, then queries and stages, then over them what
@@ -79,7 +99,7 @@ class Sm80Forward {
   static constexpr int kQueryBytes = Queries::bytes(kRows);
   static constexpr int kKeyBytes = Keys::bytes(kKeyTile);
   static constexpr int kStageBytes = kKeyBytes + (kWithin >= 0 ? 0 : Values::bytes(kKeyTile));
-  static constexpr int kOutBytes = Values::bytes(kRows);
+  static constexpr int kOutBytes = Results::bytes(kRows);
   static constexpr int kStateBytes =
       kShape.key_warps * kRows * kStateFloats<kDV> * static_cast<int>(sizeof(float));
   static constexpr int kResultBytes =
@@ -142,6 +162,7 @@ class Sm80Forward {
     } else {
       keys_ = extent_.keys;
     }
+    if constexpr (kWidensKeys) key_scale_ = work.problem.pages.keys.scale(item.h_kv);
   }
 
   struct State {
@@ -190,9 +211,9 @@ class Sm80Forward {
   ATTNLANG_DEVICE char* area() const { return shared_ + kHeader; }
   ATTNLANG_DEVICE Queries queries() const { return {reinterpret_cast<Element*>(area())}; }
   ATTNLANG_DEVICE char* stage(int s) const { return area() + kQueryBytes + s * kStageBytes; }
-  ATTNLANG_DEVICE Keys keys(int s) const { return {reinterpret_cast<Element*>(stage(s))}; }
+  ATTNLANG_DEVICE Keys keys(int s) const { return {reinterpret_cast<KeyElement*>(stage(s))}; }
   ATTNLANG_DEVICE Values values(int s) const {
-    return {reinterpret_cast<Element*>(stage(s) + kKeyBytes)};
+    return {reinterpret_cast<ValueElement*>(stage(s) + kKeyBytes)};
   }
 
   ATTNLANG_DEVICE void load_queries() const {
@@ -209,27 +230,71 @@ class Sm80Forward {
   // The logical column that stands at j of the columns gone through.
   ATTNLANG_DEVICE int column_at(int j) const { return selects() ? selected_.column(j) : j; }
 
+  // Where in its pool the row of this lane is, of a tile that is loaded later.
+  ATTNLANG_DEVICE Pages::Slot seek(KeyTile tile) const {
+    if constexpr (kSeeks) {
+      const int column = tile.k0 + key_warp_ * kWarpKeys + lane_;
+      const bool own = work_.problem.pages.size != 0 && tile.valid() && lane_ < kWarpKeys;
+      if (own && column < keys_) return work_.problem.pages.sought(column);
+    }
+    return {};
+  }
+
   // A tile's keys and values; what columns that no row may see hold is not even read.
-  ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, int s) const {
+  ATTNLANG_DEVICE void load_tile(const Request& request, KeyTile tile, const Pages::Slot& sought,
+                                 int s) const {
     const Problem<Element>& problem = work_.problem;
-    load_vectors<kWithin >= 0, kPagedKeys>(request, tile, problem.k, problem.pages.keys, keys(s));
+    load_vectors<kWithin >= 0, kPagedKeys>(request, tile, sought, problem.k, problem.pages.keys,
+                                           keys(s));
     if constexpr (kWithin < 0) {
-      load_vectors<true, kPagedValues>(request, tile, problem.v, problem.pages.values, values(s));
+      load_vectors<true, kPagedValues>(request, tile, sought, problem.v, problem.pages.values,
+                                       values(s));
     }
   }
 
   // kHides: they are values, of which a weight of 0 must not meet NaN.
-  template <bool kHides, bool kPaged, int kWidth>
+  template <bool kHides, bool kPaged, class Held, int kWidth>
   ATTNLANG_DEVICE void load_vectors(const Request& request, KeyTile tile,
+                                    [[maybe_unused]] const Pages::Slot& sought,
                                     const VectorRows<const Element>& vectors,
                                     [[maybe_unused]] const Stored& stored,
-                                    SharedTile<Element, kWidth> to) const {
+                                    SharedTile<Held, kWidth> to) const {
     constexpr int kLoaders = kShape.row_warps * kShape.value_warps * kWarp;
     const int thread = (row_warp_ + value_warp_ * kShape.row_warps) * kWarp + lane_;
     const int first = key_warp_ * kWarpKeys, begin = tile.k0 + first;
-    const bool paged = kPaged && work_.problem.pages.size != 0;
-    const Element* base = paged ? nullptr : vectors.row(item_.b, item_.h_kv, 0);
+    // 8-bit floats lie in pages, wherever they are read as they are.
+    const bool paged = kPaged && (kIsNarrow<Held> || work_.problem.pages.size != 0);
     const bool hides = kHides && Variant::kColumnMask && tile.masked;
+    const auto is_hidden = [&](int column) {
+      if constexpr (kHides && Variant::kColumnMask) {
+        return hides && !Variant::column_keep(request, Variant::column(request, column));
+      }
+      return false;
+    };
+    if constexpr (kPaged && kSeeks) {
+      if (paged) {
+        const Held* found = nullptr;
+        const int column = begin + lane_;
+        if (lane_ < kWarpKeys && column < keys_ && !is_hidden(column)) {
+          found = reinterpret_cast<const Held*>(vectors.data) + sought.offset(vectors, item_.h_kv);
+        }
+        copy_found<kWarpKeys>(to, first, found, vectors.stride[3], vectors.vectorised, lane_);
+        return;
+      }
+    }
+    if constexpr (!kIsNarrow<Held>) {
+      load_rows<kPaged, kLoaders>(tile, vectors, stored, to, first, thread, paged, hides,
+                                  is_hidden);
+    }
+  }
+
+  template <bool kPaged, int kLoaders, int kWidth, class IsHidden>
+  ATTNLANG_DEVICE void load_rows(KeyTile tile, const VectorRows<const Element>& vectors,
+                                 [[maybe_unused]] const Stored& stored,
+                                 SharedTile<Element, kWidth> to, int first, int thread, bool paged,
+                                 bool hides, const IsHidden& is_hidden) const {
+    const int begin = tile.k0 + first;
+    const Element* base = paged ? nullptr : vectors.row(item_.b, item_.h_kv, 0);
     if (!paged && vectors.vectorised && !selects() && !hides) {
       copy_rows<kWarpKeys, kLoaders>(to, first, base + begin * vectors.stride[2], vectors.stride[2],
                                      keys_ - begin, thread);
@@ -240,21 +305,17 @@ class Sm80Forward {
       const int j = tile.k0 + r;
       if (j >= keys_) return -1;
       const int column = column_at(j);
-      if constexpr (kHides && Variant::kColumnMask) {
-        const bool hidden = !Variant::column_keep(request, Variant::column(request, column));
-        if (hides && hidden) return -1;
-      }
-      return column;
+      return is_hidden(column) ? -1 : column;
     };
-    if constexpr (kPaged) {
+    if constexpr (kPaged && kIsNarrow<PageElement>) {
       if (paged && stored.converted) {
         const auto row_of = [&](int r) -> const char* {
           const int column = column_of(r);
           if (column < 0) return nullptr;
           return work_.problem.pages.stored_row(vectors, stored, item_.h_kv, column);
         };
-        convert_rows<kWarpKeys, kLoaders>(to, first, row_of, stored, stored.scale(item_.h_kv),
-                                          thread);
+        convert_rows<kWarpKeys, kLoaders>(to, first, row_of, vectors.stride[3], vectors.vectorised,
+                                          stored, stored.scale(item_.h_kv), thread);
         return;
       }
     }
@@ -344,6 +405,8 @@ class Sm80Forward {
     // The ring: tile `turn` is computed while the kStages - 1 after it are on their way. Turns
     // below 0 fill it. The queries come with the first tile; all warps loaded them.
     KeyTile ahead[kStages - 1] = {};
+    KeyTile coming = list.next();
+    Pages::Slot sought = seek(coming);
     uint32_t q[kQueriesStay ? kSteps : 1][kRowTiles][4];
     int stage = 0;  // where the tile goes that is loaded next
     for (int turn = 1 - kStages;; ++turn) {
@@ -356,9 +419,12 @@ class Sm80Forward {
           load_kept_queries(q);
         }
       }
-      KeyTile next = list.next();
+      KeyTile next = coming;
       next.masked = next.masked || always_masked;
-      if (next.valid()) load_tile(request, next, stage);
+      const Pages::Slot slot = kSeeks ? work_.problem.pages.bounded_slot(sought) : sought;
+      coming = list.next();
+      sought = seek(coming);
+      if (next.valid()) load_tile(request, next, slot, stage);
       cp_async_commit();
       stage = stage + 1 == kStages ? 0 : stage + 1;
       if (turn >= 0) {
@@ -377,7 +443,9 @@ class Sm80Forward {
   ATTNLANG_DEVICE void load_query_step(uint32_t (&a)[kRowTiles][4], int step) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      load_a(a[i], queries(), (row_warp_ * kRowTiles + i) * 16, step, lane_);
+      const int row = (row_warp_ * kRowTiles + i) * 16;
+      if constexpr (kWidensKeys) load_a_for_narrow(a[i], queries(), row, step, lane_);
+      else load_a(a[i], queries(), row, step, lane_);
     }
   }
 
@@ -389,20 +457,47 @@ class Sm80Forward {
     }
   }
 
+  // The dots of a stage's keys with the entries of kAtOnce steps from `step` on, as far as there
+  // are.
+  template <int kAtOnce>
+  ATTNLANG_DEVICE void multiply_keys(float (&dots)[kRowTiles][kWarpKeys / 2],
+                                     const uint32_t (*a)[kRowTiles][4], int s, int step) const {
+    const int first = key_warp_ * kWarpKeys;
+    if constexpr (!kWidensKeys) {
+      multiply_rows(dots, a[0], keys(s), first, step, lane_);
+    } else {
+      static_assert(kAtOnce == 2 && kRowTiles == 1);
+      if (step + 1 < kSteps) {
+        const uint32_t* const both[2] = {a[0][0], a[1][0]};
+        multiply_narrow_rows<Element, 2>(dots[0], both, keys(s), first, step, lane_);
+      } else {
+        const uint32_t* const one[1] = {a[0][0]};
+        multiply_narrow_rows<Element, 1>(dots[0], one, keys(s), first, step, lane_);
+      }
+    }
+  }
+
   template <bool kMasked, int kKept>
   ATTNLANG_DEVICE void compute(const Rows (&rows)[kRowTiles], int k0, int s,
                                const uint32_t (&q)[kKept][kRowTiles][4], State& state) const {
     const int first = key_warp_ * kWarpKeys;
     float weights[kRowTiles][kWarpKeys / 2] = {};
+    constexpr int kAtOnce = kWidensKeys ? 2 : 1;  // steps
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kSteps; step += kAtOnce) {
       if constexpr (kQueriesStay) {
-        multiply_rows(weights, q[step], keys(s), first, step, lane_);
+        multiply_keys<kAtOnce>(weights, q + step, s, step);
       } else {
-        uint32_t a[kRowTiles][4];
-        load_query_step(a, step);
-        multiply_rows(weights, a, keys(s), first, step, lane_);
+        uint32_t a[kAtOnce][kRowTiles][4];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          if (step + i < kSteps) load_query_step(a[i], step + i);
+        }
+        multiply_keys<kAtOnce>(weights, a, s, step);
       }
+    }
+    if constexpr (kWidensKeys) {
+      for (float& dot : weights[0]) dot *= key_scale_;
     }
     const int lane_column = k0 + first + 2 * (lane_ % 4);
     const auto column_of = [&](int n, int c) { return column_at(lane_column + 8 * n + c); };
@@ -417,10 +512,16 @@ class Sm80Forward {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) pack_a<Element>(a[i], weights[i], step);
       const int row = first + 16 * step;
-      if constexpr (kWithin >= 0) {
-        multiply_columns(state.acc, a, keys(s), row, kWithin + column, lane_);
+      if constexpr (kWidensValues) {
+        if constexpr (kWithin >= 0) {
+          multiply_narrow_columns<Element, kWithin>(state.acc[0], a[0], keys(s), row, lane_);
+        } else {
+          multiply_narrow_columns<Element, 0>(state.acc[0], a[0], values(s), row, lane_);
+        }
+      } else if constexpr (kWithin >= 0) {
+        multiply_columns<kWithin>(state.acc, a, keys(s), row, column, lane_);
       } else {
-        multiply_columns(state.acc, a, values(s), row, column, lane_);
+        multiply_columns<0>(state.acc, a, values(s), row, column, lane_);
       }
     }
   }
@@ -464,14 +565,18 @@ class Sm80Forward {
     }
     if constexpr (!kPacked && kShape.key_warps == 1 && !Variant::kOut) {
       if (cut().count == 1 && work_.problem.wide_out.data == nullptr) {
-        const Values tile = {reinterpret_cast<Element*>(area())};
+        const Results tile = {reinterpret_cast<Element*>(area())};
         write_tile<Variant>(work_.problem, item_, warp_part(), rows, state.rows, state.acc, tile);
         return;
       }
     }
+    if constexpr (kWidensValues) {
+      const float scale = work_.problem.pages.values.scale(item_.h_kv);
+      for (float& sum : state.acc[0]) sum *= scale;
+    }
     auto* states = reinterpret_cast<float*>(area());
-    save_states<kDV>(warp_part(), state.rows, state.acc,
-                     states + key_warp_ * kRows * kStateFloats<kDV>);
+    save_states<kDV, kWidensValues>(warp_part(), state.rows, state.acc,
+                                    states + key_warp_ * kRows * kStateFloats<kDV>);
     __syncthreads();
     const auto anchor = [&](int r) { return anchor_of(r); };
     combine_rows<kShape.key_warps, kRows, kWarps, Variant, Element, kD, kDV>(
@@ -495,6 +600,7 @@ class Sm80Forward {
   int lane_, row_warp_, key_warp_, value_warp_;
   int keys_;  // columns to go through: the request's, or those that are selected
   Selection::Row selected_;
+  float key_scale_ = 1.0f;  // of dots with 8-bit floats
 };
 
 template <class Kernel>

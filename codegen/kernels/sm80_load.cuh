@@ -84,11 +84,45 @@ ATTNLANG_DEVICE void gather_rows(SharedTile<Element, kWidth> tile, int first, co
   }
 }
 
-// The same of rows of narrow entries side by side, which are converted. Some chunks at a time, so
-// that their loads overlap.
+// The same by one warp, of which lane r knows where row first + r is; null: zeros.
+template <int kRows, class Element, int kWidth>
+ATTNLANG_DEVICE void copy_found(SharedTile<Element, kWidth> tile, int first, const Element* found,
+                                int64_t inner, bool vectorised, int lane) {
+  using Tile = SharedTile<Element, kWidth>;
+  static_assert(kRows <= kWarp);
+  constexpr int kChunks = Tile::kChunks, kCopies = kRows * kChunks;
+  const auto address = reinterpret_cast<unsigned long long>(found);
+  if constexpr (kWarp % kChunks == 0 && kCopies % kWarp == 0) {
+    constexpr int kStep = kWarp / kChunks;  // rows of a turn
+    if (vectorised) {
+      const int row = lane / kChunks, chunk = lane % kChunks;
+      const uint32_t there = __ballot_sync(~0u, found != nullptr) >> row;
+      const int own = tile.offset(first + row, chunk);
+#pragma unroll
+      for (int r = 0; r < kRows; r += kStep) {
+        // Of a row that is not there, nothing is read.
+        const auto from = __shfl_sync(~0u, address, row + r) + chunk * kVectorBytes;
+        cp_async<kVectorBytes>(tile.beyond(own, r, 0), reinterpret_cast<const void*>(from),
+                               (there >> r & 1) != 0);
+      }
+      return;
+    }
+  }
+#pragma unroll 1
+  for (int turn = 0; turn < kCopies; turn += kWarp) {
+    const int row = (turn + lane) / kChunks, chunk = (turn + lane) % kChunks;
+    const auto* source = reinterpret_cast<const Element*>(__shfl_sync(~0u, address, row % kWarp));
+    if (row >= kRows) continue;
+    load_chunk(tile, first + row, chunk, source, inner, vectorised, source != nullptr);
+  }
+}
+
+// The same of rows of narrow entries, which are converted. Some chunks at a time, so that their
+// loads overlap.
 template <int kRows, int kThreads, class Element, int kWidth, class RowOf>
 ATTNLANG_DEVICE void convert_rows(SharedTile<Element, kWidth> tile, int first, const RowOf& row_of,
-                                  const Stored& stored, float scale, int thread) {
+                                  int64_t inner, bool vectorised, const Stored& stored, float scale,
+                                  int thread) {
   constexpr int kChunks = SharedTile<Element, kWidth>::kChunks;
   using Lookups = RowLookups<kRows, kThreads, kChunks>;
   constexpr int kTurns = Lookups::kTurns, kAtOnce = kTurns < 4 ? kTurns : 4;
@@ -110,7 +144,9 @@ ATTNLANG_DEVICE void convert_rows(SharedTile<Element, kWidth> tile, int first, c
         source = row_of(first + copy / kChunks);
       }
       chunks[i] = make_uint2(0, 0);
-      if (source != nullptr) chunks[i] = load_eight_bytes(source + 8 * (copy % kChunks));
+      if (source != nullptr) {
+        chunks[i] = eight_entries(source + 8 * (copy % kChunks) * inner, inner, vectorised);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -139,10 +175,14 @@ ATTNLANG_DEVICE void copy_rows(SharedTile<Element, kWidth> tile, int first, cons
     const int chunk = thread % Tile::kChunks;
     int row = thread / Tile::kChunks;
     const Element* from = source + row * stride + chunk * Tile::kEntries;
+    // Steps that carry nothing from a thread's own row, below its eighth.
+    constexpr bool kNear = kStep % 8 == 0 || 8 % kStep == 0;
+    const int own = tile.offset(first + row, chunk);
 #pragma unroll
     for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
       if (kRows % kStep == 0 || row < kRows) {
-        cp_async<kVectorBytes>(tile.chunk(first + row, chunk), from, row < count);
+        Element* to = kNear ? tile.beyond(own, i * kStep, 0) : tile.chunk(first + row, chunk);
+        cp_async<kVectorBytes>(to, from, row < count);
       }
       row += kStep;
       from += kStep * stride;

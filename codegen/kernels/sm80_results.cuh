@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "attnlang/device/mma.cuh"
+#include "attnlang/device/narrow.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/device/softmax.cuh"
 #include "attnlang/host/target.h"
@@ -22,10 +23,14 @@ struct WarpPart {
   ATTNLANG_DEVICE int first_row(int i) const { return row0 + 16 * i + lane / 4; }
 };
 
-template <int kDV, int kTiles, int kValues>
+// kNarrow: the accumulators' columns stand where products with 8-bit floats leave them.
+template <int kDV, bool kNarrow = false, int kTiles, int kValues>
 ATTNLANG_DEVICE void save_states(const WarpPart& warp, const RowState (&rows)[kTiles][2],
                                  const float (&acc)[kTiles][kValues], float* states) {
-  const int column = warp.column + 2 * (warp.lane % 4);
+  const auto column = [&](int n, int c) {
+    return warp.column +
+           (kNarrow ? narrow_column(n, c, warp.lane) : 8 * n + 2 * (warp.lane % 4) + c);
+  };
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
@@ -33,8 +38,8 @@ ATTNLANG_DEVICE void save_states(const WarpPart& warp, const RowState (&rows)[kT
       float* row = states + (warp.first_row(i) + 8 * j) * kStateFloats<kDV>;
 #pragma unroll
       for (int n = 0; n < kValues / 4; ++n) {
-        row[column + 8 * n] = acc[i][fragment_index(n, j, 0)];
-        row[column + 8 * n + 1] = acc[i][fragment_index(n, j, 1)];
+        row[column(n, 0)] = acc[i][fragment_index(n, j, 0)];
+        row[column(n, 1)] = acc[i][fragment_index(n, j, 1)];
       }
       if (warp.leads && warp.lane % 4 == 0) store_header<kDV>(row, rows[i][j]);
     }

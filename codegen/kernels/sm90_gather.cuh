@@ -141,7 +141,7 @@ class GatherLoader {
       const Stored& stored = kKeys ? pages.keys : pages.values;
       if (pages.size != 0 && stored.converted) {
         const char* from = reinterpret_cast<const char*>(rows.data) + of_head;
-        convert<kColumns, kEntriesOfRow, L::kKeyTile>(to, from, stored, stored.scale(head),
+        convert<kColumns, kEntriesOfRow, L::kKeyTile>(to, from, rows, stored, stored.scale(head),
                                                       offset_of);
         return;
       }
@@ -179,11 +179,11 @@ class GatherLoader {
     });
   }
 
-  // The same of rows of narrow entries side by side, which are converted: loads, of which several
+  // The same of rows of narrow entries, which are converted: loads, of which several
   // are to be on their way.
   template <int kColumns, int kEntriesOfRow, int kRows, class OffsetOf>
-  ATTNLANG_DEVICE void convert(char* to, const char* from, const Stored& stored, float scale,
-                               const OffsetOf& offset_of) const {
+  ATTNLANG_DEVICE void convert(char* to, const char* from, const VectorRows<const Element>& rows,
+                               const Stored& stored, float scale, const OffsetOf& offset_of) const {
     constexpr int kBatch = kPanels<kColumns> > 2 ? 2 : 4;
     const int first = lane_ % kEntries * kEntries;
     each_row<kRows, kBatch>(to, offset_of, [&](char*(&lines)[kBatch], const int64_t (&at)[kBatch]) {
@@ -195,7 +195,9 @@ class GatherLoader {
           const int column = panel * kPanelColumns + first;
           const bool valid = column < kEntriesOfRow && at[i] >= 0;
           chunks[i][panel] = make_uint2(0, 0);
-          if (valid) chunks[i][panel] = load_eight_bytes(from + at[i] + column);
+          if (!valid) continue;
+          const int64_t inner = rows.stride[3];
+          chunks[i][panel] = eight_entries(from + at[i] + column * inner, inner, rows.vectorised);
         }
       }
 #pragma unroll

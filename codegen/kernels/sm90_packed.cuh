@@ -162,6 +162,7 @@ struct ManyOnWgmma {
   using L = PackedLayout<Variant, Element, kD, kDV, Tiles>;
   using Work = PackedWork<Variant, Element>;
   static constexpr int kBlocks = 1;
+  static constexpr int kLeastPiece = 4;  // key tiles that are worth a merge
   static constexpr int kCounters = L::kQueryTile / 16;
   static constexpr int64_t kItemFloats = int64_t{L::kQueryTile} * kStateFloats<kDV>;
   static constexpr int64_t kQueueBytes = sizeof(int32_t);  // of what `even` needs
@@ -249,23 +250,24 @@ struct ManyOnWgmma {
   }
 };
 
-template <class Variant, class Element, int kD, int kDV, class Tiles>
-using Packed = PackedAttention<Variant, Element, kD, kDV,
-                               ManyOnWgmma<Variant, Element, kD, kDV, Tiles>, Tiles::kLargeShared>;
+template <class Variant, class Element, int kD, int kDV, class Tiles, class PageElement>
+using Packed =
+    PackedAttention<Variant, Element, kD, kDV, ManyOnWgmma<Variant, Element, kD, kDV, Tiles>,
+                    Tiles::kLargeShared, PageElement>;
 
 }  // namespace sm90
 
 // Bytes that `sm90_packed_run` needs in the call's workspace. `Tiles`: those of the skeleton for
 // many rows, and kLargeShared, as `Decode` has it.
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+template <class Variant, class Element, int kD, int kDV, class Tiles, class PageElement>
 int64_t sm90_packed_workspace(const Call& call) {
-  return sm90::Packed<Variant, Element, kD, kDV, Tiles>::workspace(call);
+  return sm90::Packed<Variant, Element, kD, kDV, Tiles, PageElement>::workspace(call);
 }
 
 // 0, or -1 and a message in `error` (kErrorSize).
-template <class Variant, class Element, int kD, int kDV, class Tiles>
+template <class Variant, class Element, int kD, int kDV, class Tiles, class PageElement>
 int sm90_packed_run(const Call& call, char* error) {
-  return sm90::Packed<Variant, Element, kD, kDV, Tiles>::run(call, error);
+  return sm90::Packed<Variant, Element, kD, kDV, Tiles, PageElement>::run(call, error);
 }
 
 }  // namespace attnlang::cuda

@@ -59,8 +59,8 @@ SM80 = {
     ),
     "loads into the stage that is next": Mutant(
         "sm80_forward.cuh",
-        "load_tile(request, next, stage);",
-        "load_tile(request, next, (stage + 1) % kStages);",
+        "load_tile(request, next, slot, stage);",
+        "load_tile(request, next, slot, (stage + 1) % kStages);",
     ),
     "skips a stage": Mutant(
         "sm80_forward.cuh",

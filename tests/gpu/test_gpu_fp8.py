@@ -26,6 +26,15 @@ def as_stored(call: Packed, dtype: torch.dtype, k_scale: object, v_scale: object
     )
 
 
+def assert_near(
+    found: tuple[torch.Tensor, torch.Tensor], want: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Products with 8-bit floats sum in another order; a scale multiplies what they give."""
+    eps = torch.finfo(want[0].dtype).eps
+    torch.testing.assert_close(found[0], want[0], rtol=2 * eps, atol=eps)
+    torch.testing.assert_close(found[1], want[1], rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("page", [1, 16])
 @pytest.mark.parametrize("dtype", FP8, ids=str)
 def test_pages_of_one_byte_are_converted(dtype: torch.dtype, page: int, device: str) -> None:
@@ -36,8 +45,7 @@ def test_pages_of_one_byte_are_converted(dtype: torch.dtype, page: int, device: 
     for hnd in (False, True):
         k, v = (pool.spread(x, dtype=dtype, hnd=hnd) for x in (call.k, call.v))
         out, lse = pool.run(k, v, k_scale=k_scale, v_scale=v_scale)
-        assert torch.equal(out, want[0])
-        assert torch.equal(lse, want[1])
+        assert_near((out, lse), want)
     as_stored(call, dtype, k_scale, v_scale).check(out, lse)
 
 
@@ -53,14 +61,13 @@ def test_scales_of_plain_pages(device: str) -> None:
 @pytest.mark.parametrize("name", ["rope", "within", "slice"])
 def test_transforms_of_pages_of_one_byte(name: str, device: str) -> None:
     call = call_of(name, device, ((1, 40), (33, 33), (0, 9), (3, 70)))
-    dtype, scale = torch.float8_e4m3fn, torch.tensor([2.0, 0.7])
+    dtype, scale = torch.float8_e4m3fn, torch.tensor([2.0, 0.75])  # products are exact
     want = as_stored(call, dtype, scale, scale).call(return_lse=True)
     pool = pool_of(call, 16)
     v = None if call.v is None else pool.spread(call.v, dtype=dtype)
     scales = {"k_scale": scale} if v is None else {"k_scale": scale, "v_scale": scale}
     out, lse = pool.run(pool.spread(call.k, dtype=dtype), v, **scales)
-    assert torch.equal(out, want[0])
-    assert torch.equal(lse, want[1])
+    assert_near((out, lse), want)
 
 
 @pytest.mark.parametrize("dtype", FP8, ids=str)

@@ -247,9 +247,11 @@ def test_a_plan_spreads_the_work(name: str, device: str) -> None:
     out, lse = found if softmax else (found, None)
     call.check(out.cpu(), None if lse is None else lse.cpu())
     assert torch.equal(plan.run(q, **params), out)
-    for balance in plan.balance:
+    for balance, least in zip(
+        plan.balance, (8, 4), strict=True
+    ):  # tiles of a piece: few rows, many
         assert balance.chunks > balance.items or name == "window"
-        assert balance.largest <= max(balance.mean + 9, 13)
+        assert balance.largest <= max(balance.mean + 2 * least + 1, 3 * least + 1)
     assert plan.workspace_bytes > 2 * 132 * 16 * HEADS.dv * 4
 
 

@@ -25,8 +25,18 @@ struct SharedTile {
 
   Element* base;
 
-  ATTNLANG_DEVICE Element* chunk(int row, int chunk) const {
-    return base + row * kStride + (kSwizzled ? chunk ^ (row & 7) : chunk) * kEntries;
+  ATTNLANG_DEVICE Element* chunk(int row, int chunk) const { return base + offset(row, chunk); }
+
+  // The same in entries from the base; and the chunk that is so many rows and chunks on from the
+  // one at an offset, where neither sum carries below its eighth: constants to be added once a
+  // lane's own offset is known.
+  static ATTNLANG_DEVICE int offset(int row, int chunk) {
+    return row * kStride + (kSwizzled ? chunk ^ (row & 7) : chunk) * kEntries;
+  }
+  ATTNLANG_DEVICE Element* beyond(int offset, int rows, int chunks) const {
+    if constexpr (!kSwizzled) return base + offset + rows * kStride + chunks * kEntries;
+    const int near = offset ^ ((rows ^ chunks) & 7) * kEntries;
+    return base + near + rows * kStride + (chunks & ~7) * kEntries;
   }
 };
 
@@ -49,11 +59,11 @@ template <class Element, int kWidth, int kTiles, int kValues>
 ATTNLANG_DEVICE void multiply_rows(float (&dots)[kTiles][kValues], const uint32_t (&a)[kTiles][4],
                                    SharedTile<Element, kWidth> tile, int row, int step, int lane) {
   static_assert(kValues % 8 == 0, "16 rows at a time");
+  const int own = tile.offset(row + (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1);
 #pragma unroll
   for (int n = 0; n < kValues / 8; ++n) {
     uint32_t b[4];
-    const int chunk = 2 * step + (lane >> 3 & 1);
-    ldmatrix_x4(b, tile.chunk(row + 16 * n + (lane & 7) + (lane >> 4) * 8, chunk));
+    ldmatrix_x4(b, tile.beyond(own, 16 * n, 2 * step));
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       mma_m16n8k16<Element>(columns_of(dots[i], 2 * n), a[i], b[0], b[1]);
@@ -71,17 +81,23 @@ ATTNLANG_DEVICE void pack_a(uint32_t (&a)[4], const float (&weights)[kValues], i
   }
 }
 
-// acc += A B for 16 rows of `tile` from `row` on and several A: the entries from `column` on, two
-// of them a value.
-template <class Element, int kWidth, int kTiles, int kValues>
+// acc += A B for 16 rows of `tile` from `row` on and several A: the entries from kFirst + `column`
+// on, two of them a value.
+template <int kFirst, class Element, int kWidth, int kTiles, int kValues>
 ATTNLANG_DEVICE void multiply_columns(float (&acc)[kTiles][kValues], const uint32_t (&a)[kTiles][4],
                                       SharedTile<Element, kWidth> tile, int row, int column,
                                       int lane) {
-  static_assert(kValues % 8 == 0, "16 entries at a time");
+  static_assert(kValues % 8 == 0 && kFirst % 8 == 0, "16 entries at a time");
+  // Where `column` counts whole eights of chunks, and the others are two at a time.
+  constexpr bool kNear = kFirst % 16 == 0 && kValues % 32 == 0;
+  const int own = tile.offset(row + (lane & 15), column / 8 + (lane >> 4));
 #pragma unroll
   for (int n = 0; n < kValues / 8; ++n) {
     uint32_t b[4];
-    ldmatrix_x4_transposed(b, tile.chunk(row + (lane & 15), column / 8 + 2 * n + (lane >> 4)));
+    const int chunk = kFirst / 8 + 2 * n;
+    ldmatrix_x4_transposed(b,
+                           kNear ? tile.beyond(own, 0, chunk)
+                                 : tile.chunk(row + (lane & 15), column / 8 + chunk + (lane >> 4)));
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       mma_m16n8k16<Element>(columns_of(acc[i], 2 * n), a[i], b[0], b[1]);

@@ -328,9 +328,15 @@ struct Bound {
            .head_dim = static_cast<int32_t>(extents.D),
            .value_dim = static_cast<int32_t>(extents.DV),
            .target = target,
-           .packed = call.packed != nullptr,
+           .packed = packing(),
            .count = spec.tensor_count,
            .param_dtypes = dtypes.data()};
+  }
+
+  int32_t packing() const {
+    if (call.packed == nullptr) return 0;
+    if (target == 0 || !is_page_dtype(call.k.dtype)) return 1;
+    return call.k.dtype == DType::f8e4m3 ? 2 : 3;
   }
 
   static void expect_positions(const PerRequest& offsets, const char* name, int64_t requests) {

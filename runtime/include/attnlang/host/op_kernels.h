@@ -22,7 +22,7 @@ struct KernelKey {
   int32_t head_dim;
   int32_t value_dim;
   int32_t target;  // 0: the CPU; 80, 90: GPUs; 1000 more: such a kernel emulated on the CPU
-  int32_t packed;  // 1: of packed calls
+  int32_t packed;  // 1: of packed calls; on a GPU 2, 3: over pages of e4m3, of e5m2
   int32_t count;
   const int32_t* param_dtypes;  // of the tensor parameters in declared order, or kAbsent
 };
@@ -49,7 +49,7 @@ struct Kernel {
 class KernelTable;
 
 // How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
-constexpr int32_t kApiVersion = 3;
+constexpr int32_t kApiVersion = 4;
 struct Api {
   int32_t version;       // kApiVersion
   int32_t call_version;  // kCallVersion of the Call that kernels are given

@@ -20,6 +20,13 @@ struct Bf16 {
 struct Half {
   uint16_t bits;
 };
+// 8-bit floats, which pages alone have.
+struct E4m3 {
+  uint8_t bits;
+};
+struct E5m2 {
+  uint8_t bits;
+};
 
 ATTNLANG_HD inline float to_float32(float x) { return x; }
 ATTNLANG_HD inline float to_float32(double x) { return static_cast<float>(x); }
@@ -78,6 +85,8 @@ constexpr DType dtype_of() {
   else if constexpr (std::is_same_v<T, double>) return DType::f64;
   else if constexpr (std::is_same_v<T, Half>) return DType::f16;
   else if constexpr (std::is_same_v<T, Bf16>) return DType::bf16;
+  else if constexpr (std::is_same_v<T, E4m3>) return DType::f8e4m3;
+  else if constexpr (std::is_same_v<T, E5m2>) return DType::f8e5m2;
   else if constexpr (std::is_same_v<T, int8_t>) return DType::i8;
   else if constexpr (std::is_same_v<T, int16_t>) return DType::i16;
   else if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
