@@ -157,7 +157,9 @@ class _Finder:
         if not isinstance(expr, Load) or expr.type.vector or not expr.indices:
             return False
         *outer, last = expr.indices
-        if not any(self._level(i) is Level.ROW for i in outer):
+        levels = {self._level(i) for i in outer}
+        # A lane reads all columns at the outer indices of the first: none may vary along them.
+        if Level.ROW not in levels or levels & {Level.COLUMN, Level.ELEMENT}:
             return False
         total = affine(last)
         if total is None or _steps(total, _COLUMNS) not in ([1], [-1]):

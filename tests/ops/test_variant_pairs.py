@@ -35,6 +35,15 @@ SHAPES = {
     "short": (1, 1, 5, 9),
     "decode": (2, 2, 1, 70),
 }
+# Reads whose last index is the column and whose outer ones vary along columns too.
+OUTER = {
+    "segments": ("seg: int[KV], t: float[Q, S, KV]", "t[q_row, seg[kv_col], kv_col]"),
+    "pairs": ("u: int[Q, KV], t: float[Q, S, KV]", "t[q_row, u[q_row, kv_col], kv_col]"),
+    "distances": (
+        "rel: int[R], t: float[Q, S, KV]",
+        "t[q_row, rel[clamp(q_idx - kv_idx + 64, 0, R - 1)], kv_col]",
+    ),
+}
 ISAS = ("x86-64-v3", "portable")
 
 
@@ -68,6 +77,23 @@ def test_pairs_are_those_of_the_reference(weight: str, shape: tuple[int, int, in
     for turned in (False, True):
         _check(spec, shape, torch.float32, turned)
     _check(spec, shape, torch.bfloat16, turned=False)
+
+
+@pytest.mark.parametrize("ints", [torch.int32, torch.int64])
+@pytest.mark.parametrize("outer", OUTER)
+def test_outer_indices_may_vary_along_columns(outer: str, ints: torch.dtype) -> None:
+    torch.manual_seed(0)
+    declared, read = OUTER[outer]
+    spec = f"attention outer_{outer}({declared}): score = score + {read}"
+    q, k, v = (torch.randn(1, 2, n, 16) for n in (70, 90, 90))
+    indices = {
+        "seg": torch.randint(0, 3, (90,)),
+        "u": torch.randint(0, 3, (70, 90)),
+        "rel": torch.randint(0, 3, (128,)),
+    }
+    params = {n: x.to(ints) for n, x in indices.items() if f"{n}:" in declared}
+    params["t"] = torch.randn(70, 3, 90)
+    assert_accurate(attnlang.loads(spec), q, k, v, **params)
 
 
 @pytest.mark.slow
