@@ -52,6 +52,7 @@ class Sm80Sides {
   static const char* run_keys(const Call& call, Work work) {
     const int64_t rows = kKeyShape.rows, bytes = call.q.size[2] * (kD + kDV) * 2;
     const int64_t tiles = (call.k.size[2] + rows - 1) / rows, heads = call.k.size[1];
+    if (heads == 0) return nullptr;  // without heads of queries, keys still get zeros
     work.order = TileOrder::of(call.k.size[0], heads, heads, tiles, bytes);
     return start<Kernel<Side::keys, kSums>>(call, work);
   }
@@ -61,6 +62,7 @@ class Sm80Sides {
     const bool by_request = kSums && Sums::apart(gradients, true);
     const bool by_head = kSums && Sums::apart(gradients, false);
     const int batch = work.problem.batch, heads = work.problem.heads;
+    if (heads == 0) return nullptr;
     const int requests_each = by_request ? 1 : batch, heads_each = by_head ? 1 : heads;
     const int64_t rows = kQueryShape.rows, bytes = call.k.size[2] * (kD + kDV) * 2;
     const int64_t tiles = (call.q.size[2] + rows - 1) / rows;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "attnlang/device/launch.cuh"
 #include "attnlang/device/tma.cuh"
@@ -129,8 +130,9 @@ class Sm90Sides {
                              const Mapped& q, const Mapped& k, const Mapped& v,
                              const Mapped& grads) {
     const Problem<Element>& problem = work.problem;
+    if (problem.kv_heads == 0) return nullptr;  // without heads of queries, keys still get zeros
     const int64_t count = pieces(problem, work.queries.tiles);
-    if (work.queries.blocks > sm90::TileEntry::kMostTurns) return "more than 2^21 keys";
+    if (work.queries.blocks > sm90::TileEntry::kMostTurns) return too_many_keys();
     if (count > INT32_MAX) return "more than 2^31 tiles of queries";
     const char* wrong = fill_bytes(work.queries.passed, 0, count * sizeof(uint32_t), call.stream);
     const int64_t bytes = q.count * (kD + kDV) * int64_t{sizeof(Element)};
@@ -145,6 +147,12 @@ class Sm90Sides {
     return launch(sm90::round_queries<Variant, Element, kD, Pieces>,
                   dim3(static_cast<unsigned>(count)), sm90::kWarpgroup, 0, call.stream, work,
                   L::kTile, L::kConsumers);
+  }
+
+  static const char* too_many_keys() {
+    constexpr int64_t kMost = int64_t{sm90::TileEntry::kMostTurns} * L::kRows;
+    static const std::string text = "more than " + std::to_string(kMost) + " keys of a head";
+    return text.c_str();
   }
 
   static const char* find(const Call& call, const sm90::HopperWork<Variant, Element>& work) {

@@ -184,7 +184,7 @@ class Case:
         kernel, shape = self.kernel, self.shape
         x = {n: t.double().nan_to_num(0).requires_grad_() for n, t in self.vectors.items()}
         t = [y.double().requires_grad_() for y in self.tensors]
-        group = shape.heads // shape.kv_heads
+        group = shape.heads // max(shape.kv_heads, 1)
         k, v = (x[n].repeat_interleave(group, 1) for n in "kv")
         score = x["q"] @ k.mT * kernel.d**-0.5
         h = torch.arange(shape.heads)[:, None, None]

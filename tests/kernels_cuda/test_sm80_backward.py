@@ -76,6 +76,14 @@ def test_no_rows_and_no_keys() -> None:
         assert wrong(kernel, library, shape) == ""
 
 
+def test_no_heads() -> None:
+    """Keys whose heads no query reads still get zeros."""
+    kernel = Kernel("Biased")
+    library = kernel.load()
+    for shape in (Shape(1, 0, 0, 5, 7), Shape(2, 0, 1, 5, 70), Shape(0, 0, 0, 5, 7)):
+        assert wrong(kernel, library, shape) == ""
+
+
 def test_what_rounding_takes_of_a_gradient_is_multiplied_too() -> None:
     """An out expression's gradient is float32; biases of single elements would feel it rounded."""
     kernel = Kernel("Biased")

@@ -19,9 +19,10 @@ SHAPES = [
     Shape(1, 1, 1, 333, 300),
 ]
 KERNELS = [
-    # Weights beside the second product, and after it; dimensions that fill no panel.
-    Kernel("ScaledCausal", 64, 64, hopper=True),
-    Kernel("Causal", 48, 80, hopper=True),
+    # The blocks of the planner. Weights beside the second product, and after it; dimensions that
+    # fill no panel.
+    Kernel("ScaledCausal", 64, 64, hopper=True, hopper_block=(128, 128, 2)),
+    Kernel("Causal", 48, 80, hopper=True, hopper_block=(128, 64, 2)),
 ]
 MORE = [
     Kernel("Scaled", 128, 128, hopper=True, hopper_block=(128, 64, 2)),
@@ -81,4 +82,12 @@ def test_no_rows_and_no_keys() -> None:
     kernel = KERNELS[0]
     library = kernel.load()
     for shape in (Shape(1, 2, 1, 0, 40), Shape(1, 2, 1, 5, 0), Shape(0, 2, 1, 5, 7)):
+        assert wrong(kernel, library, shape) == ""
+
+
+def test_no_heads() -> None:
+    """Keys whose heads no query reads still get zeros."""
+    kernel = KERNELS[0]
+    library = kernel.load()
+    for shape in (Shape(1, 0, 0, 5, 7), Shape(2, 0, 1, 5, 70), Shape(0, 0, 0, 5, 7)):
         assert wrong(kernel, library, shape) == ""
