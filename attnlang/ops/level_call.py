@@ -159,7 +159,7 @@ class LevelCall:
         schedule = self._schedule
         if schedule is None or self._lasts:  # one that lasts is made again as the latest run says
             make = partial(self._plan, q, k, v, values, scale)
-            key = self._key if self._stays else None
+            key = self._key if self._stays or self._lasts else None
             keys = k.shape[0] if self._ragged else None
             schedule = schedules.find(key, self._width, make, lasts=self._lasts, keys=keys)
             if self._stays:

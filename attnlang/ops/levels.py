@@ -137,7 +137,7 @@ class TableBuffers:
     ) -> None:
         self.device = device
         self._requests, self._pages = max_requests, max_pages
-        self._held = torch.empty(0, dtype=torch.int32, device=device)
+        self._held = self._room(0)
         self.whole = whole
 
     def fill(self, levels: tuple[Level, ...]) -> tuple[LevelTables, ...]:
@@ -147,7 +147,7 @@ class TableBuffers:
         loose = [t for t in tables if t.most is None]
         room = sum(t.room for t in held)
         if self._held.shape[0] != room:
-            self._held = torch.empty(room, dtype=torch.int32, device=self.device)
+            self._held = self._room(room)
         if held:
             self._held.copy_(_readable(_joined(held), self.device), non_blocking=True)
         placed = dict(zip(map(id, held), _taken(self._held, held), strict=True))
@@ -156,6 +156,11 @@ class TableBuffers:
             placed |= zip(map(id, loose), moved, strict=True)
         found = iter([placed[id(t)] for t in tables])
         return tuple(_level_tables(level, found) for level in levels)
+
+    @torch.inference_mode(False)
+    def _room(self, size: int) -> Tensor:
+        """Return memory that updates write, in inference mode or not."""
+        return torch.empty(size, dtype=torch.int32, device=self.device)
 
     def _tables(self, level: Level) -> Iterator[_Table]:
         keys, n = level.keys, self._requests

@@ -21,6 +21,7 @@ from attnlang.ops.autocast import without_autocast
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import variant_of
 from attnlang.ops.packed_requests import Requests
+from attnlang.ops.recorded import refuse_lse
 from attnlang.ops.routes import Route
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype, runs_on
@@ -84,9 +85,12 @@ def attend(
     if recorded and torch.compiler.is_dynamo_compiling():
         from attnlang.ops.traced_record import traced_packed
 
+        refuse_lse(variant._handle, return_lse)
         refuse_traced(variant._handle, call.q.device)
         return traced_packed(variant._handle, call, return_max=return_max)
     if recorded and torch.compiler.is_compiling():
+        refuse_lse(variant._handle, return_lse)
+        refuse_traced(variant._handle, call.q.device)
         return record_traced(variant, call, return_max=return_max)
     if not torch.compiler.is_compiling():
         check.check_lse(variant.ir, return_lse)
@@ -101,7 +105,6 @@ def record_traced(
     variant: Variant, call: Ragged, *, return_max: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Record a call whose offsets have no values yet; torch cannot take its requests apart."""
-    refuse_traced(variant._handle, call.q.device)
     return _record(
         variant, call, Requests.untold(call.q_indptr, call.kv_indptr), return_max=return_max
     )

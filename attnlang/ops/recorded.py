@@ -14,6 +14,7 @@ from torch import Tensor
 from attnlang.invent.shape import ParamValue
 from attnlang.ops import arguments as check
 from attnlang.ops.autocast import without_autocast
+from attnlang.ops.handles import variant_of
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.training import TrainingCall
 from attnlang.ops.transforms import refuse_func
@@ -61,6 +62,14 @@ def record(
         if return_max:
             results.append(_largest(variant, call, drawn))
     return out if len(results) == 1 else tuple(results)
+
+
+def refuse_lse(handle: str, return_lse: bool) -> None:
+    """Refuse an lse that is not there; runs as Python in a trace, whose errors say less."""
+    check.check_lse(variant_of(handle).ir, return_lse)
+
+
+refuse_lse._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
 
 
 @torch.no_grad()

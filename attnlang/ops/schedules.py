@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 _KIND, _CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 0, 1, 2, 3, 4, 5
@@ -116,7 +117,8 @@ class Schedules:
             return make()
         kept = self._kept.get(key)
         if kept is None:
-            kept = _Kept(make(), value_dim, make if lasts else None, keys)
+            table = _lasting(make()) if lasts else make()
+            kept = _Kept(table, value_dim, make if lasts else None, keys)
             kept = self._kept.setdefault(key, kept)
         elif lasts:
             self._kept[key] = replace(kept, make=make)
@@ -147,3 +149,11 @@ class Schedules:
         """The memory of the schedules, and of the states of the call that has the most."""
         states = max((kept.state_bytes for kept in self._kept.values()), default=0)
         return states + sum(kept.table.nbytes for kept in self._kept.values())
+
+
+def _lasting(table: Tensor) -> Tensor:
+    """Return a table that a later step may be written into, in inference mode or not."""
+    if not table.is_inference():
+        return table
+    with torch.inference_mode(False):
+        return table.clone()

@@ -197,11 +197,15 @@ class Plan:
         params: Mapping[str, Value],
     ) -> Facts | None:
         """Return what runs that are like one have in common; None where that cannot be told."""
-        if not self._frozen.keys().isdisjoint(params):
-            return None
+        repeated = self._frozen.keys() & params.keys()
+        if repeated:
+            all_values(self._variant.ir, self._frozen, params)  # refuses another value
+            params = {n: x for n, x in params.items() if n not in repeated}
+        pairs = kv if isinstance(kv, list) else [kv]
         stored: list[object] = []
-        for pair in kv if isinstance(kv, list) else (kv,):
+        for pair in pairs:
             stored += pair if isinstance(pair, tuple) else (pair,)
+        arranged = (len(pair) if isinstance(pair, tuple) else 0 for pair in pairs)
         paged = tuple(n for n, x in params.items() if isinstance(x, Paged))
         plain = params
         if paged:
@@ -209,7 +213,8 @@ class Plan:
         facts = self._routes.facts((q,), (), plain, (), (*keywords, *stored), seed)
         if facts is None:
             return None
-        return (*facts, *(x.stride() for x in stored if isinstance(x, Tensor)), *paged)
+        strides = (x.stride() for x in stored if isinstance(x, Tensor))
+        return (*facts, *strides, *arranged, *paged, *sorted(repeated))
 
     def _attend(
         self,

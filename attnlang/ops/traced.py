@@ -26,6 +26,7 @@ def check_traced(
     variant: Variant, consts: Consts, schema: OpSchema, arguments: Mapping[str, object]
 ) -> None:
     """Check the arguments of a variant's op. Raises CallError."""
+    check_lse(variant, bool(arguments.get("return_lse")))
     values = {p.name: _value(p, consts, schema, arguments) for p in variant.params}
     vectors = {n: x for n, x in arguments.items() if n in ("q", "k", "v") and isinstance(x, Tensor)}
     tensors = (x for x in (*vectors.values(), *values.values()) if isinstance(x, Tensor))

@@ -21,7 +21,7 @@ from attnlang.ops import arguments as check
 from attnlang.ops.autocast import autocast, casts
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
-from attnlang.ops.recorded import record
+from attnlang.ops.recorded import record, refuse_lse
 from attnlang.ops.routes import Facts, Route, Routes
 from attnlang.ops.serving import Serving
 from attnlang.ops.signature import signature
@@ -205,6 +205,7 @@ class Variant(Serving):
             if torch.compiler.is_dynamo_compiling():
                 from attnlang.ops.traced_record import traced_record
 
+                refuse_lse(self._handle, return_lse)
                 return traced_record(self._handle, values, recorded)
             return record(self, values, **recorded)
         if not torch.compiler.is_compiling():

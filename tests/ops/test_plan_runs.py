@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -153,3 +154,70 @@ def test_a_wrong_run_is_refused_after_a_good_one(wrong: object) -> None:
     for _ in range(2):
         with pytest.raises(attnlang.CallError):
             plan.run(*args, **params)
+
+
+def test_a_list_of_two_tensors_is_no_pair() -> None:
+    """What it is like says how its pools are arranged: a list has a pair for each part."""
+    rows, (k, v) = starts([1, 2]), torch.randn(2, 8, HKV, D).unbind()
+    plan = attnlang.loads(PARTED).plan(rows, starts([3, 5]), num_q_heads=HQ)
+    q, params = torch.randn(3, HQ, D), {"gain": 1.0, "w": torch.randn(HQ)}
+    wanted = plan.run(q, (k, v), **params)
+    torch.testing.assert_close(plan.run(q, [(k, v)], **params), wanted, rtol=0, atol=0)
+    for _ in range(2):
+        with pytest.raises(attnlang.CallError, match="`kv`: expected one pair"):
+            plan.run(q, [k, v], **params)  # type: ignore[list-item]
+
+
+def test_a_repeated_parameter_is_checked_once(checks: list[object]) -> None:
+    variant, cache = attnlang.loads(SPEC), cache_of("NHD")
+    first = torch.zeros(3, dtype=torch.int64)
+    plan = variant.plan(starts(ROWS), cache, num_q_heads=HQ, first=first)
+    q, own = torch.randn(sum(ROWS), HQ, D), brought()
+    wanted = plan.run(q, **own)  # type: ignore[arg-type]
+    for _ in range(2):
+        found = plan.run(q, first=first, **own)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert len(checks) == 2
+    for _ in range(2):
+        with pytest.raises(attnlang.CallError, match="`first`: expected the plan's value"):
+            plan.run(q, first=first.clone(), **own)  # type: ignore[arg-type]
+
+
+WINDOWED = "attention windowed(window: int):\n    mask = sliding_window(window)\n"
+MAXIMA = {"max_requests": 5, "max_q_tokens": 6, "max_pages": 12}
+HEADER = 10  # of a GPU's schedule: what follows is written as far as there are pieces
+LIKE_NONE = {"plain": {}, "repeated": {"window": 9}, "numpy": {"scale": np.float64(0.25)}}
+
+
+@pytest.mark.parametrize("given", LIKE_NONE.values(), ids=LIKE_NONE)
+@pytest.mark.parametrize("inference", [False, True])
+def test_layers_share_a_schedule_that_updates_make_again(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, object], inference: bool
+) -> None:
+    """As a captured call needs it: in its place, whatever else its run was passed."""
+    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
+    torch.manual_seed(2)
+    variant = attnlang.loads(WINDOWED)
+    with torch.inference_mode(inference):
+        cache = cache_of("NHD")
+        pools = (cache.k_pages.bfloat16(), cache.v_pages.bfloat16())
+        q = torch.randn(6, HQ, D).bfloat16()
+        cache = PagedKV(*pools, cache.indptr, cache.indices, cache.last_page_len)
+        held = variant.plan(starts(ROWS), cache, num_q_heads=HQ, window=9, **MAXIMA)
+        outs = [held.run(q, **given) for _ in range(3)]  # type: ignore[arg-type]
+    (kept,) = held._step.schedules._kept.values()
+    first = kept.table[:HEADER].clone()
+
+    pages = torch.tensor([1, 2, 5])
+    other = PagedKV(*pools, torch.tensor([0, 1, 3]), pages, torch.tensor([2, 3]))
+    held.update(starts([1, 4]), other)  # outside inference mode
+    (again,) = held._step.schedules._kept.values()
+    assert again.table is kept.table
+    fresh = variant.plan(starts([1, 4]), other, num_q_heads=HQ, window=9, **MAXIMA)
+    wanted = fresh.run(q, **given)  # type: ignore[arg-type]
+    (made,) = fresh._step.schedules._kept.values()
+    assert torch.equal(again.table[:HEADER], made.table[:HEADER])
+    assert not torch.equal(again.table[:HEADER], first)
+    torch.testing.assert_close(held.run(q, **given)[:5], wanted[:5], rtol=0, atol=0)  # type: ignore[arg-type]
+    assert len(held._step.schedules._kept) == 1
+    assert all(torch.equal(out, outs[0]) for out in outs)

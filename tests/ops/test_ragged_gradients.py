@@ -186,6 +186,23 @@ def test_a_graph_with_transforms_is_refused() -> None:
         compiled(q, ends)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_graph_has_no_lse_without_a_softmax(ragged: bool, gradient: bool) -> None:
+    variant = attnlang.loads("attention none_there:\n weights = sigmoid(score)\n mask = causal\n")
+
+    def function(q, ends):
+        if ragged:
+            return variant.ragged(q, q, q, ends, ends, return_lse=True)[0]
+        return variant(q[None], q[None], q[None], return_lse=True)[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="without a softmax there is no lse"):
+        compiled(torch.ones(4, 2, 16, requires_grad=gradient), offsets([1, 3]))
+
+
 def test_kernels_of_a_gpu_refuse_it(monkeypatch) -> None:
     call = call_of("plain", torch.bfloat16)
     monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
