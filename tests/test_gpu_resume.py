@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _run(passed: Path, *more: str) -> str:
-    """Run three quick tests of tests/gpu, which need no GPU."""
+def _run(passed: Path, *more: str, plugins: Path = ROOT) -> str:
+    """Run two quick tests of tests/gpu, which need no GPU; `plugins`: where those of `-p` lie."""
     command = [
         sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-m", "not gpu",
         "tests/gpu/test_gpu_ragged.py", "-k", "sm90 and (float32 or gradients)",
         "--passed", str(passed), *more,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    paths = os.pathsep.join([str(plugins), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.slow
@@ -38,3 +43,22 @@ def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
     passed.write_text("\n".join([place + "another", *names, ""]))
     assert "2 passed" in _run(passed)
     assert len(passed.read_text().splitlines()) == 3
+
+
+BROKEN_TEARDOWN = """
+import pytest
+@pytest.fixture(autouse=True)
+def broken():
+    yield
+    raise RuntimeError("what a test leaves behind")
+"""
+
+
+@pytest.mark.slow
+def test_a_broken_teardown_is_no_pass(tmp_path: Path) -> None:
+    passed = tmp_path / "passed.txt"
+    (tmp_path / "broken_teardown.py").write_text(BROKEN_TEARDOWN)
+    said = _run(passed, "-p", "broken_teardown", plugins=tmp_path)
+    assert "2 passed, " in said
+    assert "2 errors" in said
+    assert not passed.exists()

@@ -1,6 +1,6 @@
 // The door of a CUDA unit: checks the call, makes transformed rows, and enqueues the skeleton that
 // suits it. Nothing here waits for the device or allocates; the workspace holds whatever a launch
-// leaves for a later one, and its size depends on shapes alone.
+// leaves for a later one, and its size depends on shapes, strides and alignment alone.
 #pragma once
 
 #include <cinttypes>

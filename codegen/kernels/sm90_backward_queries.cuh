@@ -57,11 +57,11 @@ struct QuerySums {
   TileEntry* entries;
   int32_t tiles, blocks;  // of a head of queries, of a head of keys
 
-  // `head`: b * heads + h.
   template <class Pieces>
   ATTNLANG_HD float* piece(int64_t index) const {
     return sums + index * (Pieces::kBytes / int64_t{sizeof(float)});
   }
+  // `head`: b * heads + h.
   ATTNLANG_HD int64_t index(int64_t head, int tile, int piece, int pieces) const {
     return (head * tiles + tile) * pieces + piece;
   }

@@ -1,9 +1,12 @@
 // Two ways to fill the stages of a Hopper kernel: TMA, by one warp, where rows are 16-byte aligned;
 // and a gather, by three, for any other layout (sm90_gather.cuh).
 //
-// What is in a stage is the same, bit for bit: rows past the end of a tensor and columns beside the
-// vectors are zeros, and so are the values of keys that no row may see, for their weight of 0 does
-// not make a NaN harmless.
+// Of rows and keys that exist and are seen, the same is in a stage, bit for bit. Rows past the end
+// of a tensor and columns beside the vectors are zeros, and so are the values of keys that no row
+// may see, for their weight of 0 does not make a NaN harmless. Where a tile goes past the end of
+// its request but not of the tensor, the copy engine brings the rows and keys that lie there, the
+// gather zeros, or what a dense k holds past `kv_lens`. No result is made of them, but for the last
+// bits of a capped score (Softmax::weigh).
 #pragma once
 
 #include <cstdint>

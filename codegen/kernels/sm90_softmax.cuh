@@ -83,6 +83,8 @@ class Softmax {
   template <bool kMasked, class Beside>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
                              float (&rescale)[2], const Beside& beside) {
+    // All dots of a warp's 16 rows choose between two scores that differ in their last bits: also
+    // those of hidden columns, and of rows and columns past a request's end, whatever lies there.
     if constexpr (kCappedScore<Variant> && (!kMasked || kSoftCap<Variant>)) {
       float most[2] = {};
 #pragma unroll

@@ -17,7 +17,7 @@ import torch
 from gpu_places import ON_GPU, place_of
 
 ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("attnlang", "codegen", "runtime", "examples", "tests")
+_SOURCES = ("attnlang", "codegen", "runtime", "grammar", "examples", "tests", "pyproject.toml")
 _START = time.monotonic()
 
 
@@ -42,8 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _place() -> str:
     """Return the GPU, torch and a digest of the sources: what passed with others counts not."""
     digest = hashlib.sha256()
-    for folder in _SOURCES:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for name in _SOURCES:
+        source = ROOT / name
+        for path in [source] if source.is_file() else sorted(source.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -72,13 +73,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class _Record:
-    """Writes down what passes; of the process alone that hears of every test."""
+    """Writes down what passes, its teardown too; of the process that hears of every test."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._called: set[str] = set()  # what passed, not torn down yet
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call" or not report.passed:
+        if report.when == "call" and report.passed:
+            self._called.add(report.nodeid)
+        if report.when != "teardown" or report.nodeid not in self._called:
+            return
+        self._called.remove(report.nodeid)
+        if not report.passed:
             return
         if not _passed(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)

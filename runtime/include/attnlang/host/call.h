@@ -186,7 +186,8 @@ struct TileCounts {
 constexpr int kErrorSize = 512;
 using KernelFunction = int (*)(const Call* call, char* error);
 using CountFunction = int (*)(const Call* call, TileCounts* counts, char* error);
-// Of a GPU unit: the bytes that a call needs as its workspace, of its shapes alone.
+// Of a GPU unit: the bytes that a call needs as its workspace; its shapes, strides and alignment
+// say how many.
 using WorkspaceFunction = int64_t (*)(const Call* call);
 
 }  // namespace attnlang
