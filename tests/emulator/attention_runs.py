@@ -32,10 +32,10 @@ struct Tiles {{
   static constexpr bool kLargeShared = true;
 }};
 extern "C" __attribute__((visibility("default"))) int attnlang_run(const Call* call, char* error) {{
-  return {door}{packed}_run<{functor}, Bf16, {d}, {d}, Tiles>(*call, error);
+  return {door}{packed}_run<{functor}, Bf16, {d}, {d}, Tiles{pages}>(*call, error);
 }}
 extern "C" __attribute__((visibility("default"))) int64_t attnlang_workspace(const Call* call) {{
-  return {door}{packed}_workspace<{functor}, Bf16, {d}, {d}, Tiles>(*call);
+  return {door}{packed}_workspace<{functor}, Bf16, {d}, {d}, Tiles{pages}>(*call);
 }}
 extern "C" __attribute__((visibility("default"))) void set_seed(uint64_t seed) {{
   emulator::set_seed(seed);
@@ -60,6 +60,7 @@ class Kernel:
             header="packed" if self.packed else "attention",
             variants="packed_variants" if self.packed else "variants",
             packed="_packed" if self.packed else "",
+            pages=", Bf16" if self.packed else "",
             functor=f"OfRequests<{self.functor}>" if self.packed else self.functor,
             d=self.d,
             tiles=self.tiles,

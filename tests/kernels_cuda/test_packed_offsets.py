@@ -30,10 +30,10 @@ struct Tiles {
 };
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int attnlang_run(const Call* call, char* error) {
-  return RUN<FUNCTOR, Bf16, 32, 32, Tiles>(*call, error);
+  return RUN<FUNCTOR, Bf16, 32, 32, Tiles, Bf16>(*call, error);
 }
 EXPORT int64_t attnlang_workspace(const Call* call) {
-  return WORKSPACE<FUNCTOR, Bf16, 32, 32, Tiles>(*call);
+  return WORKSPACE<FUNCTOR, Bf16, 32, 32, Tiles, Bf16>(*call);
 }
 EXPORT void set_seed(uint64_t seed) { emulator::set_seed(seed); }
 """
