@@ -114,7 +114,8 @@ def test_products_of_keys_apart(name: str, page: int, device: str) -> None:
 def test_tiles_that_tensors_hide_are_not_visited(name: str, device: str) -> None:
     """Values are NaN where no row of the tile's document looks: a visit would show in the sums."""
     lengths = ((5, 5), (768, 768), (1, 3), (2, 640))
-    documents = torch.arange(768).expand(len(lengths), -1) // 256
+    length = 384  # of a document: a multiple of every tile's rows and columns
+    documents = torch.arange(768).expand(len(lengths), -1) // length
     g, heads = torch.Generator().manual_seed(0), Sizes(1, 2, 1, 0, 0, 48, 32)
     params: dict[str, object] = {"doc": documents.int()}
     call = pack(attnlang.loads(SPECS[name]), lengths, heads, torch.bfloat16, g, params)
@@ -124,11 +125,11 @@ def test_tiles_that_tensors_hide_are_not_visited(name: str, device: str) -> None
     v = call.v.clone()
     for b in (1, 3):  # the last request's rows are of its last document
         first = call.columns(b).start
-        v[first : first + 256] = torch.nan
+        v[first : first + length] = torch.nan
     hidden, pool = replace(call, v=v), pool_of(call, 16)
-    later = slice(call.rows(1).start + 256, call.rows(1).stop)
+    later = slice(call.rows(1).start + length, call.rows(1).stop)
     for out in (hidden.call(), pool.run(pool.spread(call.k), pool.spread(v))[0]):
-        assert out[call.rows(1)][:256].isnan().any()
+        assert out[call.rows(1)][:length].isnan().any()
         for rows in (later, call.rows(3)):
             assert torch.equal(out[rows], ragged[0][rows])
 
