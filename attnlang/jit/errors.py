@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 
@@ -11,6 +12,7 @@ class BuildError(Exception):
     summary: str
     command: str | None
     log: Path | None
+    help: str
 
     def __init__(
         self, summary: str, *, command: str | None = None, log: Path | None = None, help: str = ""
@@ -18,6 +20,7 @@ class BuildError(Exception):
         self.summary = summary
         self.command = command
         self.log = log
+        self.help = help
         lines = [summary]
         if help:
             lines.append(f"  help: {help}")
@@ -26,3 +29,8 @@ class BuildError(Exception):
         if log:
             lines.append(f"  full log: {log}")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it leave a worker process as what it is."""
+        again = partial(type(self), command=self.command, log=self.log, help=self.help)
+        return again, (self.summary,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,9 +57,15 @@ _KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
 
 
 def name_params(
-    params: tuple[Param, ...], positional: tuple[ParamValue, ...], named: Mapping[str, ParamValue]
+    params: tuple[Param, ...],
+    positional: tuple[ParamValue, ...],
+    named: Mapping[str, ParamValue],
+    keywords: tuple[str, ...] = (),
 ) -> dict[str, ParamValue]:
-    """Give each parameter its value: passed by position, by name, or its default."""
+    """Give each parameter its value: passed by position, by name, or its default.
+
+    `keywords` are the call's own: what comes under no name may be one, misspelt.
+    """
     names = [p.name for p in params]
     if len(positional) > len(names):
         count = len(positional)
@@ -68,7 +75,7 @@ def name_params(
     values: dict[str, ParamValue] = dict(zip(names, positional, strict=False))
     for name, value in named.items():
         if name not in names:
-            close = nearest(name, names)
+            close = nearest(name, [*names, *keywords])
             raise CallError(
                 name,
                 f"one of {', '.join(names)}" if names else "no parameter",
@@ -115,6 +122,13 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
     """
     v = k if v is None else v
     check_vectors({"q": q, "k": k, "v": v}, "[B, H, length, D]", 4)
+    shape = _shape_of(q, k, v)
+    check_sizes(shape)
+    return shape
+
+
+def _shape_of(q: Tensor, k: Tensor, v: Tensor) -> Shape:
+    """Return the sizes of vectors of 4 dimensions that fit together."""
     b, hq, q_len, d = q.shape
     if k.shape[0] != b or v.shape[0] != b:
         name = "k" if k.shape[0] != b else "v"
@@ -124,9 +138,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
         raise CallError("k", f"q's head dim D = {d}", _shape(k))
     if v.shape[1] != hkv or v.shape[2] != kv_len:
         raise CallError("v", f"k's heads and length [{b}, {hkv}, {kv_len}, DV]", _shape(v))
-    shape = Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
-    check_sizes(shape)
-    return shape
+    return Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
 
 
 def check_vectors(vectors: Mapping[str, Tensor], layout: str, dims: int) -> None:
@@ -150,15 +162,18 @@ def check_vectors(vectors: Mapping[str, Tensor], layout: str, dims: int) -> None
 
 def check_sizes(shape: Shape) -> None:
     """Check that heads fit together, and that head dims and lengths are within their bounds."""
-    hq, hkv = shape.hq, shape.hkv
-    if (hkv == 0 and hq != 0) or (hkv != 0 and hq % hkv):
-        raise CallError("q", f"a multiple of k's {hkv} heads", f"{hq} heads")
+    _check_heads(shape.hq, shape.hkv)
     for name, size in (("q", shape.d), ("v", shape.dv)):
         if not 1 <= size <= MAX_HEAD_DIM:
             raise CallError(name, f"a head dim of 1 to {MAX_HEAD_DIM}", str(size))
     for name, size in (("q", shape.q), ("k", shape.kv)):
         if size >= POSITION_LIMIT:
             raise CallError(name, "a length below 2 ** 30", str(size))
+
+
+def _check_heads(hq: int, hkv: int) -> None:
+    if (hkv == 0 and hq != 0) or (hkv != 0 and hq % hkv):
+        raise CallError("q", f"a multiple of k's {hkv} heads", f"{hq} heads")
 
 
 def check_places(q: Tensor, others: Mapping[str, object]) -> None:
@@ -180,6 +195,14 @@ def check_places(q: Tensor, others: Mapping[str, object]) -> None:
         if x.layout is not torch.strided:
             layout = str(x.layout).removeprefix("torch.")
             raise CallError(name, "a dense tensor, of any strides", f"layout {layout}")
+
+
+def beside(q: Tensor, *offsets: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Bring offsets and lengths that lie in the host's memory to the GPU that q is on."""
+    if not isinstance(q, Tensor) or not q.is_cuda:
+        return offsets
+    on_host = (isinstance(x, Tensor) and x.device.type == "cpu" for x in offsets)
+    return tuple(x.to(q.device) if h else x for x, h in zip(offsets, on_host, strict=True))
 
 
 def check_lse(variant: Variant, return_lse: bool) -> None:
@@ -205,6 +228,7 @@ def check_reference(
     v: Tensor | None,
     values: Mapping[str, ParamValue],
     rounding: str,
+    rows: Tensor | None,
     dtype: torch.dtype | None,
 ) -> Shape:
     """Check what the reference takes on trust: kinds, parameters, and every `require`."""
@@ -218,17 +242,32 @@ def check_reference(
             raise CallError(name, "a floating dtype", _dtype(x))
     if rounding not in ("exact", "fused"):
         raise CallError("rounding", "'exact' or 'fused'", repr(rounding))
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise CallError("dtype", "a floating dtype", str(dtype).removeprefix("torch."))
     for param in variant.params:
         if isinstance(param, ScalarParam):
             check_scalar(param, values[param.name])
-    dv = (k if v is None else v).shape[3]
-    shape = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], dv)
+    shape = _shape_of(q, k, k if v is None else v)
+    _check_heads(shape.hq, shape.hkv)
+    _check_rows(rows, shape.q)
     sizes = shape.sizes()
     check_tensors(variant, values, sizes)
     check_requires(variant, values, sizes)
     return shape
+
+
+def _check_rows(rows: Tensor | None, q_len: int) -> None:
+    """Check the reference's `rows=`, values too: it may wait for them."""
+    if rows is None:
+        return
+    expected = f"an int tensor [R] of query rows, 0 to {q_len - 1}"
+    if not isinstance(rows, Tensor):
+        raise CallError("rows", expected, type(rows).__name__)
+    if rows.dim() != 1 or rows.dtype not in _KIND_DTYPES[Kind.INT]:
+        raise CallError("rows", expected, f"{_dtype(rows)} {list(rows.shape)}")
+    wrong = rows[(rows < 0) | (rows >= q_len)]
+    if wrong.numel():
+        raise CallError("rows", expected, str(int(wrong[0])))
 
 
 def check_scalar(param: ScalarParam, value: ParamValue) -> None:

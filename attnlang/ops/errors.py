@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class CallError(ValueError, TypeError):
     """A call's arguments are wrong: which one, what was expected, what came.
@@ -12,6 +14,7 @@ class CallError(ValueError, TypeError):
     argument: str
     expected: str
     found: str
+    help: str | None
 
     def __init__(
         self, argument: str, expected: str, found: str, *, help: str | None = None
@@ -19,5 +22,11 @@ class CallError(ValueError, TypeError):
         self.argument = argument
         self.expected = expected
         self.found = found
+        self.help = help
         text = f"`{argument}`: expected {expected}, found {found}"
         super().__init__(f"{text} ({help})" if help else text)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it leave a worker process as what it is."""
+        again = partial(type(self), help=self.help)
+        return again, (self.argument, self.expected, self.found)

@@ -69,4 +69,5 @@ def all_values(
                 help="make another plan for another value",
             )
         given[name] = value
-    return dict(check.name_params(ir.params, (), given))  # type: ignore[arg-type]
+    own = ("scale", "seed", "return_lse", "return_max")
+    return dict(check.name_params(ir.params, (), given, own))  # type: ignore[arg-type]

@@ -133,6 +133,15 @@ class PagedKV:
         """
         tables = self.check()
         requests = tables.lens.size
+        given = (
+            ("k", k, self.k_pages, self.k_scale),
+            ("v", v, self.v_pages, self.v_scale),
+        )
+        for name, x, pool, _ in given:
+            if pool is None and x is not None:
+                raise CallError(name, "None: the cache has none", type(x).__name__)
+            if pool is not None and not isinstance(x, Tensor):
+                raise CallError(name, "a tensor", type(x).__name__)
         if q_indptr is None:
             help = "pass q_indptr where a request gets several tokens, or none"
             if k.dim() != 3 or k.shape[0] != requests:
@@ -155,14 +164,17 @@ class PagedKV:
             )
         page = tables.indices[tables.indptr[of_request] + at // self.page_size]
         place = (torch.from_numpy(page.astype(np.int64)), torch.from_numpy(at % self.page_size))
-        for name, x, pool, scale in (
-            ("k", k, self.k_pages, self.k_scale),
-            ("v", v, self.v_pages, self.v_scale),
-        ):
-            if (x is None) != (pool is None):
-                raise CallError(name, "a tensor" if x is None else "None", "the other")
-            if x is not None and pool is not None:
-                _write(name, x, nhd(pool, self.layout), scale, place)
+        tokens = [
+            (name, x, nhd(pool, self.layout), scale)
+            for name, x, pool, scale in given
+            if x is not None and pool is not None
+        ]
+        for name, x, pool, _ in tokens:  # all of them before anything is written
+            wanted = [at.size, *pool.shape[2:]]
+            if list(x.shape) != wanted:
+                raise CallError(name, f"shape {wanted}", f"shape {list(x.shape)}")
+        for _, x, pool, scale in tokens:
+            _write(x, pool, scale, place)
 
 
 def nhd(pool: Tensor, layout: str) -> Tensor:
@@ -201,16 +213,10 @@ def _check_scale(name: str, scale: float | Tensor | None, heads: int, device: to
         raise CallError(name, expected, f"{type(scale).__name__} {scale!r}")
 
 
+@torch.no_grad()
 def _write(
-    name: str,
-    x: Tensor,
-    pool: Tensor,
-    scale: float | Tensor | None,
-    place: tuple[Tensor, Tensor],
+    x: Tensor, pool: Tensor, scale: float | Tensor | None, place: tuple[Tensor, Tensor]
 ) -> None:
-    wanted = (place[0].shape[0], *pool.shape[2:])
-    if tuple(x.shape) != wanted:
-        raise CallError(name, f"shape {list(wanted)}", f"shape {list(x.shape)}")
     if scale is not None:
         factor = scale.reshape(-1, 1) if isinstance(scale, Tensor) else scale
         x = x / factor

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
 
 Offset = int | Tensor | None
+_RAGGED_KEYWORDS = (
+    "q_indptr", "kv_indptr", "scale", "q_offset", "kv_offset", "seed", "return_lse", "return_max",
+)  # fmt: skip
 
 
 class Serving:
@@ -82,7 +85,11 @@ class Serving:
             moving = (scale, q_offset, kv_offset, q_indptr, kv_indptr, seed)
             results = packed.attend_again(variant, known, (q, k, v), args, params, moving)
         if results is None:
-            values = check.name_params(variant.ir.params, args, params)
+            values = check.name_params(variant.ir.params, args, params, _RAGGED_KEYWORDS)
+            passed = (q_offset, kv_offset)
+            q_offset, kv_offset = check.beside(q, *passed)
+            if q_offset is not passed[0] or kv_offset is not passed[1]:
+                facts = None  # each call like it has to bring them there
             call = packed.Ragged(
                 q, k, v, q_indptr, kv_indptr, values, scale, q_offset, kv_offset, seed
             )

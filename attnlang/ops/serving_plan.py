@@ -109,6 +109,12 @@ class Plan:
             f"keys, parts: {levels}>"
         )
 
+    def __getstate__(self) -> dict[str, object]:
+        """Copy and pickle what is planned; what runs have made of it since is made again."""
+        made = self._step.schedules
+        schedules = Schedules(made.workers, made.split_tokens)
+        return self.__dict__ | {"_step": replace(self._step, schedules=schedules, made={})}
+
     @property
     def balance(self) -> tuple[Balance, ...]:
         """How evenly the work of each packed call is spread, once a run of this step needed it.

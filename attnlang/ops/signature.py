@@ -6,10 +6,23 @@ Maps the IR to `inspect.Signature`: q, k, v, the parameters, then the call's own
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 from attnlang.emit.op_schema import takes_v
 from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
+
+KEYWORDS: Mapping[str, object] = {
+    "scale": None,
+    "q_offset": None,
+    "kv_offset": 0,
+    "kv_lens": None,
+    "seed": None,
+    "kv_indices": None,
+    "kv_block": 1,
+    "return_lse": False,
+    "return_max": False,
+}
 
 
 def signature(ir: VariantIr) -> inspect.Signature:
@@ -30,17 +43,6 @@ def signature(ir: VariantIr) -> inspect.Signature:
         parameters.append(
             inspect.Parameter(param.name, kind, default=default if has_default else empty)
         )
-    own = {
-        "scale": None,
-        "q_offset": None,
-        "kv_offset": 0,
-        "kv_lens": None,
-        "seed": None,
-        "kv_indices": None,
-        "kv_block": 1,
-        "return_lse": False,
-        "return_max": False,
-    }
-    parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in own.items())
+    parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in KEYWORDS.items())
     parameters.sort(key=lambda p: p.kind)
     return inspect.Signature(parameters)

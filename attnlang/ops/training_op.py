@@ -148,9 +148,9 @@ class TrainingOp:
     ) -> tuple[Tensor | None, ...]:
         """Map what reached out and lse to what reaches each argument."""
         *tensors, out, lse = ctx.saved_tensors
-        if torch.is_grad_enabled() and any(
-            g is not None and g.requires_grad for g in (out_grad, lse_grad)
-        ):
+        # Not of `out_grad` alone: the loss may be a sum, whose gradient has none.
+        read = (out_grad, lse_grad, *tensors)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in read):
             raise RuntimeError(_NO_SECOND)
         rest = iter(tensors)
         inputs = [next(rest) if other is None else other[0] for other in ctx.others]

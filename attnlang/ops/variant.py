@@ -24,7 +24,7 @@ from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record, refuse_lse
 from attnlang.ops.routes import Facts, Route, Routes
 from attnlang.ops.serving import Serving
-from attnlang.ops.signature import signature
+from attnlang.ops.signature import KEYWORDS, signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
 from attnlang.ops.targets import check_dtype, pages_of
 from attnlang.ops.tiles import Tiles
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Offset = int | Tensor | None
 _MAX_REQUIRED = 1024
 _KEYWORDS = ("scale", "q_offset", "kv_offset", "kv_lens", "kv_indices", "seed")
+_CALL_KEYWORDS = tuple(KEYWORDS)
 _SEED_END = 2**63 - 1
 
 
@@ -194,7 +195,11 @@ class Variant(Serving):
                 keywords = (scale, q_offset, kv_offset, kv_lens, kv_indices, seed)
                 call = route.arguments(args, params, keywords)
                 return self._attend(route.op, (q, k, v), call, seed, return_lse, return_max)
-        values = check.name_params(self._params, args, params)
+        passed = (q_offset, kv_offset, kv_lens)
+        q_offset, kv_offset, kv_lens = check.beside(q, *passed)
+        if any(x is not y for x, y in zip(passed, (q_offset, kv_offset, kv_lens), strict=True)):
+            facts = None  # each call like it has to bring them there
+        values = check.name_params(self._params, args, params, _CALL_KEYWORDS)
         if wants_gradient({"q": q, "k": k, "v": v, "scale": scale, **values}):
             recorded: dict[str, Any] = {
                 "q": q, "k": k, "v": v, "scale": scale, "q_offset": q_offset,
@@ -307,7 +312,8 @@ class Variant(Serving):
         if "kv_indices" in params:
             raise CallError("kv_indices", "nothing: a selection has no tiles", "a tensor")
         v, args = self._passed(k, v, args)
-        values = check.name_params(self._params, args, params)
+        values = check.name_params(self._params, args, params, _CALL_KEYWORDS)
+        q_offset, kv_offset, kv_lens = check.beside(q, q_offset, kv_offset, kv_lens)
         self.check_call(q, k, v, values, None, q_offset, kv_offset, kv_lens)
         specialised = self.specialised(
             const_values(self.ir, values), given_tensors(self.ir, values)
@@ -358,12 +364,12 @@ class Variant(Serving):
         result to some query rows; `dtype` computes (and returns) in another dtype than q's.
         """
         v, args = self._passed(k, v, args)
-        values = check.name_params(self._params, args, params)
+        values = check.name_params(self._params, args, params, _CALL_KEYWORDS)
         if v is None and self.takes_v:
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         check.check_lse(self.ir, return_lse)
         check.check_seed(seed)
-        shape = check.check_reference(self.ir, q, k, v, values, rounding, dtype)
+        shape = check.check_reference(self.ir, q, k, v, values, rounding, rows, dtype)
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
         )

@@ -100,6 +100,9 @@ def reference(
     inputs = make_inputs(
         variant, q, k, v, params, scale, q_offset, kv_offset, kv_lens, seed, rounding, dtype
     )
+    dtype = q.dtype if dtype is None else dtype
+    if q.shape[1] == 0:
+        return _of_no_head(inputs, rows, dtype, return_lse, return_max)
     every = torch.arange(q.shape[2], device=q.device) if rows is None else rows.to(q.device).long()
     a_row = max(1, q.shape[0] * q.shape[1] * k.shape[2])
     parts: list[Attended] = []
@@ -110,7 +113,7 @@ def reference(
         if kv_indices is not None:
             selected = select_columns(kv_indices, kv_block, inputs.sizes, chunk)
         parts.append(attend(inputs, chunk, selected, want_largest=return_max))
-    return _results(parts, inputs, q.dtype if dtype is None else dtype, return_lse)
+    return _results(parts, inputs, dtype, return_lse)
 
 
 def make_inputs(
@@ -182,6 +185,18 @@ def _sized(inputs: Inputs) -> Inputs:
     inputs.sizes.setdefault("DV", values)
     bind_sizes(inputs)
     return replace(inputs, widths={**inputs.widths, VectorName.ACC: values})
+
+
+def _of_no_head(
+    inputs: Inputs, rows: Tensor | None, dtype: torch.dtype, return_lse: bool, return_max: bool
+) -> Tensor | tuple[Tensor, ...]:
+    """Return empty results, which q has a gradient of."""
+    q = inputs.q if rows is None else inputs.q[:, :, rows.to(inputs.q.device).long()]
+    lse = q.sum(-1)
+    out = lse.unsqueeze(-1).expand(*lse.shape, inputs.widths[VectorName.ACC])
+    asked = ((lse, return_lse), (lse.detach().sum(-1), return_max))
+    results = [out.to(dtype), *(x for x, wanted in asked if wanted)]
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def _results(

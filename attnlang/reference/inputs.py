@@ -90,7 +90,7 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor | None) -> dict[str, int]:
     (b, hq, rows, d), (_, hkv, columns, _) = q.shape, k.shape
     if k.shape[0] != b or k.shape[3] != d:
         raise ValueError(f"`k` must be [{b}, HKV, KV, {d}], found shape {list(k.shape)}")
-    if hkv == 0 or hq % hkv:
+    if hq and (hkv == 0 or hq % hkv):
         raise ValueError(f"`k` has {hkv} heads, which do not divide q's {hq}")
     if v is not None and v.shape[:3] != k.shape[:3]:
         raise ValueError(f"`v` must be [{b}, {hkv}, {columns}, DV], found shape {list(v.shape)}")

@@ -97,6 +97,28 @@ def test_a_number_may_lie_on_the_cpu() -> None:
     assert torch.equal(variant(*vectors, gain=gain, cap=torch.tensor(12.0)), want)
 
 
+def test_offsets_and_lengths_may_lie_on_the_cpu() -> None:
+    variant = attnlang.loads(SPEC)
+    vectors, gain = _inputs(queries=40), _gain()
+    for n in (0, 50):  # the second call is like the first, with other values
+        call = {
+            "q_offset": torch.tensor([250 + n, 100]),
+            "kv_offset": torch.tensor([0, n]),
+            "kv_lens": torch.tensor([333, 200 - n]),
+        }
+        there = {name: x.cuda() for name, x in call.items()}
+        assert torch.equal(
+            variant(*vectors, gain=gain, **call), variant(*vectors, gain=gain, **there)
+        )
+    packed = tuple(x.transpose(1, 2).flatten(0, 1) for x in vectors)
+    indptr = (torch.tensor([0, 40, 80]), torch.tensor([0, 333, 666]))
+    for n in (0, 50):
+        call = {"q_offset": torch.tensor([250 + n, 100]), "kv_offset": torch.tensor([0, n])}
+        there = {name: x.cuda() for name, x in call.items()}
+        got = variant.ragged(*packed, *indptr, gain=gain, **call)
+        assert torch.equal(got, variant.ragged(*packed, *indptr, gain=gain, **there))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_compiled_graph_calls_it() -> None:
     variant = attnlang.loads(SPEC)

@@ -173,16 +173,25 @@ def test_append_to_fp8_divides_by_the_scale_and_saturates(
         (([2, 2, 8], [2, 2, 4], ints(4, 3), ints(0, 1, 1, 2)), r"`v`: expected shape \[2, 2, 3\]"),
         (([2, 1, 8], [2, 2, 3], ints(4, 3), ints(0, 1, 1, 2)), r"`k`: expected shape \[2, 2, 8\]"),
         (([2, 2, 8], None, ints(4, 3), ints(0, 1, 1, 2)), "`v`: expected a tensor, found"),
+        (((1, 2), [2, 2, 3], ints(4, 3)), "`k`: expected a tensor, found tuple"),
         (([2, 2, 8], [2, 2, 3], ints(4), ints(0, 1, 1, 2)), "`positions`: .*one for each token"),
     ],
 )  # fmt: skip
 def test_an_append_that_does_not_fit(call: tuple[object, ...], text: str) -> None:
-    made = [torch.zeros(x) if isinstance(x, list) else x for x in call]
+    made = [torch.ones(x) if isinstance(x, list) else x for x in call]
     cache = _cache()
     with pytest.raises(CallError) as raised:
         cache.append(*made)
     assert re.search(text, str(raised.value)), str(raised.value)
     assert not cache.k_pages.any()
+
+
+def test_an_append_leaves_no_trace_in_autograd() -> None:
+    cache = _cache()
+    k, v = torch.randn(2, 2, 8, requires_grad=True), torch.randn(2, 2, 3)
+    cache.append(k, v, ints(4, 3), ints(0, 1, 1, 2))
+    assert not cache.k_pages.requires_grad
+    assert torch.equal(cache.k_pages[cache.indices[1], 0], k[0])
 
 
 def test_block_sparse_tables() -> None:

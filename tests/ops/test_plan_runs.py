@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -103,6 +105,18 @@ def test_runs_of_parts_have_their_own_tensors() -> None:
         params = {"gain": float(torch.rand(())), "w": torch.randn(HQ)}
         wanted = variant.plan(rows, parts, num_q_heads=HQ).run(q, pairs, **params)
         torch.testing.assert_close(held.run(q, pairs, **params), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_requests": 5, "max_q_tokens": 6, "max_pages": 12}])
+def test_copies_and_pickles_of_a_plan_are_plans_of_their_own(limits: dict[str, int]) -> None:
+    variant, cache, first = attnlang.loads(SPEC), cache_of("NHD"), torch.tensor([0, 2, 1])
+    plan = variant.plan(starts(ROWS), cache, num_q_heads=HQ, first=first, **limits)
+    q, own = torch.randn(sum(ROWS), HQ, D), brought()
+    wanted = plan.run(q, **own)  # type: ignore[arg-type]
+    for twin in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+        assert torch.equal(twin.run(q, **own), wanted)
+        twin.update(starts([1, 0, 5]), cache)
+        assert torch.equal(plan.run(q, **own), wanted)  # type: ignore[arg-type]
 
 
 def test_what_a_run_brought_is_let_go() -> None:

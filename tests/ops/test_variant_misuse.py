@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,6 +114,15 @@ def test_copies_and_pickles_mean_the_same(biased, qkv) -> None:
         ({"seed": 1.5}, "seed"),
         ({"kv_indices": torch.zeros(1, 2, 17, 1)}, "kv_indices"),
         ({"dtype": torch.int32}, "dtype"),
+        ({"dtype": "float64"}, "dtype"),
+        ({"q": torch.ones(1, 3, 17, 16)}, "q"),
+        ({"k": torch.ones(2, 2, 17, 16)}, "k"),
+        ({"k": torch.ones(1, 2, 17, 8)}, "k"),
+        ({"v": torch.ones(1, 2, 5, 16)}, "v"),
+        ({"rows": [0]}, "rows"),
+        ({"rows": torch.tensor([0, 17])}, "rows"),
+        ({"rows": torch.tensor([-1])}, "rows"),
+        ({"rows": torch.tensor([1.0])}, "rows"),
     ],
 )
 def test_the_reference_checks_its_call_too(biased, qkv, change, argument) -> None:
@@ -120,6 +130,42 @@ def test_the_reference_checks_its_call_too(biased, qkv, change, argument) -> Non
     with pytest.raises(attnlang.CallError) as caught:
         biased.reference(**call)
     assert caught.value.argument == argument
+
+
+def test_the_reference_of_no_head(biased, qkv) -> None:
+    q, k, v = (x.double() for x in qkv)
+    for heads in (0, 2):
+        leaf = q[:, :0].clone().requires_grad_()
+        call = (leaf, k[:, :heads], v[:, :heads], BIAS[:0])
+        out, lse, top = biased.reference(*call, return_lse=True, return_max=True)
+        kernel = biased(*(x.float() for x in call), return_lse=True, return_max=True)
+        assert [x.shape for x in kernel] == [x.shape for x in (out, lse, top)]
+        out.sum().backward()
+        assert leaf.grad.shape == leaf.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("return_ls", "return_lse"), ("kv_len", "kv_lens"), ("windw", "window"), ("xyz", None)],
+)
+def test_a_misspelt_keyword_is_told_the_right_one(biased, qkv, name, meant) -> None:
+    for call in (biased, biased.reference):
+        with pytest.raises(attnlang.CallError) as caught:
+            call(*qkv, BIAS, **{name: 1})
+        assert caught.value.argument == name
+        assert caught.value.help == (None if meant is None else f"a similar name exists: `{meant}`")
+
+
+def test_errors_come_out_of_a_worker_process_as_they_are() -> None:
+    errors = (
+        attnlang.CallError("q", "a tensor", "a list", help="make one"),
+        attnlang.BuildError("no space", command="g++ a.cpp", log=Path("/tmp/log"), help="clear"),
+    )
+    for error in errors:
+        twin = pickle.loads(pickle.dumps(error))
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert twin.__dict__ == error.__dict__
 
 
 def test_the_reference_takes_other_dtypes_and_makes_v_of_k(qkv) -> None:
