@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
+import pytest
 import torch
 from gallery_inputs import PARAMS, Sizes, fit
 from torch import Tensor
 
 import attnlang
 
-__all__ = ["EXAMPLES", "PARAMS", "Sizes", "assert_accurate", "assert_agrees", "fit", "make_qkv"]
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
+T = TypeVar("T")
+
+__all__ = [
+    "EXAMPLES", "PARAMS", "Sizes", "assert_accurate", "assert_agrees", "fit", "make_qkv", "sample",
+]  # fmt: skip
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def sample(cases: Iterable[T], *quick: T) -> list[T | ParameterSet]:
+    """Return the cases of a parametrised test; only the slow run has those that are not quick.
+
+    A case that builds kernels of its own costs seconds: the quick ones stand for each kind.
+    """
+    chosen = list(cases)
+    assert all(q in chosen for q in quick), "a quick case that is none"
+    return [c if c in quick else pytest.param(c, marks=pytest.mark.slow) for c in chosen]
 
 
 def make_qkv(

@@ -31,9 +31,8 @@ PLANS = (
 
 # One of each kind: ranges, tensors by position and by value, biases, transforms, weights, outputs.
 SAMPLE = (
-    "bigbird", "document", "dropout", "forgetting", "gated_output", "gemma2_local", "padding",
-    "qk_norm", "retention", "rope_partial", "shared_kv", "sigmoid", "sink", "streaming_llm",
-    "swin_shifted", "t5_bias", "tree_bits", "vertical_slash",
+    "bigbird", "document", "dropout", "forgetting", "gated_output", "gemma2_local", "retention",
+    "rope_partial", "shared_kv", "streaming_llm", "swin_shifted", "t5_bias", "vertical_slash",
 )  # fmt: skip
 
 

@@ -6,9 +6,8 @@ import pytest
 from gallery_cuda import SMALL, check
 from support import PARAMS
 
-# What is not slow: plain, a transform, a tensor in the mask, no softmax.
+# What is not slow: a transform, a tensor in the mask, no softmax.
 _QUICK = {
-    ("gemma2_local", "sm90"),
     ("rope", "sm80"),
     ("document", "sm90"),
     ("relu_squared", "sm80"),

@@ -14,11 +14,11 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_right_kernels_pass(cli):
-    done = cli("verify", EXAMPLES / "gemma2_local.attn", EXAMPLES / "causal.attn", "--cases", 2)
+    done = cli("verify", EXAMPLES / "full.attn", EXAMPLES / "causal.attn", "--cases", 2)
     assert done.code == 0
     rows = [line.split() for line in done.out.splitlines()]
     assert rows[0] == ["variant", "calls", "worst"]
-    assert [row[:2] for row in rows[1:]] == [["gemma2_local", "2"], ["causal", "2"]]
+    assert [row[:2] for row in rows[1:]] == [["full", "2"], ["causal", "2"]]
     assert all(0 < int(row[2].rstrip("%")) <= 100 for row in rows[1:])
 
 

@@ -15,7 +15,7 @@ from attnlang.integrations.transformers import CALLS, NAME, register, use
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-QUICK = ("llama", "gemma2", "gpt_oss")  # kernels of seven forms
+QUICK = ("llama", "gpt_oss")  # plain and windowed layers, masks, a sink
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_family_computes_what_eager_attention_does(name: str) -> None:
         assert torch.equal(family.tokens(model, inputs), tokens)
 
 
-@pytest.mark.parametrize("name", families("llama", "gemma2", kinds=("text",)))
+@pytest.mark.parametrize("name", families("llama", kinds=("text",)))
 def test_packed_sequences(name: str) -> None:
     """Two sequences in a row of the batch, known by their positions alone."""
     family = FAMILIES[name]
@@ -91,7 +91,8 @@ def test_a_static_cache(name: str) -> None:
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("name", some("gpt_oss", "gemma2"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "gpt_oss", "gemma2"])
 def test_bfloat16_is_as_close_to_float32_as_eager_is(name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.inputs()

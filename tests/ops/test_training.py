@@ -178,6 +178,7 @@ def test_opcheck(biased):
     torch.library.opcheck(raw, tuple(plain), {"table": table, "return_lse": True})
 
 
+@pytest.mark.slow  # both kernels, the op and the binding are compiled
 def test_two_processes_differentiate_with_a_cold_cache(tmp_path):
     program = (
         "import torch, attnlang\n"

@@ -28,7 +28,7 @@ RUNS = [
         ("gemma2_local", "grouped", 64, torch.float32, True),
         ("relative_table", "many_keys", 7, torch.float32, True),
         ("relative_table", "one_row", 3, torch.float32, True),
-        ("qk_norm", "grouped", 16, torch.float32, True),
+        ("qk_norm", "grouped", 16, torch.float32, False),
         ("sink", "grouped", 100, torch.bfloat16, False),
         ("retention", "grouped", 5, torch.float32, False),
         ("dropout", "many_keys", 16, torch.float32, False),
