@@ -14,7 +14,7 @@ from attnlang.emit.dialect import CPU, CUDA
 from attnlang.emit.entry_points import OP
 from attnlang.emit.functor import FunctionText, Functor, FunctorContext, TileText
 from attnlang.emit.kernel_unit import FLAGS, number_lines
-from attnlang.emit.op_unit import backward_op_unit
+from attnlang.emit.op_unit import BackwardText, backward_op_unit
 from attnlang.emit.spec_lines import spec_line
 from attnlang.emit.templates import render
 from attnlang.ir.nodes import Coord, CoordName, Expr, Load, ScalarParam
@@ -38,12 +38,17 @@ _PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class SumText:
-    """A field of Sums: the gradient of one parameter; `place` is its number among all."""
+    """A field of Sums: the gradient of one parameter; `place` is its number among all.
+
+    Of a packed call it may have, along `axis`, rows of each request: `rows`, or "".
+    """
 
     name: str
     rank: int
     target: str
     place: int
+    rows: str = ""
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class BackwardContext(FunctorContext):
 
     sides: str  # the architecture's kernels, "" on the CPU
     sides_header: str
+    packs: bool  # whether it runs a GPU's packed calls
     query_ranges: TileText
     dropout: str
     gradients: tuple[FunctionText, ...]
@@ -90,8 +96,12 @@ def backward_sources(plan: Plan, op_name: str) -> Sources:
     text = render(dialect.backward_template, functor.backward_context())
     text = number_lines(text, dialect.backward_unit)
     kernel = Unit(dialect.backward_unit, text, flags=FLAGS if on_cpu else ())
-    workspace = None if on_cpu else BACKWARD_WORKSPACE
-    op = backward_op_unit(plan.lowered.variant, op_name, BACKWARD, workspace)
+    if on_cpu:
+        kernel_text = BackwardText(BACKWARD, None)
+    else:
+        dense, packed = _bool(not plan.key.packed), _bool(plan.key.packed)
+        kernel_text = BackwardText(BACKWARD, BACKWARD_WORKSPACE, dense, packed)
+    op = backward_op_unit(plan.lowered.variant, op_name, kernel_text)
     return Sources(op_name, target, (kernel, op), (OP,), emulated=plan.key.emulated)
 
 
@@ -116,11 +126,15 @@ class _BackwardFunctor(Functor):
         planned = self.plan.backward
         tiles = () if planned is None else planned.constants
         skeleton = "" if planned is None else planned.skeleton
+        sides, header = f"{skeleton.capitalize()}Sides", f'"kernels/{skeleton}_backward_sides.cuh"'
+        if self._is_packed():
+            sides, header = "Sm80PackedSides", '"kernels/sm80_packed_backward.cuh"'
         return BackwardContext(
             **{f.name: getattr(forward, f.name) for f in fields(forward) if f.name != "tiles"},
             tiles=tiles,
-            sides=f"{skeleton.capitalize()}Sides" if skeleton else "",
-            sides_header=f'"kernels/{skeleton}_backward_sides.cuh"' if skeleton else "",
+            sides=sides if skeleton else "",
+            sides_header=header if skeleton else "",
+            packs=self._is_packed(),
             query_ranges=query_ranges,
             dropout=_bool(self.plan.lowered.dropout is not None),
             gradients=tuple(self._gradients()),
@@ -152,6 +166,8 @@ class _BackwardFunctor(Functor):
             return "exact"
         apart = {CoordName.B: "request", CoordName.H: "head"}
         lacks = [name for coord, name in apart.items() if coord not in held]
+        if "request" in lacks and self._is_packed():
+            return "exact"  # the host knows of no request's rows, to launch them alone
         return f"each_{'_and_'.join(lacks)}" if lacks else "at_once"
 
     def _sums(self, scalars: list[str], tensors: list[str]) -> Iterator[SumText]:
@@ -160,10 +176,12 @@ class _BackwardFunctor(Functor):
         for i, name in enumerate(scalars):
             if name in wanted:
                 yield SumText(param_field(name), 0, f"scalars[{i}]", i)
+        own = dict(self._own_rows())
         for i, name in enumerate(tensors):
             if name in wanted:
-                place = len(scalars) + i
-                yield SumText(param_field(name), ranks[name], f"tensors[{i}]", place)
+                place, (axis, rows) = len(scalars) + i, own.get(name, (0, ""))
+                target = f"tensors[{i}]"
+                yield SumText(param_field(name), ranks[name], target, place, rows, axis)
 
     def _gradients(self) -> Iterator[FunctionText]:
         """Yield what leads on to the dot product, and the dropout alone."""

@@ -103,6 +103,8 @@ class BackwardText:
 
     run: str
     workspace: str | None  # None: of the CPU
+    dense: str = "true"  # whether it runs dense calls, and packed ones
+    packed: str = "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,8 @@ def op_unit(variant: Variant, op_name: str) -> Unit:
     return Unit("op.cpp", render("op.cpp.j2", context), portable=True, flags=_FLAGS)
 
 
-def backward_op_unit(variant: Variant, op_name: str, run: str, workspace: str | None) -> Unit:
-    """Emit the unit of the op of one backward kernel, `run` of the same object."""
-    backward = BackwardText(run, workspace)
+def backward_op_unit(variant: Variant, op_name: str, backward: BackwardText) -> Unit:
+    """Emit the unit of the op of one backward kernel, a function of the same object."""
     context = op_context(variant, make_schema(variant, op_name), backward)
     return Unit("op.cpp", render("op.cpp.j2", context), portable=True, flags=_FLAGS)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam
-from attnlang.jit.units import Target
 from attnlang.ops import arguments as check
 from attnlang.ops import packed_arguments as packed
 from attnlang.ops.autocast import without_autocast
@@ -24,12 +23,9 @@ from attnlang.ops.packed_requests import Requests
 from attnlang.ops.recorded import refuse_lse
 from attnlang.ops.routes import Route
 from attnlang.ops.specialised import const_values, given_tensors
-from attnlang.ops.targets import check_dtype, runs_on
+from attnlang.ops.targets import check_dtype
 from attnlang.ops.training import (
-    DENSE_INSTEAD,
-    RAGGED_ON_GPU,
     TrainingCall,
-    refuse_gradient,
     wants_gradient,
 )
 from attnlang.ops.transforms import refuse_func, refuse_tangents
@@ -86,15 +82,15 @@ def attend(
         from attnlang.ops.traced_record import traced_packed
 
         refuse_lse(variant._handle, return_lse)
-        refuse_traced(variant._handle, call.q.device)
+        refuse_traced(variant._handle)
         return traced_packed(variant._handle, call, return_max=return_max)
     if recorded and torch.compiler.is_compiling():
         refuse_lse(variant._handle, return_lse)
-        refuse_traced(variant._handle, call.q.device)
+        refuse_traced(variant._handle)
         return record_traced(variant, call, return_max=return_max)
     if not torch.compiler.is_compiling():
         check.check_lse(variant.ir, return_lse)
-        requests = _check(variant, call, raw=not recorded or return_max)
+        requests = _check(variant, call, recorded=recorded, raw=not recorded or return_max)
         if recorded:
             return _record(variant, call, requests, return_max=return_max)
     seed = variant.seed_argument(call.seed, call.q)
@@ -105,23 +101,11 @@ def record_traced(
     variant: Variant, call: Ragged, *, return_max: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Record a call whose offsets have no values yet; torch cannot take its requests apart."""
-    return _record(
-        variant, call, Requests.untold(call.q_indptr, call.kv_indptr), return_max=return_max
-    )
+    return _record(variant, call, _requests(call, (), ()), return_max=return_max)
 
 
-def refuse_traced(handle: str, device: torch.device) -> None:
-    """Refuse what has no gradients in a graph; runs as Python in a trace.
-
-    On a GPU none has; elsewhere what torch would transform request by request.
-    """
-    if runs_on(device).target is not Target.CPU:
-        raise CallError(
-            "q",
-            f"tensors that need no gradient, in {RAGGED_ON_GPU}",
-            "one with requires_grad=True",
-            help=DENSE_INSTEAD,
-        )
+def refuse_traced(handle: str) -> None:
+    """Refuse in a graph what torch transforms request by request; runs as Python in a trace."""
     if not variant_of(handle).training.plain:
         raise CallError(
             "q",
@@ -250,8 +234,8 @@ def _record(
     return out, q.new_empty(0) if lse is None else lse, largest
 
 
-def _check(variant: Variant, call: Ragged, *, raw: bool) -> Requests:
-    """Check a ragged call's arguments; build the kernel that autograd knows nothing of if asked."""
+def _check(variant: Variant, call: Ragged, *, recorded: bool, raw: bool) -> Requests:
+    """Check a ragged call's arguments; build the kernel that autograd knows nothing of if `raw`."""
     ir, values = variant.ir, call.values
     check.check_seed(call.seed)
     if not isinstance(call.q_indptr, Tensor):
@@ -262,12 +246,12 @@ def _check(variant: Variant, call: Ragged, *, raw: bool) -> Requests:
     own = {"scale": call.scale, "q_offset": call.q_offset, "kv_offset": call.kv_offset}
     check.check_places(call.q, {**vectors, **values, **own})
     refuse_tangents({**vectors, **values, **own})
-    runs = check_dtype(call.q)
-    if runs.target is not Target.CPU:
-        given = {**vectors, "scale": call.scale, **values}
-        refuse_gradient(given, RAGGED_ON_GPU)
-    q_lens = packed.check_indptr("q_indptr", call.q_indptr, shape.q, "q", beside=call.q)
-    kv_lens = packed.check_indptr("kv_indptr", call.kv_indptr, shape.kv, "k", beside=call.q)
+    check_dtype(call.q)
+    q_ends, kv_ends = call.q_indptr, call.kv_indptr
+    if recorded and not variant.training.plain:  # torch transforms request by request
+        q_ends, kv_ends = (x.cpu() if isinstance(x, Tensor) else x for x in (q_ends, kv_ends))
+    q_lens = packed.check_indptr("q_indptr", q_ends, shape.q, "q", beside=call.q)
+    kv_lens = packed.check_indptr("kv_indptr", kv_ends, shape.kv, "k", beside=call.q)
     if call.kv_indptr.numel() != call.q_indptr.numel():
         expected = f"q_indptr's {call.q_indptr.numel()} offsets"
         raise CallError("kv_indptr", expected, f"{call.kv_indptr.numel()}")
@@ -288,4 +272,10 @@ def _check(variant: Variant, call: Ragged, *, raw: bool) -> Requests:
     if raw or requests == 0:
         key = variant.kernel_key(call.q, dv, values, packed=True)
         specialised.op.ensure(key, call.q.device)
-    return Requests(call.q_indptr, call.kv_indptr, tuple(q_lens or ()), tuple(kv_lens or ()))
+    return _requests(call, tuple(q_lens or ()), tuple(kv_lens or ()))
+
+
+def _requests(call: Ragged, q_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> Requests:
+    """Return the requests of a call, their offsets where its kernels read them."""
+    device = call.q.device
+    return Requests(call.q_indptr.to(device), call.kv_indptr.to(device), q_lens, kv_lens)

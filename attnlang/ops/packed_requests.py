@@ -25,17 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Where the rows of each request lie; the lengths are those of the offsets."""
+    """Where the rows of each request lie; the lengths, where they are known, are the offsets'."""
 
     q_indptr: Tensor
     kv_indptr: Tensor
     q_lens: tuple[int, ...]
     kv_lens: tuple[int, ...]
-
-    @staticmethod
-    def untold(q_indptr: Tensor, kv_indptr: Tensor) -> Requests:
-        """Return those of offsets whose values are not known: they cannot be told apart."""
-        return Requests(q_indptr, kv_indptr, (), ())
 
     @property
     def count(self) -> int:

@@ -40,9 +40,8 @@ from attnlang.reference.selection import selected_by_any
 if TYPE_CHECKING:
     from attnlang.ops.packed_requests import Requests
 
-RAGGED_ON_GPU = "a ragged call on a GPU"
 # What has gradients, where a call has none.
-DENSE_INSTEAD = "gradients come from dense calls, one a request; without them use torch.no_grad()"
+DENSE_INSTEAD = "gradients come from dense and ragged calls; without them use torch.no_grad()"
 _STEP = 16  # entries of a head dim that a GPU's products take together
 _WIDE, _WIDE_STEP = 256, 32  # wider ones are shared out to two warps
 _ONES = 2
@@ -276,9 +275,6 @@ def _runs(call: TrainingCall) -> Runs:
     runs = check_dtype(call.q)
     if call.kv_indices is not None and runs.target is not Target.CPU:
         raise CallError("kv_indices", "nothing, in a call with gradients on a GPU", "a tensor")
-    if call.requests is not None and runs.target is not Target.CPU:
-        vectors = {"q": call.q, "k": call.k, "v": call.v, "scale": call.scale}
-        refuse_gradient(vectors | call.values, RAGGED_ON_GPU)
     return runs
 
 

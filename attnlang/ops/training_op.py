@@ -22,6 +22,7 @@ from attnlang.compiler import backward_sources, plan_backward
 from attnlang.emit.op_schema import Argument, Role, make_schema
 from attnlang.jit.build import build
 from attnlang.jit.memo import remembered
+from attnlang.jit.units import Target
 from attnlang.ops.binding import progress, register_backward
 from attnlang.ops.errors import CallError
 from attnlang.ops.specialised import Specialised
@@ -80,14 +81,16 @@ class TrainingOp:
         """
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
         name = f"{core.name}_{digest}"
+        # A GPU's kernels run dense calls or packed ones, the CPU's both.
+        own = replace(key, packed=packed and key.target is not Target.CPU)
         with _registering:
             if (name, packed) not in _registered:
                 try:
                     sources = remembered(
                         "backward",
-                        (*core.material, key),
+                        (*core.material, own),
                         lambda: backward_sources(
-                            plan_backward(core.lowered, key), f"{name}_backward"
+                            plan_backward(core.lowered, own), f"{name}_backward"
                         ),
                     )
                 except WidthError as error:

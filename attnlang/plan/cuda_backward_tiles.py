@@ -96,7 +96,9 @@ class BackwardTiles:
         )
 
 
-def choose_backward_tiles(target: Target, widths: Widths, *, reads: bool = False) -> BackwardTiles:
+def choose_backward_tiles(
+    target: Target, widths: Widths, *, reads: bool = False, packed: bool = False
+) -> BackwardTiles:
     """Choose the skeleton and its tiles; `reads`: each element reads a tensor.
 
     Raises WidthError for widths that none take.
@@ -110,7 +112,7 @@ def choose_backward_tiles(target: Target, widths: Widths, *, reads: bool = False
     shapes = _READING_SHAPES if reads else _SHAPES
     keys, queries = _block(both, both, shapes), _block(widths.product, both, shapes)
     widest = max(widths.product, widths.acc)
-    if target is not Target.SM90 or reads or widest > _HOPPER_WIDEST:
+    if target is not Target.SM90 or reads or packed or widest > _HOPPER_WIDEST:
         return BackwardTiles(keys, queries)
     tile = 128 if widest <= PANEL else 64
     return BackwardTiles(keys, queries, HopperBlock(128, tile, stages=2))

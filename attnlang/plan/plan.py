@@ -81,7 +81,9 @@ def make_plan(lowered: Lowered, key: KernelKey, adjoint: Adjoint | None = None) 
     roots = (*roots, *(e for program in programs for e in invariants(program)))
     tiles = backward = None
     if key.target is not Target.CPU and adjoint is not None:
-        backward = choose_backward_tiles(key.target, widths, reads=_elements_read(roots))
+        backward = choose_backward_tiles(
+            key.target, widths, reads=_elements_read(roots), packed=key.packed
+        )
     elif key.target is not Target.CPU:
         start = transforms.value_within_key
         shared = transforms.out is None and start is not None and start % PANEL == 0

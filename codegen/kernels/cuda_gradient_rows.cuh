@@ -59,6 +59,12 @@ struct FloatRows {
   ATTNLANG_DEVICE int64_t row(int64_t b, int64_t h, int64_t i) const {
     return b * stride[0] + h * stride[1] + i * stride[2];
   }
+  // Of all rows those from `begin` on, whatever the request.
+  ATTNLANG_DEVICE void take(int64_t begin) {
+    const int64_t bytes = dtype == DType::f32 ? sizeof(float) : sizeof(uint16_t);
+    data = static_cast<const char*>(data) + begin * stride[2] * bytes;
+    stride[0] = 0;
+  }
 
  private:
   template <int kCount, class T>
@@ -73,8 +79,8 @@ struct FloatRows {
 };
 
 // Of each row, in the workspace: what turns its scores into weights (-inf: it sees nothing, or is
-// past the end), and what its weights' gradients are taken relative to. A head has `padded` rows, a
-// multiple of kAnchorRows.
+// past the end), and what its weights' gradients are taken relative to. The rows of a request and
+// head begin at a multiple of kAnchorRows, and so many whole blocks of them are there.
 //
 // `delta` is as good as out, whose products summed up rounded weights. Where parameters gather what
 // reached many scores, that shows: so what reached a row's arguments is added up once more, and
@@ -82,9 +88,13 @@ struct FloatRows {
 struct RowTerms {
   float *base, *delta;
   float *total, *exact;
-  int32_t padded;
+  int64_t request, head;  // from one to the next
 
-  ATTNLANG_HD int64_t at(int64_t head, int row) const { return head * padded + row; }
+  ATTNLANG_HD int64_t at(int b, int h, int row) const { return b * request + h * head + row; }
+  // Of all rows those from `begin` on.
+  ATTNLANG_DEVICE void take(int64_t begin) {
+    for (float** each : {&base, &delta, &total, &exact}) *each += begin;
+  }
 };
 
 template <class Variant, class Element>
@@ -177,18 +187,15 @@ ATTNLANG_DEVICE float round_row(const RowPass<Variant, Element>& pass, int b, in
   return dot;
 }
 
-// A warp a row. Rows that see nothing count as zero, whatever they hold.
+// One warp's work: the row of a request and head, which may be past the end. Rows that see nothing
+// count as zero, whatever they hold.
 template <class Variant, class Element, int kDV>
-__global__ void __launch_bounds__(kRowWarps* kWarp)
-    row_terms_kernel(const __grid_constant__ RowPass<Variant, Element> pass) {
+ATTNLANG_DEVICE void find_row_terms(const RowPass<Variant, Element>& pass, int b, int h,
+                                    int q_row) {
   constexpr int kCount = kDV % (4 * kWarp) == 0 ? 4 : kDV % (2 * kWarp) == 0 ? 2 : 1;
-  static_assert(kAnchorRows % kRowWarps == 0 && kCount <= FloatRows::kMost);
+  static_assert(kCount <= FloatRows::kMost);
   const Problem<Element>& problem = pass.problem;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const auto blocks = static_cast<unsigned>(pass.terms.padded / kRowWarps);  // of a head
-  const int head = static_cast<int>(blockIdx.x / blocks);
-  const int q_row = static_cast<int>(blockIdx.x % blocks) * kRowWarps + warp_index();
-  const int b = head / problem.heads, h = head % problem.heads;
   const bool exists = q_row < problem.queries;
   float lse = exists ? 0.0f : -kInfinity, lse_grad = 0.0f, dot = 0.0f;
   if (exists && Variant::kSoftmax) {
@@ -212,10 +219,21 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
       finish_terms<Variant>(request, q_row, lse, dot, lse_grad, base, delta, total, pass.sums);
     }
   }
-  const int64_t index = pass.terms.at(head, q_row);
+  const int64_t index = pass.terms.at(b, h, q_row);
   pass.terms.base[index] = base;
   pass.terms.delta[index] = delta;
   pass.terms.total[index] = total;
+}
+
+// A warp a row.
+template <class Variant, class Element, int kDV>
+__global__ void __launch_bounds__(kRowWarps* kWarp)
+    row_terms_kernel(const __grid_constant__ RowPass<Variant, Element> pass) {
+  static_assert(kAnchorRows % kRowWarps == 0);
+  const auto blocks = static_cast<unsigned>(pass.terms.head / kRowWarps);  // of a head
+  const int head = static_cast<int>(blockIdx.x / blocks), heads = pass.problem.heads;
+  const int q_row = static_cast<int>(blockIdx.x % blocks) * kRowWarps + warp_index();
+  find_row_terms<Variant, Element, kDV>(pass, head / heads, head % heads, q_row);
 }
 
 }  // namespace attnlang::cuda

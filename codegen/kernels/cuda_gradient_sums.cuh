@@ -95,7 +95,7 @@ template <int kRank>
 struct SumView {
   float* result = nullptr;     // null: not wanted
   ExactWord* exact = nullptr;  // null: entries are added to where they lie
-  int64_t size[kRank == 0 ? 1 : kRank] = {};
+  int64_t size[kRank == 0 ? 1 : kRank] = {}, stride[kRank == 0 ? 1 : kRank] = {};
 
   ATTNLANG_HD bool wanted() const { return result != nullptr; }
 
@@ -104,7 +104,7 @@ struct SumView {
   ATTNLANG_DEVICE void add(float value, Index... index) const {
     int64_t offset = 0;
     [[maybe_unused]] int axis = 0;
-    ((offset = offset * size[axis] + clamp_index(index, size[axis]), ++axis), ...);
+    ((offset += clamp_index(index, size[axis]) * stride[axis], ++axis), ...);
     if (exact != nullptr) add_exactly(exact + offset * kExactWords, value);
     else result[offset] += value;
   }
@@ -119,7 +119,9 @@ struct SumPlace {
 template <int kRank>
 SumView<kRank> sum_view(const Tensor& tensor, const SumPlace& place) {
   SumView<kRank> view{.result = place.result, .exact = place.exact};
-  for (int i = 0; i < kRank; ++i) view.size[i] = tensor.size[i];
+  for (int i = 0; i < kRank; ++i) {
+    view.size[i] = tensor.size[i], view.stride[i] = tensor.stride[i];
+  }
   return view;
 }
 
@@ -129,9 +131,12 @@ ATTNLANG_DEVICE void scatter(const SumView<kRank>& sums, float value, int, Index
   if (value != 0.0f) sums.add(value, index...);
 }
 
+// Of a dense tensor; requests whose rows lie one after another have no axis in memory.
 inline int64_t count_elements(const Tensor& tensor) {
   int64_t n = 1;
-  for (int i = 0; i < tensor.rank; ++i) n *= tensor.size[i];
+  for (int i = 0; i < tensor.rank; ++i) {
+    if (tensor.stride[i] != 0) n *= tensor.size[i];
+  }
   return n;
 }
 

@@ -159,16 +159,22 @@ __global__ void __launch_bounds__(kLineWarps* kWarp)
   if (threadIdx.x % kWarp == 0) line.row(b, h)[block] = facts;
 }
 
+// Gives the lines' facts their place in front of the workspace.
+inline int take_lines(Call& call, int64_t bytes, char* error) {
+  if (call.workspace_bytes < bytes) return fail(error, "the workspace is too small for the lines");
+  call.lines = call.workspace;
+  call.workspace = static_cast<char*>(call.workspace) + bytes;
+  call.workspace_bytes -= bytes;
+  return 0;
+}
+
 // Runs `run(call)` with the lines' facts in front of the workspace, which it enqueues first.
 template <class Variant, class Element, class Run>
 int with_lines(const Call& call, char* error, const Run& run) {
   const int64_t bytes = line_bytes<Variant>(call);
   if (bytes == 0) return run(call);
-  if (call.workspace_bytes < bytes) return fail(error, "the workspace is too small for the lines");
   Call inner = call;
-  inner.lines = call.workspace;
-  inner.workspace = static_cast<char*>(call.workspace) + bytes;
-  inner.workspace_bytes -= bytes;
+  if (take_lines(inner, bytes, error) != 0) return -1;
   const LinePass<Variant, Element> pass{.problem = problem_of<Variant, Element>(inner),
                                         .arguments = Variant::arguments(inner)};
   const char* wrong = nullptr;

@@ -35,7 +35,7 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
   using Partials = PartialSums<Variant, kSide == Side::keys>;
   using Block::b_, Block::head_, Block::others_, Block::row0_, Block::rows_;
   using Block::first_rows, Block::first_tile, Block::second_rows, Block::second_tile;
-  using Block::kOfKeys, Block::kTerms;
+  using Block::kTerms;
   using Block::lane_, Block::part_, Block::row_, Block::row_of, Block::request_of;
   using Block::load_rows, Block::load_tile, Block::ranges, Block::terms;
   using Block::work_;
@@ -45,12 +45,13 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
   static constexpr int kUnits = units(kD), kValueUnits = units(kDV);
 
  public:
-  using Block::kRows, Block::kTile, Block::kThreads, Block::kSharedBytes;
+  using Block::kRows, Block::kTile, Block::kThreads, Block::kSharedBytes, Block::kOfKeys;
   using typename Block::Launch;
+  using Functor = Variant;
 
-  static ATTNLANG_DEVICE void run(const Launch& work) {
-    const Params params = Variant::params(work.arguments);
-    Sm80Backward(work, params).go();
+  static ATTNLANG_DEVICE void run(const Launch& work, const Params& params,
+                                  const BackwardPlace& place) {
+    Sm80Backward(work, params, place).go();
   }
 
  private:
@@ -219,7 +220,7 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
     const Row rows[2] = {Variant::row(request, row0_ + row_of(0)),
                          Variant::row(request, row0_ + row_of(1))};
     if constexpr (kTerms) {
-      const int64_t first = work_.terms.at(b_ * work_.problem.heads + h, row0_);
+      const int64_t first = work_.terms.at(b_, h, row0_);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         base[i] = work_.terms.base[first + row_of(i)];
@@ -268,7 +269,7 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
       const Row rows[2] = {Variant::row(request, first), Variant::row(request, second)};
       float lacks[2] = {};
       if constexpr (kTerms) {
-        const int64_t row = work_.terms.at(b_ * work_.problem.heads + h, row0_);
+        const int64_t row = work_.terms.at(b_, h, row0_);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int64_t at = row + row_of(i);
@@ -324,7 +325,8 @@ class Sm80Backward : private Sm80BackwardBlock<Variant, Element, kD, kDV, kShape
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, 1)
     sm80_backward_kernel(const __grid_constant__ typename Kernel::Launch work) {
-  Kernel::run(work);
+  const auto params = Kernel::Functor::params(work.arguments);
+  Kernel::run(work, params, place_in<Kernel::kOfKeys>(work, Kernel::kRows));
 }
 
 }  // namespace attnlang::cuda

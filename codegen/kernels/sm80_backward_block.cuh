@@ -24,6 +24,7 @@ class Sm80BackwardBlock {
   static constexpr int kTile = kShape.tile;
   static constexpr int kWarps = kShape.warps();
   static constexpr int kThreads = kWarps * kWarp;
+  static constexpr bool kOfKeys = kSide == Side::keys;
 
   using Launch = BackwardWork<Variant, Element>;
 
@@ -32,7 +33,6 @@ class Sm80BackwardBlock {
   using Params = typename Variant::Params;
   using First = SharedTile<Element, kD>;    // of q or k
   using Second = SharedTile<Element, kDV>;  // of what reached out, or of v
-  static constexpr bool kOfKeys = kSide == Side::keys;
   static constexpr bool kTerms = Variant::kSoftmax;
   static constexpr int kRowWarps = kRows / 16;
   static_assert(kRows % 16 == 0 && kTile % 16 == 0);
@@ -50,22 +50,18 @@ class Sm80BackwardBlock {
   static constexpr int kSharedBytes = kHeader + kRowBytes + 2 * kStageBytes;
 
  protected:
-  ATTNLANG_DEVICE Sm80BackwardBlock(const Launch& work, const Params& params)
-      : work_(work), params_(params), shared_(dynamic_shared<char>()) {
-    const auto place = work.order[static_cast<int>(blockIdx.x)];
+  ATTNLANG_DEVICE Sm80BackwardBlock(const Launch& work, const Params& params,
+                                    const BackwardPlace& place)
+      : work_(work),
+        params_(params),
+        shared_(dynamic_shared<char>()),
+        b_(place.b),
+        head_(place.head),
+        row0_(place.row0) {
     const int warp = warp_index();
     lane_ = static_cast<int>(threadIdx.x) % kWarp;
     row_ = warp % kRowWarps * 16;
     part_ = warp / kRowWarps;
-    if constexpr (kOfKeys) {
-      b_ = place.head / work.problem.kv_heads;
-      head_ = place.head % work.problem.kv_heads;
-      row0_ = (work.order.tiles - 1 - place.tile) * kRows;  // the first are seen by most rows
-    } else {
-      b_ = work.first_b + place.head / work.heads;
-      head_ = work.first_h + place.head % work.heads;
-      row0_ = place.tile * kRows;
-    }
     extent_ = work.problem.extent(b_);
     const int all = kOfKeys ? extent_.keys : work.problem.queries;
     rows_ = row0_ >= all ? 0 : all - row0_ < kRows ? all - row0_ : kRows;
@@ -119,7 +115,7 @@ class Sm80BackwardBlock {
   template <int kCount>
   ATTNLANG_DEVICE void load_queries(First to, int h, int q0) const {
     const int count = work_.problem.queries - q0;
-    const float* base = work_.terms.base + work_.terms.at(b_ * work_.problem.heads + h, q0);
+    const float* base = work_.terms.base + work_.terms.at(b_, h, q0);
     bool all = true;
     if constexpr (kTerms) {
 #pragma unroll
@@ -179,7 +175,7 @@ class Sm80BackwardBlock {
     constexpr int kChunk = 4, kChunks = kTile / kChunk;
     const int at = static_cast<int>(threadIdx.x);
     if (at >= 2 * kChunks) return;
-    const int64_t row = work_.terms.at(b_ * work_.problem.heads + h, q0);
+    const int64_t row = work_.terms.at(b_, h, q0);
     const float* delta = kSums ? work_.terms.exact : work_.terms.delta;
     const float* source = (at < kChunks ? work_.terms.base : delta) + row;
     cp_async<kVectorBytes>(terms(s) + kChunk * at, source + kChunk * (at % kChunks), true);
@@ -188,10 +184,11 @@ class Sm80BackwardBlock {
   const Launch& work_;
   const Params& params_;
   char* const shared_;
+  const int b_, head_;  // of keys, or of queries
+  const int row0_;      // the block's first
   Extent extent_;
   int lane_, row_, part_;  // the warp's rows, and its part of the results
-  int b_, head_;           // of keys, or of queries
-  int row0_, rows_;        // those of the block that exist
+  int rows_;               // those of the block that exist
   int others_;             // the other side's
 };
 

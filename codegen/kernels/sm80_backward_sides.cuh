@@ -21,12 +21,13 @@ class Sm80Sides {
   static constexpr BackwardShape kKeyShape{Tiles::kKeyRows, Tiles::kQueryTile, Tiles::kKeySplit};
   static constexpr BackwardShape kQueryShape{Tiles::kQueryRows, Tiles::kKeyTile,
                                              Tiles::kQuerySplit};
-  template <Side kSide, bool kSums>
-  using Kernel = Sm80Backward<Variant, Element, kD, kDV,
-                              kSide == Side::keys ? kKeyShape : kQueryShape, kSide, kSums>;
   using Sums = GradientSums<Variant>;
 
  public:
+  template <Side kSide, bool kSums>
+  using Kernel = Sm80Backward<Variant, Element, kD, kDV,
+                              kSide == Side::keys ? kKeyShape : kQueryShape, kSide, kSums>;
+  static constexpr bool kPacked = false;
   using Work = BackwardWork<Variant, Element>;
 
   // Needs no workspace; without `work` nothing is enqueued. Kernels that add up what elements give

@@ -35,4 +35,24 @@ struct BackwardWork {
   int32_t first_b, first_h, heads;  // of queries: which of them this launch is for
 };
 
+// What a block makes: the first of its rows, of one request and head of its side.
+struct BackwardPlace {
+  int32_t b, head, row0;
+};
+
+// Of a dense call. The first keys, which most rows see, and the last queries come first.
+template <bool kOfKeys, class Variant, class Element>
+ATTNLANG_DEVICE BackwardPlace place_in(const BackwardWork<Variant, Element>& work, int rows) {
+  const auto place = work.order[static_cast<int>(blockIdx.x)];
+  if constexpr (kOfKeys) {
+    return {.b = place.head / work.problem.kv_heads,
+            .head = place.head % work.problem.kv_heads,
+            .row0 = (work.order.tiles - 1 - place.tile) * rows};
+  } else {
+    return {.b = work.first_b + place.head / work.heads,
+            .head = work.first_h + place.head % work.heads,
+            .row0 = place.tile * rows};
+  }
+}
+
 }  // namespace attnlang::cuda

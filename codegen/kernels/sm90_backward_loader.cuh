@@ -139,7 +139,7 @@ class BackwardLoader {
   // Whether some row of the tile sees nothing.
   ATTNLANG_DEVICE bool load_terms(int h, int q0, float (&base)[kEach],
                                   float (&delta)[kEach]) const {
-    const int64_t first = work_.terms.at(work_.problem.heads * place_.b + h, q0);
+    const int64_t first = work_.terms.at(place_.b, h, q0);
     bool sees = true;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {

@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kWarpgroup)
   for (int i = 0; i < 2; ++i) {
     const int q_row = q0 + 8 * i;
     const bool exists = q_row < problem.queries;
-    if (Variant::kSoftmax && exists && work.terms.base[work.terms.at(head, q_row)] == -kInfinity) {
+    if (Variant::kSoftmax && exists && work.terms.base[work.terms.at(b, h, q_row)] == -kInfinity) {
 #pragma unroll
       for (int n = 0; n < Pieces::kFloats / 4; ++n) {
         sums[fragment_index(n, i, 0)] = sums[fragment_index(n, i, 1)] = 0.0f;

@@ -66,6 +66,7 @@ class Sm90Sides {
   static_assert(kAnchorRows % kBlock.tile == 0, "rows of a tile have one anchor");
 
  public:
+  static constexpr bool kPacked = false;
   using Work = BackwardWork<Variant, Element>;
 
   static const char* run(const Call& call, const Gradients& gradients, Workspace& workspace,

@@ -145,13 +145,6 @@ def test_a_captured_graph_sees_later_rows_and_lengths(device: str) -> None:
         later.check(out.cpu(), later.call(return_lse=True)[1])
 
 
-def test_gradients_are_refused(device: str) -> None:
-    call = make("causal", device)
-    q, *others = on_device(call)
-    with pytest.raises(attnlang.CallError, match=r"`q`.*ragged call on a GPU"):
-        call.variant.ragged(q.requires_grad_(), *others)
-
-
 def test_what_is_wrong_is_named(device: str) -> None:
     call = make("rows", device)
     (q, k, v, q_indptr, kv_indptr), params = on_device(call), moved(call.packed_params(), device)

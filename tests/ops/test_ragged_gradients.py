@@ -211,31 +211,6 @@ def test_a_graph_has_no_lse_without_a_softmax(ragged: bool, gradient: bool) -> N
         compiled(torch.ones(4, 2, 16, requires_grad=gradient), offsets([1, 3]))
 
 
-def test_kernels_of_a_gpu_refuse_it(monkeypatch) -> None:
-    call = call_of("plain", torch.bfloat16)
-    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
-    with pytest.raises(
-        attnlang.CallError,
-        match=r"(?s)`q`: .*in a ragged call on a GPU.*dense calls",
-    ):
-        replace(call, q=call.q.clone().requires_grad_()).call()
-    with pytest.raises(attnlang.CallError, match=r"`v`: .*in a ragged call on a GPU"):
-        replace(call, v=call.v.clone().requires_grad_()).call()
-
-
-def test_a_graph_on_a_gpu_is_refused(monkeypatch) -> None:
-    variant = attnlang.loads("attention masked:\n mask = causal\n")
-    q = torch.ones(4, 2, 16, dtype=torch.bfloat16, requires_grad=True)
-    ends = offsets([1, 3])
-    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda q, ends: variant.ragged(q, q, q, ends, ends), backend="eager", fullgraph=True
-    )
-    with pytest.raises(Exception, match="in a ragged call on a GPU"):
-        compiled(q, ends)
-
-
 class _Made(TorchDispatchMode):
     """Counts the elements of all results."""
 

@@ -45,10 +45,11 @@ struct Op {
   KernelTable* kernels;
 };
 
-// The ops of one backward kernel: `attnlang::<name>`, and on the CPU `attnlang::<name>_packed`
-// (`op_backward.h`).
+// The ops of one backward kernel: `attnlang::<name>`, and `attnlang::<name>_packed`
+// (`op_backward.h`). Those of a GPU run dense calls or packed ones; the CPU's run both.
 struct BackwardOp {
   const Spec* spec;
+  bool dense, packed;  // which calls the kernel runs
   BackwardFunction run;
   BackwardWorkspaceFunction workspace;  // of a GPU's kernel, maybe emulated; null: of the CPU
   TorchFunction backward, packed_backward;
@@ -71,11 +72,13 @@ constexpr Op make_op(const Spec& spec) {
 }
 
 template <BackwardOp& kOp>
-constexpr BackwardOp make_backward_op(const Spec& spec, BackwardFunction run,
-                                      BackwardWorkspaceFunction workspace) {
+constexpr BackwardOp make_backward_op(const Spec& spec, bool dense, bool packed,
+                                      BackwardFunction run, BackwardWorkspaceFunction workspace) {
   using Stack = StackValue*;
   return {
       .spec = &spec,
+      .dense = dense,
+      .packed = packed,
       .run = run,
       .workspace = workspace,
       .backward = [](Stack s, uint64_t n, uint64_t) { kOp.binding->backward(kOp, s, n); },

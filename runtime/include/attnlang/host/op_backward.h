@@ -3,8 +3,7 @@
 // Its arguments are those of the forward op, then out, lse, what reached them, and which parameters
 // want a gradient (a bit each: the run-time scalars, then the tensors). It returns the gradients of
 // q, k and v in their dtype, then one float32 tensor a parameter, empty where none is wanted.
-// `<name>_packed` is the same of packed calls, on the CPU: each tensor as the packed forward has
-// it.
+// `<name>_packed` is the same of packed calls: each tensor as the packed forward has it.
 #pragma once
 
 #include <algorithm>

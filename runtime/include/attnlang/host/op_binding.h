@@ -67,15 +67,15 @@ inline void register_op(Op& op) {
 // The same for the op of a backward kernel.
 inline void register_backward_op(BackwardOp& op) {
   const TorchLibraryHandle definitions = open_library(nullptr);
-  if (aoti_torch_library_def(definitions, op.spec->schema) != 0) return;
   op.binding = &kBinding;
-  implement(open_library("CPU"), op.spec->name, op.backward);
-  if (op.workspace != nullptr) {
-    implement(open_library("CUDA"), op.spec->name, op.backward);
-    return;
-  }
-  check(aoti_torch_library_def(definitions, op.spec->packed_schema), "define an op");
-  implement(open_library("CPU"), std::string(op.spec->name) + "_packed", op.packed_backward);
+  const auto define = [&](const std::string& name, const char* schema, TorchFunction run) {
+    if (aoti_torch_library_def(definitions, schema) != 0) return;
+    implement(open_library("CPU"), name, run);
+    if (op.workspace != nullptr) implement(open_library("CUDA"), name, run);
+  };
+  const std::string name = op.spec->name;
+  if (op.dense) define(name, op.spec->schema, op.backward);
+  if (op.packed) define(name + "_packed", op.spec->packed_schema, op.packed_backward);
 }
 
 // Calls `f`; no exception passes through C.
