@@ -82,7 +82,7 @@ def choose_tiles(
             str(widths.acc),
         )  # fmt: skip
     if target is Target.SM90 and max(widths.product, widths.acc) <= _WGMMA_WIDEST:
-        tiles = _sm90(widths, plain)
+        tiles = _sm90(widths, plain, packed)
         if not packed:
             return tiles
         # Requests' rows end within tiles, and what a block keeps of requests needs room.
@@ -94,13 +94,15 @@ def choose_tiles(
     return next(t for t in _sm80(widths) if _bytes(t, widths) <= limit)
 
 
-def _sm90(widths: Widths, plain: bool) -> CudaTiles:
+def _sm90(widths: Widths, plain: bool, packed: bool) -> CudaTiles:
     """Return tiles for warpgroups of 64 rows, one producer beside them."""
     widest = max(widths.product, widths.acc)
     if widest <= 64:
-        return CudaTiles("sm90", 192, 128, 3, 16, 1)
+        return CudaTiles("sm90", 192, 128, 4, 16, 1)
     if widest <= 128:
-        return CudaTiles("sm90", 128, 176 if plain else 128, 2, 12, 1)
+        # Three stages leave room for one tile of queries, in packed calls for no request.
+        stages = 2 if plain or packed else 3
+        return CudaTiles("sm90", 128, 176 if plain else 128, stages, 12, 1)
     if widest <= 192:
         return CudaTiles("sm90", 128, 112 if widths.acc <= 128 else 96, 2, 12, 1)
     return CudaTiles("sm90", 128, 80, 2, 12, 1)

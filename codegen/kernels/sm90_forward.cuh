@@ -62,6 +62,7 @@ class Consumer {
   static constexpr bool kAhead = L::kQueryStages > 1 && !kNeedsQueries && L::kDV <= L::kD;
   // Rows leave by way of the room of their item's queries.
   static constexpr bool kStoresRows = kAhead && L::kParts == 1 && !Calls::kPacked;
+  static constexpr bool kSaysStages = L::kD > 2 * kPanelColumns;
   static constexpr int kPartPanels = L::kPartColumns / kPanelColumns;
   static constexpr int kTurn = 1;  // named barriers: one of each consumer warpgroup
   static constexpr int kAll = kTurn + L::kConsumers;
@@ -122,6 +123,7 @@ class Consumer {
         }
         if (alone ? message.last() : message.ends()) break;
         message = next_message();
+        if constexpr (kSaysStages) say_stages();
         full = alone ? 0 : message.full;
         if (message.masked() || alone) {
           step<true>(message.k0, message.last(), rows, kv_len, weights, plain, s, p, o);
@@ -317,6 +319,13 @@ class Consumer {
     message.full = __shfl_sync(~0u, message.full, 0);
     return message;
   }
+  // Beyond two panels of queries the compiler no longer sees that stages are the same in all lanes:
+  // it would move every descriptor of the loop to uniform registers.
+  ATTNLANG_DEVICE void say_stages() {
+    keys_.stage = __shfl_sync(~0u, keys_.stage, 0);
+    values_.stage = __shfl_sync(~0u, values_.stage, 0);
+    queries_.stage = __shfl_sync(~0u, queries_.stage, 0);
+  }
   static ATTNLANG_DEVICE Item uniform(const Item& item) {
     return {.b = __shfl_sync(~0u, item.b, 0),
             .h = __shfl_sync(~0u, item.h, 0),
@@ -386,32 +395,6 @@ class Consumer {
 
 template <class Variant, int kD, int kDV, class Tiles>
 using LayoutOf = Layout<kD, kDV, Tiles, kValueWithinKey<Variant, kD, kDV>>;
-
-// `arrivals` fill a stage, of `loaders` warps.
-template <class L>
-ATTNLANG_DEVICE void start_barriers(L layout, int arrivals, int loaders) {
-  if (threadIdx.x == 0) {
-    auto& control = layout.control();
-    constexpr int kConsumerWarps = L::kConsumers * 4;
-    for (int stage = 0; stage < L::kQueryStages; ++stage) {
-      mbarrier_init(&control.q_full[stage], arrivals);
-      mbarrier_init(&control.q_empty[stage], kConsumerWarps);
-    }
-    mbarrier_init(&control.v_landed, 1);
-    for (int stage = 0; stage < L::kStages; ++stage) {
-      mbarrier_init(&control.k_full[stage], arrivals);
-      mbarrier_init(&control.v_full[stage], arrivals);
-      mbarrier_init(&control.k_empty[stage], kConsumerWarps);
-      mbarrier_init(&control.v_empty[stage], kConsumerWarps);
-    }
-    for (int i = 0; i < L::Control::kBatches; ++i) {
-      mbarrier_init(&control.batch_full[i], 1);
-      mbarrier_init(&control.batch_empty[i], loaders);
-    }
-    mbarrier_init_fence();
-  }
-  __syncthreads();
-}
 
 // All that a block does, by all of its threads. `gathers`: stages are filled by copies of single
 // rows; the maps are not looked at then. `queue`: the items.

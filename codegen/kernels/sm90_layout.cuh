@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "attnlang/device/mbarrier.cuh"
 #include "attnlang/device/ptx.cuh"
 #include "attnlang/host/target.h"
 #include "kernels/cuda_tiles.cuh"
@@ -144,6 +145,32 @@ struct Layout {
   ATTNLANG_DEVICE Control& control() const { return *reinterpret_cast<Control*>(base + kControl); }
   ATTNLANG_DEVICE char* more() const { return base + kMore; }
 };
+
+// `arrivals` fill a stage, of `loaders` warps.
+template <class L>
+ATTNLANG_DEVICE void start_barriers(L layout, int arrivals, int loaders) {
+  if (threadIdx.x == 0) {
+    auto& control = layout.control();
+    constexpr int kConsumerWarps = L::kConsumers * 4;
+    for (int stage = 0; stage < L::kQueryStages; ++stage) {
+      mbarrier_init(&control.q_full[stage], arrivals);
+      mbarrier_init(&control.q_empty[stage], kConsumerWarps);
+    }
+    mbarrier_init(&control.v_landed, 1);
+    for (int stage = 0; stage < L::kStages; ++stage) {
+      mbarrier_init(&control.k_full[stage], arrivals);
+      mbarrier_init(&control.v_full[stage], arrivals);
+      mbarrier_init(&control.k_empty[stage], kConsumerWarps);
+      mbarrier_init(&control.v_empty[stage], kConsumerWarps);
+    }
+    for (int i = 0; i < L::Control::kBatches; ++i) {
+      mbarrier_init(&control.batch_full[i], 1);
+      mbarrier_init(&control.batch_empty[i], loaders);
+    }
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+}
 
 // A place in a ring: the stage, and the parity of its current round.
 template <int kStages>

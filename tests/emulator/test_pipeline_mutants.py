@@ -139,17 +139,17 @@ SM90 = {
         "sm90_forward.cuh", "if (group_ == L::kConsumers - 1) pass_turn();"
     ),
     "a warp too few empties a stage": Mutant(
-        "sm90_forward.cuh",
+        "sm90_layout.cuh",
         "mbarrier_init(&control.k_empty[stage], kConsumerWarps);",
         "mbarrier_init(&control.k_empty[stage], kConsumerWarps - 1);",
     ),
     "an arrival too many fills a stage": Mutant(
-        "sm90_forward.cuh",
+        "sm90_layout.cuh",
         "mbarrier_init(&control.v_full[stage], arrivals);",
         "mbarrier_init(&control.v_full[stage], arrivals + 1);",
     ),
     "barriers are used before they are there": Mutant(
-        "sm90_forward.cuh", "    mbarrier_init_fence();\n  }\n  __syncthreads();", "  }"
+        "sm90_layout.cuh", "    mbarrier_init_fence();\n  }\n  __syncthreads();", "  }"
     ),
     "parity of full": Mutant(
         "sm90_layout.cuh", "full() const { return round; }", "full() const { return round ^ 1; }"

@@ -128,8 +128,8 @@ def test_scales_that_are_not_positive(scale: float) -> None:
     "instance",
     [
         Instance("Scaled<Plain>", BF16, 128, 128, tiles(128, 176), "sm90"),
-        Instance("Scaled<Causal>", BF16, 128, 128, tiles(128, 128), "sm90"),
-        Instance("Scaled<Causal>", F16, 64, 64, tiles(192, 128), "sm90"),
+        Instance("Scaled<Causal>", BF16, 128, 128, tiles(128, 128, 3), "sm90"),
+        Instance("Scaled<Causal>", F16, 64, 64, tiles(192, 128, 4), "sm90"),
         Instance("Causal", BF16, 256, 256, tiles(128, 80), "sm90"),
         Instance("Causal", BF16, 192, 128, tiles(128, 112), "sm90"),
         Instance("ValueOfKey", BF16, 576, 512, tiles(64, 64), "sm90"),
