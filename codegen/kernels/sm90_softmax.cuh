@@ -52,6 +52,8 @@ class Softmax {
   using Request = typename Variant::Request;
   using Rows = ThreadRows<Variant, false>;
   static constexpr bool kScaled = kScaledScore<Variant>;
+  // Scores rise with dots: maxima are those of dots, a score is made with its weight.
+  static constexpr bool kDots = kScaled || kSoftCap<Variant>;
   static constexpr int kValues = kKeyTile / 2;
   // The wider the sums, the longer their product runs: so many of the first row's blocks of 8
   // columns become weights before it is waited for.
@@ -64,8 +66,13 @@ class Softmax {
       // A masked element is -inf times the scale: that may be tiny but not 0.
       scale_ = fmaxf(fabsf(scale), 0x1p-126f);
     }
+    if constexpr (kCappedScore<Variant>) small_ = Variant::small_dot(request);
     if constexpr (kSoftCap<Variant>) {
-      cap_ = SmallTanh::of(Variant::cap_height(request), Variant::cap_slope(request));
+      const float height = Variant::cap_height(request), slope = Variant::cap_slope(request);
+      sign_ = height * slope < 0.0f ? -1.0f : 1.0f;
+      height_ = fabsf(height);
+      slope_ = fabsf(slope);
+      cap_ = SmallTanh::of(height_, slope_);
     }
   }
 
@@ -74,8 +81,9 @@ class Softmax {
     return {.max = scaled(top_[i]), .sum = sum_[i], .weighted = weighted_[i]};
   }
 
-  // Whether full tiles must be weighed as masked ones are: these alone look at the scale's sign.
-  ATTNLANG_DEVICE bool needs_sign() const { return kScaled && sign_ < 0.0f; }
+  // Whether full tiles must be weighed as masked ones are: these alone look at the sign of a scale
+  // and of a cap.
+  ATTNLANG_DEVICE bool needs_sign() const { return kDots && sign_ < 0.0f; }
 
   // A tile's dots to weights, `k0` the thread's first column; `rescale`: what earlier sums are
   // multiplied by. `beside(weight)` is called with an exponential, when the first row's rescale is
@@ -83,16 +91,13 @@ class Softmax {
   template <bool kMasked, class Beside>
   ATTNLANG_DEVICE void weigh(const Rows& rows, int k0, int end, float (&s)[kValues],
                              float (&rescale)[2], const Beside& beside) {
-    // All dots of a warp's 16 rows choose between two scores that differ in their last bits: also
-    // those of hidden columns, and of rows and columns past a request's end, whatever lies there.
+    // Where all dots of a warp's 16 rows are small, also hidden ones, none needs the score of large
+    // ones. Else each dot chooses its own: what a row's scores are depends on no other row.
     if constexpr (kCappedScore<Variant> && (!kMasked || kSoftCap<Variant>)) {
       float most[2] = {};
 #pragma unroll
       for (int i = 0; i < kValues; ++i) most[i % 2] = fmaxf(most[i % 2], fabsf(s[i]));
-      // Of a soft cap's dots the largest has the largest score.
-      const bool rises = !kSoftCap<Variant> || cap_.c0 >= 0.0f;
-      const bool small = fmaxf(most[0], most[1]) <= Variant::small_dot(rows.requests[0]);
-      if (__all_sync(~0u, rises && small)) {
+      if (__all_sync(~0u, fmaxf(most[0], most[1]) <= small_)) {
         weigh_as<kMasked, true>(rows, k0, end, s, rescale, beside);
         return;
       }
@@ -109,7 +114,6 @@ class Softmax {
       weigh_with_factors<kMasked, kSmall>(rows, k0, end, s, rescale);
       beside(0.0f);
     } else {
-      constexpr bool kDots = kScaled || (kSmall && kSoftCap<Variant>);  // `s` need not be scores
       if constexpr (!kDots || kMasked) {
         for_each(
             rows, k0,
@@ -142,8 +146,8 @@ class Softmax {
       for (int c = 0; c < 2; ++c) top[c] = fmaxf(top[c], s[fragment_index(n, i, c)]);
     }
     const float most = fmaxf(top[0], top[1]);
-    if constexpr (kSmall && kSoftCap<Variant>) {
-      return most == -kInfinity ? most : most * cap_.over(most);
+    if constexpr (kSoftCap<Variant>) {
+      return most == -kInfinity ? most : capped<kSmall>(most, 0.0f);
     }
     return most;
   }
@@ -167,9 +171,9 @@ class Softmax {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& weight = s[fragment_index(n, i, c)];
-        if constexpr (kSmall && kSoftCap<Variant>) {
+        if constexpr (kSoftCap<Variant>) {
           const float dot = weight;
-          weight = exp2_approx(fmaf(dot, cap_.over(dot), -base));
+          weight = exp2_approx(capped<kSmall>(dot, base));
           if (kMasked && dot == -kInfinity) weight = 0.0f;
         } else {
           weight = relative(weight, base);
@@ -224,27 +228,45 @@ class Softmax {
     }
   }
 
-  // -inf where masked; of a scaled score the dot, with the scale's sign.
+  // -inf where masked; where `kDots` the dot, with the sign of the scale or cap.
   template <bool kMasked, bool kSmall, class Row, class Column>
   ATTNLANG_DEVICE float score(const Request& request, const Row& row, const Column& column,
                               int kv_col, int end, float dot) const {
     float score = dot;
-    if constexpr (kSmall && kSoftCap<Variant>) score = dot;  // it is made with the weight
-    else if constexpr (kSmall) score = Variant::score_small(request, row, column, dot);
-    else if constexpr (!kScaled) score = Variant::score(request, row, column, dot);
-    else if constexpr (kMasked) score = dot * sign_;
+    if constexpr (kDots) {
+      if constexpr (kMasked) score = dot * sign_;
+    } else if constexpr (kSmall) {
+      score = Variant::score_small(request, row, column, dot);
+    } else {
+      score = Variant::score(request, row, column, dot);
+      if constexpr (kCappedScore<Variant>) {
+        if (fabsf(dot) <= small_) score = Variant::score_small(request, row, column, dot);
+      }
+    }
     return is_kept<Variant, kMasked>(request, row, column, kv_col, end, dot) ? score : -kInfinity;
+  }
+
+  // The soft cap's score of a dot, less `base`.
+  template <bool kSmall>
+  ATTNLANG_DEVICE float capped(float dot, float base) const {
+    const float small = fmaf(dot, cap_.over(dot), -base);
+    if constexpr (kSmall) return small;
+    else return fabsf(dot) <= small_ ? small : fmaf(height_, tanh(slope_ * dot), -base);
   }
 
   ATTNLANG_DEVICE float scaled(float top) const { return kScaled ? top * scale_ : top; }
   // The weight of a score (or dot) beside the reference.
   ATTNLANG_DEVICE float relative(float score, float base) const {
-    return exp2_approx(kScaled ? fmaf(score, scale_, -base) : score - base);
+    if constexpr (kScaled) return exp2_approx(fmaf(score, scale_, -base));
+    // Two ways make a capped score: its last product is rounded in both, not fused in one of them.
+    if constexpr (kCappedScore<Variant>) return exp2_approx(__fadd_rn(score, -base));
+    return exp2_approx(score - base);
   }
 
   float top_[2] = {-kInfinity, -kInfinity};  // of raw dots where the score is scaled
   float sum_[2] = {}, weighted_[2] = {};
   float scale_ = 1.0f, sign_ = 1.0f;
+  float small_ = 0.0f, height_ = 0.0f, slope_ = 0.0f;  // of a cap: see `Variant::small_dot`
   SmallTanh cap_;
 };
 
