@@ -62,3 +62,4 @@ def test_a_broken_teardown_is_no_pass(tmp_path: Path) -> None:
     assert "2 passed, " in said
     assert "2 errors" in said
     assert not passed.exists()
+    assert "what a test leaves behind" in (tmp_path / "passed.txt.failed").read_text()

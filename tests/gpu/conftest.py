@@ -1,8 +1,9 @@
 """Where the tests of this folder run, on a GPU and most of them in the emulator too; and resuming.
 
 With `--passed FILE` a session writes down what passes on this GPU with these sources, and leaves
-out what did; with `--until SECONDS` no test starts later. So `make gpu`, called until nothing is
-left, never takes more than minutes, and a session that dies loses nothing.
+out what did; what fails it appends to FILE.failed at once, for a session that is cut reports
+nothing. With `--until SECONDS` no test starts later. So `make gpu`, called until nothing is left,
+never takes more than minutes, and a session that dies loses nothing.
 """
 
 from __future__ import annotations
@@ -73,13 +74,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class _Record:
-    """Writes down what passes, its teardown too; of the process that hears of every test."""
+    """Writes down what passes, its teardown too, and what fails: where every test is heard of."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._called: set[str] = set()  # what passed, not torn down yet
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._append(f"{self._file}.failed", f"{report.nodeid}\n{report.longreprtext}\n\n")
         if report.when == "call" and report.passed:
             self._called.add(report.nodeid)
         if report.when != "teardown" or report.nodeid not in self._called:
@@ -90,8 +93,13 @@ class _Record:
         if not _passed(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.write_text(f"{_place()}\n", encoding="utf-8")
-        with self._file.open("a", encoding="utf-8") as out:
-            out.write(f"{report.nodeid}\n")
+        self._append(self._file, f"{report.nodeid}\n")
+
+    @staticmethod
+    def _append(file: Path | str, text: str) -> None:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with Path(file).open("a", encoding="utf-8") as out:
+            out.write(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
