@@ -67,6 +67,15 @@ def plain(code: str) -> str:
     return found[1] if found else code
 
 
+def bare(code: str) -> str:
+    """Print an expression that stands alone without the parentheses around all of it."""
+    depth, lowest = 0, len(code)  # within the outermost characters
+    for char in code[:-1]:
+        depth += (char == "(") - (char == ")")
+        lowest = min(lowest, depth)
+    return code[1:-1] if code.startswith("(") and lowest > 0 else code
+
+
 def int32_literal(code: str) -> str:
     """Print an int of any type as an int32_t."""
     literal = plain(code)

@@ -17,7 +17,8 @@ from attnlang.emit.entry_points import kernel_functions
 from attnlang.emit.interval_printer import IntervalPrinter
 from attnlang.emit.line_table import LineTable, LineText
 from attnlang.emit.programs import Programs, ProgramText
-from attnlang.emit.range_printer import print_ranges
+from attnlang.emit.range_printer import expressions, print_ranges
+from attnlang.emit.shared_values import LocalText, SharedValues
 from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
 from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
@@ -94,10 +95,11 @@ class PairText:
 
 @dataclass(frozen=True, slots=True)
 class TileText:
-    """The mask over intervals, or its ranges."""
+    """The mask over intervals, or its ranges, and the locals that it reads."""
 
     value: str
     line: str
+    locals: tuple[LocalText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,14 +439,19 @@ class Functor:
 
     def _tile(self) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(self._intervals().text(for_tiles(mask)), spec_line(mask))
+        tree = for_tiles(mask)
+        intervals = self._intervals((tree,))
+        return TileText(intervals.text(tree), spec_line(mask), intervals.shared.locals)
 
     def _ranges(self, direction: Direction) -> TileText:
         mask = self.plan.lowered.mask
-        return TileText(print_ranges(solve(mask, direction), self._intervals()), spec_line(mask))
+        tree = solve(mask, direction)
+        intervals = self._intervals(expressions(tree))
+        return TileText(print_ranges(tree, intervals), spec_line(mask), intervals.shared.locals)
 
-    def _intervals(self) -> IntervalPrinter:
-        return IntervalPrinter(self._printer(Level.REQUEST), self.table)
+    def _intervals(self, roots: Iterable[Expr]) -> IntervalPrinter:
+        scalars = self._printer(Level.REQUEST)
+        return IntervalPrinter(scalars, self.table, shared=SharedValues(roots))
 
 
 def _is_true(expr: Expr) -> bool:

@@ -8,11 +8,13 @@ look at the box of indices.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from attnlang.emit.cpp_text import param_field, plain
+from attnlang.emit.cpp_text import bare, param_field, plain
 from attnlang.emit.line_table import LineTable, Summary
+from attnlang.emit.shared_values import SharedValues
 from attnlang.emit.simd_printer import SimdPrinter, small_whole
 from attnlang.ir.nodes import (
     QK,
@@ -41,6 +43,7 @@ from attnlang.symbolic.lines import Axis, Domain, Lines, Pair
 from attnlang.symbolic.variability import Level, level
 
 _PLACES = {Axis.ROW: "q_row", Axis.COLUMN: "kv_col"}
+_ATOM = re.compile(r"[\w.]+")
 _POINT = {Kind.INT: "Interval", Kind.FLOAT: "FloatInterval", Kind.BOOL: "Verdict"}
 
 
@@ -51,10 +54,14 @@ class IntervalPrinter:
     scalars: SimdPrinter  # at the request level
     table: LineTable
     lines: Lines = field(default_factory=Lines)
+    shared: SharedValues = field(default_factory=SharedValues)
 
     def text(self, expr: Expr, domain: Domain | None = None) -> str:
         """Print an expression as an interval, over the elements that count."""
         domain = domain or Domain()
+        return self.shared.value(expr, lambda: self._own(expr, domain))
+
+    def _own(self, expr: Expr, domain: Domain) -> str:
         code = self._lines(expr, domain) or self._node(expr, domain)
         known = self.lines.known_pair(expr, domain)
         return (
@@ -77,7 +84,7 @@ class IntervalPrinter:
         return f"{function}<{names}>(r, q_row, kv_col)"
 
     def _node(self, expr: Expr, domain: Domain) -> str:
-        if level(expr) in (Level.CALL, Level.REQUEST):
+        if _is_scalar(expr):
             scalar = self.scalars.result(expr)
             if expr.type.kind == Kind.BOOL:
                 return f"verdict({scalar})"
@@ -112,11 +119,7 @@ class IntervalPrinter:
 
     def _load(self, expr: Load, domain: Domain) -> str:
         """Print a read at an index of both: along one axis from its line, else of a box."""
-        varying = [
-            axis
-            for axis, index in enumerate(expr.indices)
-            if level(index) not in (Level.CALL, Level.REQUEST)
-        ]
+        varying = [axis for axis, index in enumerate(expr.indices) if not _is_scalar(index)]
         texts = [self.text(index, domain) for index in expr.indices]
         if len(varying) == 1:
             return f"range_of<{self.table.tensor(expr, varying[0])}>(r, {texts[varying[0]]})"
@@ -137,13 +140,20 @@ class IntervalPrinter:
             return code
         return f"{function.value}({', '.join(texts)})"
 
+    def _operand(self, expr: Expr, domain: Domain) -> str:
+        """Print an operand of int arithmetic: one int of the call or request stays one."""
+        if expr.type.kind == Kind.INT and _is_scalar(expr):
+            code = plain(self.scalars.result(expr))
+            return code if _ATOM.fullmatch(code) else f"({code})"
+        return self.text(expr, domain)
+
     def _binary(self, expr: Binary, domain: Domain) -> str:
-        a, b = self.text(expr.left, domain), self.text(expr.right, domain)
+        operand = self.text if expr.op == BinaryOp.POW else self._operand
+        a, b = operand(expr.left, domain), operand(expr.right, domain)
         match expr.op:
-            case BinaryOp.FLOORDIV:
-                return f"floordiv({a}, {b})"
-            case BinaryOp.MOD:
-                return f"floormod({a}, {b})"
+            case BinaryOp.FLOORDIV | BinaryOp.MOD:
+                name = "floordiv" if expr.op == BinaryOp.FLOORDIV else "floormod"
+                return f"{name}({self.text(expr.left, domain)}, {b})"
             case BinaryOp.POW:
                 exponent = expr.right.operand if isinstance(expr.right, Cast) else expr.right
                 if isinstance(exponent, Const) and expr.type.kind == Kind.INT:
@@ -170,8 +180,12 @@ class IntervalPrinter:
         return f"to_float({x})" if target == Kind.FLOAT else f"truncate({x})"
 
 
+def _is_scalar(expr: Expr) -> bool:
+    return level(expr) in (Level.CALL, Level.REQUEST)
+
+
 def _joined(function: str, parts: list[str]) -> str:
     """Print a chain of operands, each asked for only where those before it leave it open."""
     if len(parts) == 1:
         return parts[0]
-    return f"{function}({', '.join(f'[&] {{ return {part}; }}' for part in parts)})"
+    return f"{function}({', '.join(f'[&] {{ return {bare(part)}; }}' for part in parts)})"

@@ -271,6 +271,9 @@ class SimdPrinter:
             vector = a.vector or b.vector
             narrow = vector and all(self.ranges.fits32(e) for e in (expr, expr.left, expr.right))
             lane = Lane.I if narrow else Lane.L
+            if not narrow and expr.op in _NAMED and a.vector and not b.vector:
+                if a.lane == Lane.I and self._is_inside(expr.left):
+                    return self._narrowed(expr, self._divided(expr.op, a, b))
             a, b = self._int(a, lane), self._int(b, lane)
             return self._narrowed(expr, self._arithmetic(expr.op, a, b, lane))
         return self._arithmetic(expr.op, a, b, Lane.F)
@@ -282,6 +285,20 @@ class SimdPrinter:
         vector = a.vector or b.vector
         parts = [self._vector(x, lane) if vector else x for x in (a, b)]
         return Value(f"{_NAMED[op]}({', '.join(x.code for x in parts)})", lane, vector)
+
+    @staticmethod
+    def _divided(op: BinaryOp, a: Value, b: Value) -> Value:
+        """Print lanes strictly inside 32 bits over a wide scalar, by a division of 32 bits.
+
+        A divisor beyond them has the quotient of the nearest one that is not.
+        """
+        if op == BinaryOp.MOD:
+            return Value(f"floormod({a.code}, {b.code})", Lane.L, True)
+        return Value(f"floordiv({a.code}, splat_i(saturate({b.code})))", Lane.I, True)
+
+    def _is_inside(self, expr: Expr) -> bool:
+        low, high = self.ranges.of(expr)
+        return INT32[0] < low and high < INT32[1]
 
     def _infix(self, op: BinaryOp, a: Value, b: Value, lane: Lane) -> Value:
         symbol, precedence, left, right = _ARITHMETIC[op]
@@ -341,12 +358,8 @@ class SimdPrinter:
         both = [(a, expr.left), (b, expr.right)]
         if all(self.ranges.fits32(e) for _, e in both):
             return self._int(a, Lane.I), self._int(b, Lane.I), Lane.I
-        inside = all(
-            INT32[0] < self.ranges.of(e)[0] and self.ranges.of(e)[1] < INT32[1]
-            for v, e in both
-            if v.vector
-        )
-        if inside and all(v.lane == Lane.I for v, _ in both if v.vector):
+        inside = all(v.lane == Lane.I and self._is_inside(e) for v, e in both if v.vector)
+        if inside:
             parts = [
                 v if v.vector else Value(f"saturate({v.code})", Lane.I, False) for v, _ in both
             ]

@@ -46,7 +46,7 @@ struct HeadPadded : Plain {
     return Interval{k0, k1 - 1} < Interval::point(end(r));
   }
   ATTNLANG_DEVICE static Coverage ranges(const Request& r, int64_t, int64_t) {
-    return at_most(Interval::point(end(r) - 1));
+    return columns(at_most(Interval::point(end(r) - 1)));
   }
 };
 struct HeadPaddedGradient : NoPartials<HeadPadded> {};
@@ -56,7 +56,7 @@ template <class Base>
 struct CausalRanges : NoPartials<Base> {
   ATTNLANG_DEVICE static Coverage query_ranges(const typename Base::Request& r, int64_t k0,
                                                int64_t k1) {
-    return at_least(Base::kv_positions(r, k0, k1) - Interval::point(r.q_offset));
+    return columns(at_least(Base::kv_positions(r, k0, k1) - r.q_offset));
   }
 };
 struct CausalGradient : CausalRanges<Causal> {};

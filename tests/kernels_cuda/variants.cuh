@@ -15,6 +15,9 @@
 
 namespace attnlang::cuda {
 
+// The columns of one half-line.
+ATTNLANG_DEVICE Coverage columns(const HalfLine& line) { return covered(line, line); }
+
 // Plain attention; others derive from it and hide what differs. `number` and `real`: the call's
 // first two scalars, an int and a float.
 struct Plain {
@@ -91,7 +94,7 @@ struct Causal : Plain {
     return kv_positions(r, k0, k1) <= q_positions(r, q0, q1);
   }
   ATTNLANG_DEVICE static Coverage ranges(const Request& r, int64_t q0, int64_t q1) {
-    return at_most(q_positions(r, q0, q1) - Interval::point(r.kv_offset));
+    return columns(at_most(q_positions(r, q0, q1) - r.kv_offset));
   }
 };
 
@@ -109,7 +112,8 @@ struct Window : Plain {
   }
   ATTNLANG_DEVICE static Coverage ranges(const Request& r, int64_t q0, int64_t q1) {
     const Interval q = q_positions(r, q0, q1) - Interval::point(r.kv_offset);
-    return at_most(q) & at_least(q - Interval::point(r.p.number - 1));
+    const HalfLine last = at_most(q), first = at_least(q - (r.p.number - 1));
+    return covered([&](int64_t column) { return last(column) & first(column); }, last, first);
   }
 };
 
@@ -140,7 +144,7 @@ struct Padded : Plain {
     return Interval{k0, k1 - 1} < Interval::point(r.p.number);
   }
   ATTNLANG_DEVICE static Coverage ranges(const Request& r, int64_t, int64_t) {
-    return at_most(Interval::point(r.p.number - 1));
+    return columns(at_most(Interval::point(r.p.number - 1)));
   }
 };
 

@@ -17,6 +17,7 @@ import torch
 from cpu_harness import CTensor, build, tensor
 
 INT_BINARY = ["add", "sub", "mul", "floordiv", "floormod", "min", "max"]
+INT_BESIDE = ["add_int", "sub_int", "int_sub", "mul_int", "floordiv_int", "floormod_int"]
 INT_UNARY = ["neg", "abs", "sign", "cube", "square"]
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 FLOAT_BINARY = ["add", "sub", "mul", "div", "floordiv", "floormod", "min", "max", "pow"]
@@ -36,6 +37,12 @@ template <class T> T sub(T a, T b) { return a - b; }
 template <class T> T mul(T a, T b) { return a * b; }
 template <class T> T div(T a, T b) { return a / b; }
 template <class T> T neg(T a) { return -a; }
+inline Interval add_int(Interval a, Interval b) { return a + b.lo; }
+inline Interval sub_int(Interval a, Interval b) { return a - b.lo; }
+inline Interval int_sub(Interval a, Interval b) { return b.lo - a; }
+inline Interval mul_int(Interval a, Interval b) { return a * b.lo; }
+inline Interval floordiv_int(Interval a, Interval b) { return floordiv(a, b.lo); }
+inline Interval floormod_int(Interval a, Interval b) { return floormod(a, b.lo); }
 inline Interval square(Interval a) { return ipow(a, 2); }
 inline Interval cube(Interval a) { return ipow(a, 3); }
 inline FloatInterval square(FloatInterval a) { return powi(a, 2); }
@@ -90,7 +97,7 @@ extern "C" int load_bool(const Tensor* t, const int64_t* x) {
   return static_cast<int>(load(view<bool, 2>(*t), Interval{x[0], x[1]}, int64_t{x[2]})); }
 """
 for _kind, _names in (
-    ("INT_BINARY", INT_BINARY),
+    ("INT_BINARY", INT_BINARY + INT_BESIDE),
     ("INT_UNARY", INT_UNARY),
     ("FLOAT_BINARY", FLOAT_BINARY),
     ("FLOAT_UNARY", FLOAT_UNARY),
@@ -122,6 +129,9 @@ def _floats(function, *values: float) -> tuple[float, float]:
 INT_ORACLES = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "floordiv": lambda a, b: a // b if b else 0, "floormod": lambda a, b: a % b if b else 0,
+    "add_int": lambda a, b: a + b, "sub_int": lambda a, b: a - b, "int_sub": lambda a, b: b - a,
+    "mul_int": lambda a, b: a * b, "floordiv_int": lambda a, b: a // b if b else 0,
+    "floormod_int": lambda a, b: a % b if b else 0,
     "min": min, "max": max, "neg": lambda a: -a, "abs": abs, "sign": lambda a: (a > 0) - (a < 0),
     "cube": lambda a: a**3, "square": lambda a: a * a,
 }  # fmt: skip
@@ -147,6 +157,28 @@ def test_int_pairs_hold_every_value(lib, name: str) -> None:
         slack += (low, high) != (min(values), max(values))
     # All are the exact hull but the modulus by a varying or wrapping divisor.
     assert slack == 0 or name == "floormod"
+
+
+@pytest.mark.parametrize("name", INT_BESIDE)
+def test_beside_one_int_it_is_the_exact_hull(lib, name: str) -> None:
+    function, oracle = getattr(lib, f"i_{name}"), INT_ORACLES[name]
+    for (a, b), c in itertools.product(_small_intervals(), range(-6, 7)):
+        values = [oracle(x, c) for x in range(a, b + 1)]
+        found = _ints(function, a, b, c, c)
+        if name == "floormod_int" and len({x // c if c else 0 for x in range(a, b + 1)}) > 1:
+            assert found == (min(c + 1, 0), max(c - 1, 0)), "a rest of several quotients"
+        else:
+            assert found == (min(values), max(values)), (a, b, c)
+
+
+@pytest.mark.parametrize("name", INT_BESIDE)
+def test_beside_one_int_what_overflows_holds_what_wraps(lib, name: str) -> None:
+    ends = [LOW, LOW + 1, -(2**40), -3, -1, 0, 1, 3, 2**40, HIGH - 1, HIGH]
+    function, oracle = getattr(lib, f"i_{name}"), INT_ORACLES[name]
+    for a, b, c in itertools.product(ends, repeat=3):
+        if a <= b:
+            low, high = _ints(function, a, b, c, c)
+            assert all(low <= _wrap(oracle(x, c)) <= high for x in ends if a <= x <= b), (a, b, c)
 
 
 @pytest.mark.parametrize("name", INT_UNARY)

@@ -71,6 +71,11 @@ using Wide = double __attribute__((vector_size(kLanes * 8)));
   for (int i = 0; i < kLanes; ++i) a[i] = floormod(int64_t{a[i]}, int64_t{b[i]});
   return a;
 }
+// Of lanes strictly inside 32 bits.
+[[gnu::always_inline]] inline L floormod(I a, int64_t b) {
+  if (b == 0) return L{};
+  return to_long(a) - to_long(floordiv(a, splat_i(saturate(b)))) * b;
+}
 
 template <Integer T>
 [[gnu::always_inline]] inline T ipow(T x, uint64_t n) {

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstdint>
 
+#include "attnlang/host/integer_math.h"
 #include "attnlang/host/order.h"
 #include "attnlang/host/verdict.h"
 
@@ -71,6 +72,35 @@ constexpr Interval operator-(Interval a, Interval b) {
 constexpr Interval operator-(Interval a) { return Interval::point(0) - a; }
 constexpr Interval operator*(Interval a, Interval b) {
   return detail::corners(a, b, [](detail::Wide x, detail::Wide y) { return x * y; });
+}
+
+// Beside one int: the same, with less to work out.
+constexpr Interval operator+(Interval a, int64_t b) { return a + Interval::point(b); }
+constexpr Interval operator+(int64_t a, Interval b) { return b + a; }
+constexpr Interval operator-(Interval a, int64_t b) { return a - Interval::point(b); }
+constexpr Interval operator-(int64_t a, Interval b) { return Interval::point(a) - b; }
+constexpr Interval operator*(Interval a, int64_t b) {
+  const detail::Wide x = detail::Wide{a.lo} * b, y = detail::Wide{a.hi} * b;
+  return b < 0 ? detail::fitting(y, x) : detail::fitting(x, y);
+}
+constexpr Interval operator*(int64_t a, Interval b) { return b * a; }
+constexpr Interval floordiv(Interval a, int64_t b) {
+  if (b == 0) return Interval::point(0);
+  if (b == -1) return -a;
+  const int64_t x = floordiv(a.lo, b), y = floordiv(a.hi, b);
+  return b < 0 ? Interval{y, x} : Interval{x, y};
+}
+constexpr Interval floormod(Interval a, int64_t b) {
+  if (b == 0) return Interval::point(0);
+  if (b == INT64_MIN) return {b + 1, 0};
+  if (b < 0) a = -a;  // x % -y = -(-x % y)
+  const int64_t y = b < 0 ? -b : b, quotient = floordiv(a.lo, y);
+  Interval rest{0, y - 1};
+  if (quotient == floordiv(a.hi, y)) {
+    const int64_t whole = wrapping_multiply(quotient, y);
+    rest = {wrapping_subtract(a.lo, whole), wrapping_subtract(a.hi, whole)};
+  }
+  return b < 0 ? -rest : rest;
 }
 
 // By 0 gives 0; each sign of the divisor is a box of its own.

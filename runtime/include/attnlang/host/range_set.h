@@ -5,12 +5,14 @@
 
 #include <cstdint>
 
+#include "attnlang/host/target.h"
+
 namespace attnlang {
+
+constexpr int64_t kFarPosition = int64_t{1} << 62;  // beyond every position
 
 // Which way a set may be wrong: an outer one holds too much, an inner one too little.
 enum class Bias { outer, inner };
-
-constexpr Bias opposite(Bias bias) { return bias == Bias::outer ? Bias::inner : Bias::outer; }
 
 struct Range {
   int64_t begin, end;  // [begin, end)
@@ -20,7 +22,6 @@ template <Bias kBias>
 class RangeSet {
  public:
   static constexpr int kCapacity = 8;
-  static constexpr int64_t kFar = int64_t{1} << 62;  // beyond every position
 
   static constexpr RangeSet nothing() { return {}; }
   static constexpr RangeSet of(int64_t begin, int64_t end) {
@@ -28,9 +29,7 @@ class RangeSet {
     set.append(begin, end);
     return set;
   }
-  static constexpr RangeSet everything() { return of(-kFar, kFar); }
-  static constexpr RangeSet at_least(int64_t x) { return of(x < -kFar ? -kFar : x, kFar); }
-  static constexpr RangeSet at_most(int64_t x) { return of(-kFar, x >= kFar ? kFar : x + 1); }
+  static constexpr RangeSet everything() { return of(-kFarPosition, kFarPosition); }
 
   constexpr const Range* begin() const { return ranges_; }
   constexpr const Range* end() const { return ranges_ + size_; }
@@ -58,18 +57,6 @@ class RangeSet {
     return result;
   }
 
-  // Too much of a set is too little of its complement.
-  constexpr RangeSet<opposite(kBias)> operator~() const {
-    RangeSet<opposite(kBias)> result;
-    int64_t from = -kFar;
-    for (const Range& range : *this) {
-      result.append(from, range.begin);
-      from = range.end;
-    }
-    result.append(from, kFar);
-    return result;
-  }
-
   // Adds a range that begins no earlier than those before it.
   constexpr void append(int64_t begin, int64_t end) {
     if (begin >= end) return;
@@ -86,16 +73,19 @@ class RangeSet {
   constexpr void shrink() {
     int at = 0;
     if constexpr (kBias == Bias::outer) {
+      ATTNLANG_ROLLED
       for (int i = 1; i + 1 < size_; ++i) {
         if (gap(i) < gap(at)) at = i;
       }
       ranges_[at + 1].begin = ranges_[at].begin;
     } else {
+      ATTNLANG_ROLLED
       for (int i = 1; i < size_; ++i) {
         if (length(i) < length(at)) at = i;
       }
     }
     --size_;
+    ATTNLANG_ROLLED
     for (int i = at; i < size_; ++i) ranges_[i] = ranges_[i + 1];
   }
   constexpr int64_t gap(int i) const { return ranges_[i + 1].begin - ranges_[i].end; }
