@@ -73,8 +73,8 @@ MUTANTS = (
     Mutant(
         "a remainder over an interval forgets that it wraps",
         "runtime/include/attnlang/host/interval.h",
-        "  return {0, b.hi - 1};",
-        "  return {0, b.hi - 2};",
+        "  Interval rest{0, y - 1};",
+        "  Interval rest{0, y - 2};",
         "attention a: mask = (q_idx + kv_idx) % 3 != 2",
     ),
     Mutant(

@@ -271,9 +271,9 @@ class SimdPrinter:
             vector = a.vector or b.vector
             narrow = vector and all(self.ranges.fits32(e) for e in (expr, expr.left, expr.right))
             lane = Lane.I if narrow else Lane.L
-            if not narrow and expr.op in _NAMED and a.vector and not b.vector:
-                if a.lane == Lane.I and self._is_inside(expr.left):
-                    return self._narrowed(expr, self._divided(expr.op, a, b))
+            of_lanes = expr.op in _NAMED and a.vector and a.lane == Lane.I and not b.vector
+            if of_lanes and not narrow and self._is_inside(expr.left):
+                return self._narrowed(expr, self._divided(expr.op, a, b))
             a, b = self._int(a, lane), self._int(b, lane)
             return self._narrowed(expr, self._arithmetic(expr.op, a, b, lane))
         return self._arithmetic(expr.op, a, b, Lane.F)

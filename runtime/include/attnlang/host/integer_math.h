@@ -1,7 +1,7 @@
 // The language's integer functions on scalars: they wrap at the width of their type.
 //
-// `//` and `%` round toward minus infinity, and by 0 give 0; no operand traps. Rests are made of the
-// quotient: a GPU divides by many instructions, and shares one division between both.
+// `//` and `%` round toward minus infinity, and by 0 give 0; no operand traps. Rests are made of
+// the quotient: a GPU divides by many instructions, and shares one division between both.
 #pragma once
 
 #include <concepts>
@@ -29,8 +29,8 @@ constexpr int64_t wrapping_subtract(int64_t x, int64_t y) {
 constexpr int32_t sign(int32_t x) { return (x > 0) - (x < 0); }
 constexpr int64_t sign(int64_t x) { return (x > 0) - (x < 0); }
 
-// Without branches: a kernel divides in unrolled loops, and nvcc's time grows with them. By 0 and by
-// -1 it divides by 1 instead, and multiplies by what is missing.
+// Without branches: a kernel divides in unrolled loops, and nvcc's time grows with them. By 0 and
+// by -1 it divides by 1 instead, and multiplies by what is missing.
 template <std::signed_integral T>
 constexpr T floordiv(T a, T b) {
   const T divisor = b == 0 || b == -1 ? 1 : b, factor = b == 0 || b == -1 ? b : 1;
