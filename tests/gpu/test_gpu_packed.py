@@ -204,7 +204,7 @@ def test_append_writes_where_the_pages_are(device: str) -> None:
     call.check(out.cpu(), lse.cpu())
 
 
-@pytest.mark.parametrize("name", ["causal", "sink"])
+@pytest.mark.parametrize("name", ["causal", pytest.param("sink", marks=pytest.mark.slow)])
 def test_a_captured_plan_sees_later_keys(name: str, device: str) -> None:
     call = call_of(name, device)
     (q, *_), params = call.vectors(), later_params(call)
@@ -255,7 +255,11 @@ def test_a_plan_spreads_the_work(name: str, device: str) -> None:
     assert plan.workspace_bytes > 2 * 132 * 16 * HEADS.dv * 4
 
 
-@pytest.mark.parametrize("device", ["sm90", pytest.param("cuda", marks=ON_GPU)], indirect=True)
+@pytest.mark.parametrize(
+    "device",
+    [pytest.param("sm90", marks=pytest.mark.slow), pytest.param("cuda", marks=ON_GPU)],
+    indirect=True,
+)
 def test_what_is_cut_follows_the_rows_that_there_are(device: str) -> None:
     """One long prompt is cut, whatever rows q has to spare; as many as fill a GPU are not."""
     rows = 70 * 128

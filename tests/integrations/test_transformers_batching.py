@@ -65,7 +65,7 @@ def model_of(name: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     "name",
-    ["llama", "gemma2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mistral", "gpt_oss"))],
+    ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma2", "mistral", "gpt_oss"))],
 )
 def test_requests_together_get_the_tokens_of_each_alone(name: str) -> None:
     model = model_of(name)

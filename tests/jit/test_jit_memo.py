@@ -19,16 +19,6 @@ from attnlang.jit import cache, memo
 from attnlang.jit.memo import remembered
 
 SPEC = "attention a(w: int = 3): mask = q_idx - kv_idx < w"
-WARM = f"""
-import sys
-import torch
-import attnlang
-q = torch.ones(1, 2, 8, 16)
-out = attnlang.loads({SPEC!r})(q, q, q, w=5)
-assert torch.allclose(out, q)
-print(*(m for m in ("lark", "jinja2", "sympy", "attnlang.sema", "attnlang.emit.functor")
-        if m in sys.modules))
-"""
 
 
 @dataclass(frozen=True)
@@ -114,20 +104,37 @@ import torch
 import attnlang
 q = torch.ones(1, 2, 8, 16, requires_grad=True)
 attnlang.loads({TRAINED!r})(q, q, q, w=1.5).sum().backward()
+LAZY = ("lark", "jinja2", "sympy", "attnlang.sema", "attnlang.emit.functor")
+print(*(m for m in LAZY if m in sys.modules))
 print(*(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "attnlang"), sep="\\n")
 """
 
 
-def test_every_module_that_a_result_can_depend_on_identifies_the_compiler(root: Path) -> None:
+def imported(root: Path) -> tuple[list[str], set[Path]]:
+    """Train in a process of its own; return what a warm one needs not, and the package's files."""
     command = [sys.executable, "-c", IMPORTED]
     env = environment(ATTNLANG_CACHE_DIR=str(root))
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    imported = {Path(line) for line in done.stdout.splitlines()}
+    lazy, *files = done.stdout.splitlines()
+    return lazy.split(), {Path(line) for line in files}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], set[Path]]:
+    """A cache that a process has filled, and what that process imported."""
+    root = tmp_path_factory.mktemp("trained")
+    return root, *imported(root)
+
+
+def test_every_module_that_a_result_can_depend_on_identifies_the_compiler(
+    trained: tuple[Path, list[str], set[Path]],
+) -> None:
+    _, _, used = trained
     package = Path(attnlang.__file__).parent
     expected = ("sources.py", "options.py", "assets.py", "sema/analyse.py", "invent/shape.py")
-    assert imported >= {package / name for name in expected}
+    assert used >= {package / name for name in expected}
     read = set(memo.compiler_files())
-    assert read >= imported
+    assert read >= used
     assert read >= {asset("grammar", name) for name in ("attn.lark", "prelude.attn")}
     assert read >= set(asset("codegen", "module").rglob("*.j2"))
     assert len(read) == len(memo.compiler_files())
@@ -225,15 +232,11 @@ def test_clear_forgets(root: Path) -> None:
     assert remembered("x", (), lambda: Made(2)) == Made(2)
 
 
-def test_a_warm_load_compiles_nothing(root: Path) -> None:
-    def imported() -> list[str]:
-        command = [sys.executable, "-c", WARM]
-        env = environment(ATTNLANG_CACHE_DIR=str(root))
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-        return done.stdout.split()
-
-    assert "lark" in imported()
-    assert imported() == []
+def test_a_warm_process_compiles_nothing(trained: tuple[Path, list[str], set[Path]]) -> None:
+    root, cold, _ = trained
+    assert "lark" in cold
+    warm, _ = imported(root)
+    assert warm == []
 
 
 def test_an_import_is_read_each_time(root: Path, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_an_index_without_a_block_raises(picked) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.slow
 def test_compiled() -> None:
     variant = attnlang.loads("attention normed: q = rms_norm(q) k = rms_norm(k) mask = causal\n")
 

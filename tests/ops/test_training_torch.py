@@ -65,6 +65,7 @@ def test_products_of_vectors_in_a_score_receive_theirs():
     close(gradients(variant, tensors, names=("w",), kv_lens=lens), want)
 
 
+@pytest.mark.slow
 def test_a_mask_reads_vectors_as_they_were_passed():
     spec = "attention m:\n    q = 3 * l2_norm(q)\n    mask = dot(k, k) > 12.0 and causal\n"
     variant = attnlang.loads(spec)
@@ -91,6 +92,7 @@ def test_autocast_casts_the_vectors_as_it_does_for_torch(causal):
     assert torch.equal(q.grad, narrow[0].grad.float())
 
 
+@pytest.mark.slow
 def test_autocast_leaves_transforms_in_their_precision():
     variant = attnlang.loads("attention n:\n    q = l2_norm(q)\n    out = acc * row_sum\n")
     q, k, v = (x.bfloat16().requires_grad_() for x in vectors(1))
