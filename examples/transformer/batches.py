@@ -1,4 +1,4 @@
-"""From pairs of texts to padded batches.
+"""From pairs of texts to batches, padded or one sequence after the other.
 
 Invariant: a batch is a function of the seed and the step alone, so a run that resumes at a step
 reads what it would have read.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from transformer.pairs import Pair
 from transformer.vocabulary import BEGIN, END, PAD, Vocabulary
@@ -22,6 +23,22 @@ Encoded = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """The tokens of sequences one after another, their places in these, and `ends` [B + 1]."""
+
+    tokens: Tensor
+    places: Tensor
+    ends: Tensor
+
+    @staticmethod
+    def of(padded: Tensor, there: Tensor) -> Rows:
+        """Return the tokens of padded sequences [B, N] that are there."""
+        places = torch.arange(padded.shape[1]).expand_as(padded)
+        ends = F.pad(there.sum(1).cumsum(0), (1, 0))
+        return Rows(padded[there], places[there], ends)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Sources [B, S] with their lengths [B]; targets [B, T] as they are read and as foretold."""
 
@@ -29,6 +46,11 @@ class Batch:
     lengths: Tensor
     target: Tensor  # begins with BEGIN
     foretold: Tensor  # ends with END: the target one place further
+
+    def rows(self) -> tuple[Rows, Rows]:
+        """Return sources and targets without padding."""
+        there = torch.arange(self.source.shape[1]) < self.lengths[:, None]
+        return Rows.of(self.source, there), Rows.of(self.target, self.foretold != PAD)
 
     @property
     def tokens(self) -> int:

@@ -256,6 +256,13 @@ FILLERS: Mapping[str, Filler] = {
     "vertical_slash": lambda h: Made(lambda call: _columns_and_diagonals(h, call)),
 }
 
+# Those that training takes sequence after sequence, without padding: nothing that they read has
+# rows of its own, and torch makes none of their vectors, which it would do one by one.
+PACKED: tuple[str, ...] = (
+    "alibi", "causal", "full", "relative_table", "sigmoid", "sink", "sliding_window", "soft_cap",
+    "softmax_one", "t5_bias",
+)  # fmt: skip
+
 _IMAGE = "it is for images, and a sentence has no rows and columns"
 _PACKED = "a batch here holds one sentence a row, without answers or images in it"
 _DRAFT = "it is for drafts of tokens, which nothing here makes"

@@ -2,7 +2,8 @@
 
 Maps sources [B, S] to what a decoder needs of them, a `State`, and targets [B, T] with a state to
 logits [B, T, V] and the state behind them. Training decodes all tokens of a target at once, search
-one after the other: it is the same function.
+one after the other: it is the same function. What is learnt from may also be `Rows` of tokens
+without padding, mapped to logits [sum T, V].
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer.attention import MultiHeadAttention
+from transformer.attention import Ends, MultiHeadAttention
+from transformer.batches import Rows
 from transformer.fillers import Heads, Keys
 from transformer.gallery import Attention, Place, compiled
 
@@ -77,8 +79,8 @@ class EncoderLayer(nn.Module):
         self.feed = FeedForward(shape)
         self.residuals = nn.ModuleList(Residual(shape) for _ in range(2))
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Map the positions x [B, S, W] of sources with such lengths."""
+    def forward(self, x: Tensor, lengths: Tensor | Ends) -> Tensor:
+        """Map the positions x of sources with such lengths."""
         attended, fed = self.residuals
         x = attended(x, self.attention(x, self.attention.keys(x), lengths))
         x = fed(x, self.feed(x))
@@ -109,12 +111,14 @@ class DecoderLayer(nn.Module):
         self.feed = FeedForward(shape)
         self.residuals = nn.ModuleList(Residual(shape) for _ in range(3))
 
-    def forward(self, x: Tensor, past: Past, lengths: Tensor, start: int) -> tuple[Tensor, Past]:
-        """Map the positions x [B, T, W] from `start` on; `lengths` are those of the sources."""
+    def forward(
+        self, x: Tensor, past: Past, lengths: Tensor | Ends, start: int, ends: Ends | None = None
+    ) -> tuple[Tensor, Past]:
+        """Map the positions x from `start` on; `lengths` are the sources', `ends` are x's own."""
         attended, crossed, fed = self.residuals
         new = self.attention.keys(x)
         own = new if past.own is None else past.own.then(new)
-        x = attended(x, self.attention(x, own, start=start))
+        x = attended(x, self.attention(x, own, ends, start))
         x = crossed(x, self.cross(x, past.source, lengths, start))
         return fed(x, self.feed(x)), Past(own, past.source)
 
@@ -154,9 +158,24 @@ class Transformer(nn.Module):
         """Return the logits [B, T, V] of what follows each token of the targets."""
         return self.advance(target, self.read(source, lengths))[0]
 
+    @property
+    def packs(self) -> bool:
+        """Whether it learns from rows without padding: all of its attention takes them."""
+        return all(m.packs for m in self.modules() if isinstance(m, MultiHeadAttention))
+
+    def learn(self, source: Rows, target: Rows) -> Tensor:
+        """Return the logits [sum T, V] of what follows each token of the targets."""
+        x, y = (self._embed(rows.tokens, rows.places) for rows in (source, target))
+        for layer in self.encoder:
+            x = layer(x, Ends(source.ends, source.ends))
+        for decoder in self._decoder():
+            past, across = Past(None, decoder.cross.keys(x)), Ends(target.ends, source.ends)
+            y, _ = decoder(y, past, across, 0, Ends(target.ends, target.ends))
+        return F.linear(y, self.embedding.weight)
+
     def read(self, source: Tensor, lengths: Tensor) -> State:
         """Encode sources [B, S] that end at `lengths` [B]."""
-        x = self._embed(source, 0)
+        x = self._embed(source, slice(source.shape[1]))
         for layer in self.encoder:
             x = layer(x, lengths)
         return State(tuple(Past(None, d.cross.keys(x)) for d in self._decoder()), lengths)
@@ -164,16 +183,16 @@ class Transformer(nn.Module):
     def advance(self, target: Tensor, state: State) -> tuple[Tensor, State]:
         """Read further tokens [B, T] of the targets; return their logits and the state behind."""
         start, pasts = state.position, list[Past]()
-        x = self._embed(target, start)
+        x = self._embed(target, slice(start, start + target.shape[1]))
         for layer, past in zip(self._decoder(), state.layers, strict=True):
             x, past = layer(x, past, state.lengths, start)
             pasts.append(past)
         logits = F.linear(x, self.embedding.weight)
         return logits, State(tuple(pasts), state.lengths, start + target.shape[1])
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+    def _embed(self, tokens: Tensor, places: Tensor | slice) -> Tensor:
         x = self.embedding(tokens) * math.sqrt(self.shape.width)
-        embedded: Tensor = self.dropout(x + self.positions[start : start + tokens.shape[1]])
+        embedded: Tensor = self.dropout(x + self.positions[places])
         return embedded
 
     def _decoder(self) -> Sequence[DecoderLayer]:

@@ -43,11 +43,13 @@ def learning_rate(plan: Plan, width: int, step: int) -> float:
 
 def loss_of(model: Transformer, batch: Batch, smoothing: float) -> Tensor:
     """Return the mean cross-entropy of the tokens to foretell, a share of each spread over all."""
-    logits = model(batch.source, batch.lengths, batch.target)
-    return F.cross_entropy(
-        logits.flatten(0, 1), batch.foretold.flatten(),
-        ignore_index=PAD, label_smoothing=smoothing,
-    )  # fmt: skip
+    if model.packs:
+        logits = model.learn(*batch.rows())
+        foretold = batch.foretold[batch.foretold != PAD]
+    else:
+        logits = model(batch.source, batch.lengths, batch.target).flatten(0, 1)
+        foretold = batch.foretold.flatten()
+    return F.cross_entropy(logits, foretold, ignore_index=PAD, label_smoothing=smoothing)
 
 
 class Run:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformer.batches import sources
 from transformer.eager import eager
-from transformer.fillers import CROSS, FILLERS, UNFIT, UnfitError
+from transformer.fillers import CROSS, FILLERS, PACKED, UNFIT, UnfitError
 from transformer.gallery import GALLERY, Attend, Place, compiled
 from transformer.model import sinusoids
 from transformer.search import search, translate
 from transformer.train import loss_of
-from transformer.vocabulary import BEGIN, END
+from transformer.vocabulary import BEGIN, END, PAD
 from transformer_runs import PAIRS, VOCABULARY, small_batches, small_run
 
 # Their weights are divided by KV, which grows while a decoder goes on token by token.
@@ -75,6 +75,28 @@ def test_what_padding_holds_has_no_effect():
         together = model(padded, batch.lengths, batch.target)[row]
         single = model(*alone, batch.target[row : row + 1])[0]
     torch.testing.assert_close(together, single, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["full", *(pytest.param(n, marks=pytest.mark.slow) for n in PACKED if n != "full")],
+)
+def test_sequences_one_after_another_are_the_padded_ones(name):
+    """The logits of every token that is there, and all gradients."""
+    model, batch = small_run(variant=name).model, small_batches()[3]
+    assert model.packs
+    there = batch.foretold != PAD
+    assert not there.all()
+    found = []
+    for logits in (
+        model.learn(*batch.rows()),
+        model(batch.source, batch.lengths, batch.target)[there],
+    ):
+        model.zero_grad()
+        (logits * torch.linspace(-1, 1, logits.shape[1])).square().mean().backward()
+        found.append([logits.detach(), *(p.grad for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
 def test_positions_are_those_of_the_paper():
