@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> None:
     run = load(args.folder) if args.resume else begin(args)
     messages.print(f"{run.plan.task}: step {run.step} of {run.plan.steps}, in {args.folder}")
     finish(run, args.folder)
-    report(load_averaged(args.folder), args.asked)
+    report(load_averaged(args.folder), args)
 
 
 def begin(args: argparse.Namespace) -> Run:
@@ -69,13 +69,14 @@ def finish(run: Run, folder: Path) -> None:
 
 def test(args: argparse.Namespace) -> None:
     """Test a trained model on what was held out."""
-    report(load_averaged(args.folder), args.asked)
+    report(load_averaged(args.folder), args)
 
 
-def report(run: Run, count: int) -> None:
+def report(run: Run, args: argparse.Namespace) -> None:
     """Show the scores of a model, and what it makes of some texts that it never saw."""
     task = TASKS[run.plan.task]
-    asked = task.pairs(0, count, run.plan.seed).held_out
+    pairs = task.pairs(0, args.asked, run.plan.seed)
+    asked = pairs.development if args.development else pairs.test
     found = translate(run.model, run.vocabulary, [pair.source for pair in asked])
     table = Table(title=f"{run.plan.task} after {run.step} steps", show_lines=True)
     for heading in ("held out", "found"):
@@ -116,6 +117,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
             _add_plan(sub)
         if command in (train, test):
             sub.add_argument("--asked", type=int, default=600, help="how many pairs test it")
+            sub.add_argument(
+                "--development", action="store_true", help="test with the pairs to choose plans by"
+            )
         if command is not variants:
             sub.add_argument("--folder", type=Path, default=Path("run"), help="the checkpoint's")
         if command is apply:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 
-from transformer.pairs import Pair, Pairs, draw
+from transformer.pairs import Pair, Pairs, draw_pairs
 
 # Ways of writing a symbol, with their weights. What stands after a point is not shown in the tree.
 RULES: dict[str, tuple[tuple[int, str], ...]] = {
@@ -66,9 +66,9 @@ class Tree:
 Bracket = tuple[str, int, int]  # a label, the first word, and the one behind the last
 
 
-def sentences(train: int, test: int, seed: int) -> Pairs:
+def sentences(train: int, asked: int, seed: int) -> Pairs:
     """Draw different sentences with their trees; a sentence's own hash holds it out."""
-    return Pairs(draw(train, False, seed, _one), draw(test, True, seed, _one))
+    return draw_pairs(train, asked, seed, _one)
 
 
 def grow(symbol: str, rng: random.Random) -> Tree:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from num2words import num2words
 
-from transformer.pairs import Pair, Pairs, draw
+from transformer.pairs import Pair, Pairs, draw_pairs
 
 DIGITS = 6  # names go up to 999,999
 CURRENCIES = ("EUR", "USD", "GBP")
@@ -29,9 +29,9 @@ class Form(StrEnum):
     CURRENCY = "currency"
 
 
-def number_names(train: int, test: int, seed: int) -> Pairs:
-    """Draw different pairs for training, and for the test from the numbers held out."""
-    return Pairs(draw(train, False, seed, _one), draw(test, True, seed, _one))
+def number_names(train: int, asked: int, seed: int) -> Pairs:
+    """Draw different pairs to learn from, and to ask for of the numbers held out."""
+    return draw_pairs(train, asked, seed, _one)
 
 
 def held_out(number: int) -> bool:

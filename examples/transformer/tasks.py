@@ -14,7 +14,7 @@ from transformer.train import Plan
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How its pairs are drawn (train, test, seed), how it is learnt, how its results are scored."""
+    """How pairs are drawn (to learn from, to ask for, seed), learnt, and how results are scored."""
 
     plan: Plan
     pairs: Callable[[int, int, int], Pairs]

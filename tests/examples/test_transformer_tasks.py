@@ -20,11 +20,11 @@ _NUMBER = {num2words(n, to=form): n for n in range(1000) for form in ("cardinal"
 
 def test_a_held_out_number_is_learnt_in_no_form():
     pairs = number_names(1500, 150, seed=3)
-    for kept, found in ((False, pairs.train), (True, pairs.held_out)):
+    for kept, found in ((False, pairs.train), (True, pairs.development), (True, pairs.test)):
         known = [n for pair in found if (n := _whole(pair.source)) is not None]
         assert len(known) > 20
         assert {held_out(n) for n in known} == {kept}
-    assert len({p.source for p in (*pairs.train, *pairs.held_out)}) == 1650
+    assert len({p.source for p in (*pairs.train, *pairs.development, *pairs.test)}) == 1800
     assert number_names(20, 5, seed=3).train == pairs.train[:20]
 
 
@@ -73,8 +73,11 @@ def test_every_sentence_has_one_tree():
 
 def test_no_held_out_sentence_is_learnt():
     pairs = sentences(2000, 200, seed=0)
-    assert not {p.source for p in pairs.train} & {p.source for p in pairs.held_out}
-    for pair in pairs.held_out:
+    known, learnt = ({p.source for p in each} for each in (pairs.development, pairs.train))
+    tested = {p.source for p in pairs.test}
+    assert not learnt & (known | tested)
+    assert not known & tested
+    for pair in (*pairs.development, *pairs.test):
         found = brackets(pair.target)
         assert found["S", 0, len(pair.source.split())] == 1
 
