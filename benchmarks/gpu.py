@@ -34,6 +34,7 @@ from torch import Tensor
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
+_FLUSH_SECONDS = 50e-6  # it takes no less
 _ROUNDS = (10, 200)  # at least, at most
 _HOST_CALLS, _HOST_ROUNDS = 20, 7
 _SLEEP = 20_000_000  # cycles, some 10 ms: longer than the host takes for those calls
@@ -199,10 +200,12 @@ def _read_work() -> Run:
 def _interleave(runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
     """Return the seconds of each run with a cold L2 cache.
 
-    A run is enqueued behind large writes, so that what the host takes to launch it is hidden.
+    A run is enqueued behind large writes, for as long as the host took to launch it the turn
+    before and more, so that this is hidden.
     """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     times: dict[str, list[float]] = {name: [] for name in runs}
+    writes = dict.fromkeys(runs, 4)
     least, most = _ROUNDS
     start = time.monotonic()
     for turn in range(most):
@@ -210,10 +213,12 @@ def _interleave(runs: Mapping[str, Run], seconds: float) -> dict[str, list[float
             break
         for name, run in runs.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            for _ in range(4):
+            for _ in range(writes[name]):
                 flush.fill_(turn)
             begin.record()
+            called = time.perf_counter()
             run()
+            writes[name] = 4 + int((time.perf_counter() - called) / _FLUSH_SECONDS)
             end.record()
             end.synchronize()
             if turn > 1:  # clocks and caches of the host settle

@@ -149,13 +149,15 @@ CASE(pack_f16) {
 // Every pair of neighbouring codes of 8-bit floats.
 __global__ void eight_bits_kernel(float* out) {
   const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
-  const uint32_t pair = i | ((i + 1) & 0xff) << 8 | 0xabcd0000u;
-  const Pair e4m3 = unpack<Half>(halves_of_e4m3(pair));
-  const Pair e5m2 = unpack<Half>(halves_of_e5m2(pair));
-  out[i * 4] = e4m3.low;
-  out[i * 4 + 1] = e4m3.high;
-  out[i * 4 + 2] = e5m2.low;
-  out[i * 4 + 3] = e5m2.high;
+  const uint32_t pair = i | ((i + 1) & 0xff) << 8, lower = pair | 0xabcd0000u;
+  const uint32_t upper = inner_bytes_swapped((pair & 0xff00) << 16 | 0x00cd00abu | (i & 0xff) << 8);
+  const Pair pairs[4] = {unpack<Half>(halves_of_e4m3(lower)), unpack<Half>(halves_of_e5m2(lower)),
+                         unpack<Half>(upper_halves_of_e4m3(upper)),
+                         unpack<Half>(upper_halves_of_e5m2(upper))};
+  for (int n = 0; n < 4; ++n) {
+    out[i * 8 + 2 * n] = pairs[n].low;
+    out[i * 8 + 2 * n + 1] = pairs[n].high;
+  }
 }
 CASE(eight_bits) {
   return launch(eight_bits_kernel, dim3(8), 32, 0, stream, static_cast<float*>(out));

@@ -3,12 +3,14 @@
 Maps `PlanParts` to `Level`s: tables as kernels take them, positions that go on from part to part.
 Where no row's request or position can matter to what a part gives it, the rows that share the part
 are one request, and its keys are read once for all of them; else every request reads them itself.
+Where no head can matter either, the heads that share keys are rows too: a GPU reads keys once for
+all rows of a tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from attnlang.ir.nodes import Scalar, Variant
 from attnlang.ir.traverse import walk
-from attnlang.ops.part_core import ignores_rows, mask_is_positional
+from attnlang.ops.paged_kv import nhd
+from attnlang.ops.part_core import ignores_heads, ignores_rows, mask_is_positional
 from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
 from attnlang.symbolic.masks import FULL, MaskEnv, verdicts_of
 
@@ -32,6 +35,7 @@ class Level:
     keys: PartKeys
     q_offset: Ints | None
     kv_offset: Ints | None
+    stacked: int = 1  # heads that are rows: those of `keys` are as many times the query's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +51,12 @@ def make_levels(
     parts: PlanParts,
     positions: Positions,
     numbers: Mapping[str, bool | int | float],
+    stackable: int = 1,
 ) -> tuple[Level, ...]:
-    """Return the calls of a plan of several parts; `numbers` are the mask's, as far as known."""
+    """Return the calls of a plan of several parts; `numbers` are the mask's, as far as known.
+
+    `stackable`: query heads that may be rows; 1: none are to be.
+    """
     kv_offset = positions.kv_offset
     groups = ignores_rows(core) and mask_is_positional(core)
     read = {e.name for e in walk(core.mask) if isinstance(e, Scalar)}
@@ -59,12 +67,21 @@ def make_levels(
         if shared:
             first = np.searchsorted(of, np.arange(part.requests))
             own = kv_offset[np.minimum(first, max(parts.requests - 1, 0))]
-            levels.append(Level(i, True, part, own + part.lens, own))
+            stacked = _stacked(core, part, stackable)
+            keys = replace(part, q_starts=part.q_starts * stacked)
+            levels.append(Level(i, True, keys, own + part.lens, own, stacked))
         else:
             keys = part.for_requests(of, parts.q_starts)
             levels.append(Level(i, False, keys, positions.q_offset, kv_offset))
         kv_offset = kv_offset + part.lens[of]
     return tuple(levels)
+
+
+def _stacked(core: Variant, part: PartKeys, heads: int) -> int:
+    """Return how many of so many query heads are rows of one."""
+    if part.cache is None or not ignores_heads(core):
+        return 1
+    return max(heads // nhd(part.cache.k_pages, part.cache.layout).shape[2], 1)
 
 
 def _sees_all(

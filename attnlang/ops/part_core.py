@@ -126,6 +126,16 @@ def ignores_rows(core: Variant) -> bool:
     )
 
 
+def ignores_heads(core: Variant) -> bool:
+    """Whether nothing depends on which query head a row is of, but through its keys' head."""
+    roots = [r for r in _core_roots(core) if r is not core.mask]
+    sizes = [d for p in core.params if isinstance(p, TensorParam) for d in p.dims]
+    return not any(
+        (isinstance(e, Coord) and e.name == CoordName.H) or (isinstance(e, Size) and e.name == "HQ")
+        for e in walk(*roots, *sizes)
+    )
+
+
 def mask_is_positional(core: Variant) -> bool:
     """Whether the mask reads nothing but positions and numbers."""
     return not any(

@@ -81,6 +81,20 @@ class _State:
     row_sum: Tensor | None  # [sum Q, HQ, 1]; None where nothing reads it
     largest: Tensor | None
 
+    def unstacked(self, stacked: int) -> _State:
+        """Return the state with heads where so many of them were rows."""
+        if stacked == 1:
+            return self
+
+        def unstack(x: Tensor) -> Tensor:
+            rows, heads, *width = x.shape
+            apart = x.reshape(rows // stacked, stacked, heads, *width).transpose(1, 2)
+            return apart.reshape(rows // stacked, heads * stacked, *width)
+
+        lse = None if self.lse is None else unstack(self.lse)
+        row_sum = None if self.row_sum is None else unstack(self.row_sum)
+        return _State(unstack(self.out), lse, row_sum, self.largest)
+
     def merged(self, other: _State) -> _State:
         """Return the state of both sets of keys, in this one's memory."""
         own, others = ([s.out] if s.row_sum is None else [s.out, s.row_sum] for s in (self, other))
@@ -93,6 +107,13 @@ class _State:
         if self.largest is not None and other.largest is not None:
             largest = torch.maximum(self.largest, other.largest)
         return replace(self, lse=lse, largest=largest)
+
+
+def _stacked(q: Tensor, heads: int) -> Tensor:
+    """Return q [sum Q, HQ, D] with the heads that share keys as rows: [sum Q * heads, HKV, D]."""
+    rows, all_heads, width = q.shape
+    apart = q.reshape(rows, all_heads // heads, heads, width).transpose(1, 2)
+    return apart.reshape(rows * heads, all_heads // heads, width)
 
 
 def run_parts(
@@ -119,13 +140,14 @@ def run_parts(
     state: _State | None = None
     for level, tables, pools in calls:
         core = cores.shared if level.shared else cores.masked
-        out, lse, largest = call_level(core, tables, level.part, pools, q, values, wide)
+        rows_q = q if level.stacked == 1 else _stacked(q, level.stacked)
+        out, lse, largest = call_level(core, tables, level.part, pools, rows_q, values, wide)
         row_sum = None
         if sums:
             bare = replace(wide, return_max=False)
             adder = cores.sums[int(level.shared)]
-            row_sum, _, _ = call_level(adder, tables, level.part, pools, q, values, bare)
-        found = _State(out, lse, row_sum, largest)
+            row_sum, _, _ = call_level(adder, tables, level.part, pools, rows_q, values, bare)
+        found = _State(out, lse, row_sum, largest).unstacked(level.stacked)
         state = found if state is None else state.merged(found)
     assert state is not None
     row_sum = state.row_sum

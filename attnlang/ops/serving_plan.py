@@ -274,7 +274,7 @@ class Plan:
         if options.share_prefixes:
             parts, merged = self._shared(parts, positions)
         if merged:
-            levels = make_levels(cores_of(self._variant).masked.ir, parts, positions, self._numbers)
+            levels = self._levels(parts, positions)
         else:
             keys = parts.parts[0].for_requests(parts.of[0], parts.q_starts)
             default = options.q_offset is None
@@ -332,10 +332,16 @@ class Plan:
             seen = np.searchsorted(part.q_starts, parts.q_starts[:-1], side="right") - 1
             of.append(np.minimum(seen, part.requests - 1))
         split = PlanParts(parts.q_starts, found, tuple(of))
-        levels = make_levels(cores_of(self._variant).masked.ir, split, positions, self._numbers)
+        levels = self._levels(split, positions)
         if not all(level.shared for level in levels[:-1]):
             return parts, False
         return split, True
+
+    def _levels(self, parts: PlanParts, positions: Positions) -> tuple[Level, ...]:
+        core = cores_of(self._variant).masked.ir
+        on_gpu = self._buffers is not None and self._buffers.whole
+        heads = self._options.num_q_heads if on_gpu else 1
+        return make_levels(core, parts, positions, self._numbers, heads)
 
     @property
     def _numbers(self) -> dict[str, bool | int | float]:

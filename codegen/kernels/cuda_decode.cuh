@@ -28,15 +28,17 @@ constexpr bool kSharesRows = [] {
 // Eight warps of a multiprocessor have some 192 KiB of keys and values on their way between them,
 // in one block or in two; 128 KiB where a block may not have 100. One: fewer parts of the keys keep
 // memory as busy, and wait for their merge. Two: one works while the other starts or ends an item.
-// `entry`: bytes of one that is stored.
+// `entry`: bytes of one that is stored. Of narrow ones twelve warps, in three blocks: they have
+// more to do for each byte.
 template <int kD, int kDV>
 constexpr Sm80Shape decode_shape(bool large, int blocks, int entry = 2) {
   constexpr bool kWide = kD + kDV > 320;
   large = large && !kWide;
+  if (large && entry == 1 && kD + kDV <= 256) blocks = 3;
   Sm80Shape shape{.row_warps = 1,
-                  .key_warps = kWide   ? 2
-                               : large ? 8 / blocks
-                                       : 4,
+                  .key_warps = kWide                  ? 2
+                               : large && blocks == 1 ? 8
+                                                      : 4,
                   .value_warps = (kDV + 255) / 256,
                   .row_tiles = 1,
                   .key_tile = 0,

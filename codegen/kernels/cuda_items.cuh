@@ -29,6 +29,8 @@ struct Item {
 constexpr int kProcessors = 132;  // multiprocessors that cuts are made for; others do as well
 // Keys whose part is worth its merge: of few rows, and of many.
 constexpr int kLeastOfFew = 512, kLeastOfMany = 256;
+// Keys in whose time a block starts and ends an item of few rows, beside another one at work.
+constexpr int kStartOfFew = 256;
 
 // The parts that each item's keys are cut into, at most `most`: the fewest that leave at most a
 // tenth of the `at_once` blocks that run together idle in the last round.

@@ -127,6 +127,7 @@ class PackedAttention {
   using Launch = PackedWork<Variant, Element>;
   using FewItems = FewRows<Few::kRows>;
   using OfFew = PackedLaunch<Few, FewItems, Variant, Element>;
+  static constexpr int64_t kScheduledBytes = 256 << 20;  // of keys and values
   static constexpr Parts kWhole{.count = 1, .done = nullptr, .states = nullptr};
 
  public:
@@ -217,11 +218,21 @@ class PackedAttention {
       if (wrong != nullptr) return wrong;
       return OfMany::scheduled(call, work, many, schedule + OfFew::ints(few), states);
     }
-    const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
+    if (makes_schedule(call)) {
+      void* made = workspace.take(OfFew::ints(few) * sizeof(int32_t));
+      void* states = workspace.take(OfFew::state_bytes(few));
+      if (runs) {
+        const Launch work = work_of(call, problem, kWhole);
+        auto* schedule = static_cast<int32_t*>(made);
+        wrong = OfFew::make_schedule(work, few, schedule, call.stream);
+        if (wrong == nullptr) wrong = OfFew::scheduled(call, work, few, schedule, states);
+      }
+    } else {
+      const Parts parts = take_parts<kDV>(workspace, few, Few::kRows, parts_of_few(call));
+      if (runs) wrong = OfFew::even(call, work_of(call, problem, parts), few, nullptr);
+    }
     void* queue = workspace.take(OfMany::kQueueBytes);
-    if (!runs) return nullptr;
-    wrong = OfFew::even(call, work_of(call, problem, parts), few, nullptr);
-    if (wrong != nullptr) return wrong;
+    if (!runs || wrong != nullptr) return wrong;
     return OfMany::even(call, work_of(call, problem, kWhole), many, queue);
   }
 
@@ -259,8 +270,17 @@ class PackedAttention {
             .requests = Requests(call)};
   }
 
-  // As many parts as suit requests of the average lengths: without a schedule nobody knows each
-  // one's. Where the average is a prompt's, those of few rows are taken to have one.
+  // Without a plan nobody on the host knows requests' lengths: where few rows read many keys, the
+  // GPU makes a schedule for this call alone.
+  static bool makes_schedule(const Call& call) {
+    const int64_t requests = call.packed->requests;
+    const int64_t entry = kIsNarrow<Rows> ? 1 : sizeof(Element);
+    const int64_t bytes = key_rows(call) * call.k.size[1] * (kD + kDV) * entry;
+    const bool few = call.q.size[2] <= requests * kDecodeQueries;
+    return few && requests > 1 && bytes >= kScheduledBytes;
+  }
+  // As many parts as suit requests of the average lengths. Where the average is a prompt's, those
+  // of few rows are taken to have one.
   static int parts_of_few(const Call& call) {
     const int64_t requests = call.packed->requests, unit = unit_of(call);
     const int64_t mean = (call.q.size[2] + requests - 1) / requests;

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
 
 constexpr int kCostWarps = 4;
 
-// A warp an item: the key tiles that it visits, and one for its start.
+// A warp an item: the key tiles that it visits, and those that its start takes the time of.
 template <class Kernel, class Items, class Variant, class Element>
 __global__ void __launch_bounds__(kCostWarps* kWarp)
     cost_kernel(const __grid_constant__ PackedWork<Variant, Element> work, int32_t* costs,
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kCostWarps* kWarp)
   Item item{};
   int cost = 0;
   if (Items::find(work, index, rows, item)) {
-    cost = 1 + Kernel::tiles(of_request(work.all, rows), item);
+    cost = Kernel::kStartTiles + Kernel::tiles(of_request(work.all, rows), item);
   }
   if (threadIdx.x % kWarp == 0) costs[index] = cost;
 }
@@ -193,6 +193,7 @@ struct PackedSchedule {
                   DealWork{.schedule = made,
                            .state_bytes = state_bytes(items),
                            .least = Kernel::kLeastPiece,
+                           .start = Kernel::kStartTiles,
                            .may_be_whole = may_be_whole(items)});
   }
 

@@ -1,12 +1,13 @@
 // Schedules of packed calls: every block that runs at once gets the same number of key tiles, of
 // one item or of several in turn, whatever the requests' lengths are and the mask hides.
 //
-// Items lie one after another on a line, each as long as the key tiles that its rows visit and one
-// more, for its start; the line is cut into equal shares, one a block. An item that a cut goes
-// through is done in pieces, whose states meet in key order. No cut leaves a piece of fewer tiles
-// than are worth a merge. Everything is counted on the GPU, where lengths lie: the host waits for
-// nothing, and a captured graph needs it for nothing. What one knows of a schedule on the host are
-// bounds: no block has more than two pieces of items that it shares with others.
+// Items lie one after another on a line, each as long as the key tiles that its rows visit and some
+// more, for its start, in whose time so many would be done; the line is cut into equal shares, one
+// a block. An item that a cut goes through is done in pieces, whose states meet in key order. No
+// cut leaves a piece of fewer tiles than are worth a merge. Everything is counted on the GPU, where
+// lengths lie: the host waits for nothing, and a captured graph needs it for nothing. What one
+// knows of a schedule on the host are bounds: no block has more than two pieces of items that it
+// shares with others.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,7 @@ struct Pieces {
 struct Shares {
   int64_t share;  // above `least`
   int64_t least;  // tiles that are worth a merge
+  int64_t start;  // of each item's units, those that are not tiles
 
   ATTNLANG_HD Pieces pieces(int64_t begin, int64_t end) const {
     const int64_t units = end - begin;
@@ -66,16 +68,19 @@ struct Schedule {
   // and blocks at work together have keys in common.
   static constexpr int64_t kEnough = 4;
   static constexpr int32_t kKind = 0x61747302;
+  static constexpr int64_t kSharesInts = sizeof(Shares) / sizeof(int32_t);
 
   int32_t* data;
   int32_t items, blocks;  // items that there may be; blocks at once
 
   static ATTNLANG_HD int64_t ints(int64_t items, int64_t blocks) {
-    return (header + 4 + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
+    return (header + kSharesInts + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
   }
   ATTNLANG_HD Shares& shares() const { return *reinterpret_cast<Shares*>(data + header); }
-  ATTNLANG_HD int64_t* begins() const { return reinterpret_cast<int64_t*>(data + header + 4); }
-  ATTNLANG_HD int32_t* which() const { return data + header + 4 + 2 * (items + 1); }
+  ATTNLANG_HD int64_t* begins() const {
+    return reinterpret_cast<int64_t*>(data + header + kSharesInts);
+  }
+  ATTNLANG_HD int32_t* which() const { return data + header + kSharesInts + 2 * (items + 1); }
   ATTNLANG_HD int32_t* firsts() const { return which() + items; }
   ATTNLANG_HD int32_t* costs() const { return firsts() + blocks; }
 };
@@ -106,7 +111,8 @@ ATTNLANG_DEVICE Cut cut_of(const Schedule& schedule, const PieceStates& states, 
   if (pieces.count == 1) return Cut::whole();
   const Shares& shares = schedule.shares();
   const auto tile = [&](int at) {
-    return static_cast<int32_t>(greatest<int64_t>(shares.before(begin, pieces, at) - 1, 0));
+    const int64_t before = shares.before(begin, pieces, at) - shares.start;
+    return static_cast<int32_t>(greatest<int64_t>(before, 0));
   };
   return {.part = piece,
           .count = pieces.count,
@@ -192,6 +198,7 @@ struct DealWork {
   Schedule schedule;  // with the costs of the items that there may be; 0: there is none
   int64_t state_bytes;
   int64_t least;      // tiles that are worth a merge
+  int64_t start;      // what costs count for an item's start
   bool may_be_whole;  // there is a block for each item that there may be
 };
 
@@ -217,7 +224,8 @@ struct DealWork {
     begin += costs[i], ++n;
   }
   const int64_t mean = (units + schedule.blocks - 1) / schedule.blocks;
-  const Shares shares{.share = greatest(mean, work.least + 1), .least = work.least};
+  const Shares shares{
+      .share = greatest(mean, work.least + 1), .least = work.least, .start = work.start};
   if (thread == 0) begins[count] = units, schedule.shares() = shares;
   __threadfence();
   __syncthreads();
@@ -258,8 +266,12 @@ struct DealWork {
   }
   shared[thread] = largest;
   __syncthreads();
+  for (int half = kDealThreads / 2; half > 0; half /= 2) {
+    if (thread < half) shared[thread] = greatest(shared[thread], shared[thread + half]);
+    __syncthreads();
+  }
   if (thread != 0) return;
-  for (int i = 1; i < kDealThreads; ++i) largest = greatest(largest, shared[i]);
+  largest = shared[0];
   int32_t* data = schedule.data;
   data[Schedule::kind] = Schedule::kKind;
   data[Schedule::chunks] = static_cast<int32_t>(all_chunks);

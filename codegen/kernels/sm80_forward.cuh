@@ -35,16 +35,19 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
   using Block::area, Block::keys, Block::last_part, Block::queries, Block::ranges, Block::values;
   using Block::column_at, Block::load_tile, Block::seek, Block::selects, Block::wait_for_loaders;
   using Block::find_item_ranges, Block::kStateBytes, Block::verdict_of, Block::visited;
+  using Block::halve_queries, Block::kHalvesWeights, Block::kWeightScale, Block::scales;
   using Block::item_, Block::keys_, Block::params_, Block::work_;
   using Block::kAlone, Block::kSeeks, Block::kWidensKeys, Block::kWidensValues;
-  using Block::key_scale_, Block::key_warp_, Block::lane_, Block::row_warp_, Block::value_warp_;
+  using Block::key_warp_, Block::lane_, Block::row_warp_, Block::value_warp_;
   using Block::kPacked, Block::kStages, Block::kRowTiles, Block::kSteps;
   using Block::kWarpKeys, Block::kWarpValues, Block::kWarps, Block::kWithin;
+  using typename Block::KeyProduct;
   using typename Block::Request;
   using typename Block::Results;
   using typename Block::Rows;
+  using typename Block::ValueProduct;
   static constexpr bool kQueriesStay =
-      kRowTiles == 1 && kD <= (kPacked ? 128 : 64);  // in registers
+      kRowTiles == 1 && kD <= (kPacked ? 128 : 64) && kShape.blocks <= 2;  // in registers
 
  public:
   using Block::kRows, Block::kThreads, Block::kKeyTile, Block::kBlocks, Block::kSharedBytes;
@@ -52,6 +55,10 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
   using typename Block::Params;
   // Key tiles whose part is worth its merge.
   static constexpr int kLeastPiece = (kShape.packed ? kLeastOfFew : kLeastOfMany) / kKeyTile;
+  // Key tiles in whose time an item starts and ends: tables, queries and first keys come one after
+  // another.
+  static constexpr int kStartTiles =
+      kShape.packed && kStartOfFew > kKeyTile ? kStartOfFew / kKeyTile : 1;
   static constexpr int kCounters = 1;
 
   static ATTNLANG_DEVICE void run(const Launch& work) {
@@ -133,7 +140,8 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
     KeyTile coming = list.next();
     Pages::Slot sought = seek(coming);
     uint32_t q[kQueriesStay ? kSteps : 1][kRowTiles][4];
-    int stage = 0;  // where the tile goes that is loaded next
+    float scale[2] = {1.0f, 1.0f};  // of the dots of the thread's rows with 8-bit keys
+    int stage = 0;                  // where the tile goes that is loaded next
     for (int turn = 1 - kStages;; ++turn) {
       if (turn >= 0) {
         if (!ahead[0].valid()) break;
@@ -141,6 +149,10 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
         wait_for_loaders();  // the tile is there, and every warp is done with the one before
         if (turn == 0) {
           if constexpr (kAlone) __syncthreads();
+          if constexpr (kWidensKeys) {
+            halve_queries();
+            scale[0] = scales()[lane_ / 4], scale[1] = scales()[lane_ / 4 + 8];
+          }
           load_kept_queries(q);
         }
       }
@@ -153,8 +165,8 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
       cp_async_commit();
       stage = stage + 1 == kStages ? 0 : stage + 1;
       if (turn >= 0) {
-        if (ahead[0].masked) compute<true>(rows, ahead[0].k0, stage, q, state);
-        else compute<false>(rows, ahead[0].k0, stage, q, state);
+        if (ahead[0].masked) compute<true>(rows, ahead[0].k0, stage, q, scale, state);
+        else compute<false>(rows, ahead[0].k0, stage, q, scale, state);
       }
 #pragma unroll
       for (int s = 0; s + 2 < kStages; ++s) ahead[s] = ahead[s + 1];
@@ -169,8 +181,7 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
       const int row = (row_warp_ * kRowTiles + i) * 16;
-      if constexpr (kWidensKeys) load_a_for_narrow(a[i], queries(), row, step, lane_);
-      else load_a(a[i], queries(), row, step, lane_);
+      load_a(a[i], queries(), row, step, lane_);
     }
   }
 
@@ -194,17 +205,18 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
       static_assert(kAtOnce == 2 && kRowTiles == 1);
       if (step + 1 < kSteps) {
         const uint32_t* const both[2] = {a[0][0], a[1][0]};
-        multiply_narrow_rows<Element, 2>(dots[0], both, keys(s), first, step, lane_);
+        multiply_narrow_rows<KeyProduct, 2>(dots[0], both, keys(s), first, step, lane_);
       } else {
         const uint32_t* const one[1] = {a[0][0]};
-        multiply_narrow_rows<Element, 1>(dots[0], one, keys(s), first, step, lane_);
+        multiply_narrow_rows<KeyProduct, 1>(dots[0], one, keys(s), first, step, lane_);
       }
     }
   }
 
   template <bool kMasked, int kKept>
   ATTNLANG_DEVICE void compute(const Rows (&rows)[kRowTiles], int k0, int s,
-                               const uint32_t (&q)[kKept][kRowTiles][4], State& state) const {
+                               const uint32_t (&q)[kKept][kRowTiles][4],
+                               [[maybe_unused]] const float (&scale)[2], State& state) const {
     const int first = key_warp_ * kWarpKeys;
     float weights[kRowTiles][kWarpKeys / 2] = {};
     constexpr int kAtOnce = kWidensKeys ? 2 : 1;  // steps
@@ -222,7 +234,7 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
       }
     }
     if constexpr (kWidensKeys) {
-      for (float& dot : weights[0]) dot *= key_scale_;
+      scale_row(0, scale[0], weights[0]), scale_row(1, scale[1], weights[0]);
     }
     const int lane_column = k0 + first + 2 * (lane_ % 4);
     const auto column_of = [&](int n, int c) { return column_at(lane_column + 8 * n + c); };
@@ -230,18 +242,21 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
     for (int i = 0; i < kRowTiles; ++i) {
       weigh<kMasked>(rows[i], column_of, end_of_columns(), weights[i], state.rows[i], state.acc[i]);
     }
+    if constexpr (kHalvesWeights) {
+      for (float& weight : weights[0]) weight *= kWeightScale;
+    }
     const int column = value_warp_ * kWarpValues;
 #pragma unroll
     for (int step = 0; step < kWarpKeys / 16; ++step) {
       uint32_t a[kRowTiles][4];
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) pack_a<Element>(a[i], weights[i], step);
+      for (int i = 0; i < kRowTiles; ++i) pack_a<ValueProduct>(a[i], weights[i], step);
       const int row = first + 16 * step;
       if constexpr (kWidensValues) {
         if constexpr (kWithin >= 0) {
-          multiply_narrow_columns<Element, kWithin>(state.acc[0], a[0], keys(s), row, lane_);
+          multiply_narrow_columns<ValueProduct, kWithin>(state.acc[0], a[0], keys(s), row, lane_);
         } else {
-          multiply_narrow_columns<Element, 0>(state.acc[0], a[0], values(s), row, lane_);
+          multiply_narrow_columns<ValueProduct, 0>(state.acc[0], a[0], values(s), row, lane_);
         }
       } else if constexpr (kWithin >= 0) {
         multiply_columns<kWithin>(state.acc, a, keys(s), row, column, lane_);
@@ -297,7 +312,8 @@ class Sm80Forward : private Sm80ForwardBlock<Variant, Element, kD, kDV, kShape, 
     }
     if constexpr (kWidensValues) {
       const float scale = work_.problem.pages.values.scale(item_.h_kv);
-      for (float& sum : state.acc[0]) sum *= scale;
+      constexpr float kBack = kHalvesWeights ? 1 / kWeightScale : 1.0f;
+      for (float& sum : state.acc[0]) sum = sum * kBack * scale;
     }
     auto* states = reinterpret_cast<float*>(area());
     save_states<kDV, kWidensValues>(warp_part(), state.rows, state.acc,

@@ -69,6 +69,12 @@ class Sm80ForwardBlock {
                                      ? -1
                                      : kValueWithinKey<Variant, kD, kDV>;
   static constexpr bool kWidensValues = kWidens && (kWithin >= 0 ? kPagedKeys : kPagedValues);
+  // Products with what is widened are in halves: with queries times a power of two, and with
+  // weights where none is above 1, times kWeightScale, for the smallest ones' digits.
+  static constexpr bool kHalvesWeights = kWidensValues && Variant::kSoftmax && !Variant::kFactor;
+  using KeyProduct = std::conditional_t<kWidensKeys, Half, Element>;
+  using ValueProduct = std::conditional_t<kHalvesWeights, Half, Element>;
+  static constexpr float kWeightScale = 0x1p15f;
   static constexpr int kSteps = kD / 16;
   static_assert(kWarpKeys % 16 == 0 && kDV % kShape.value_warps == 0 && kWarpValues % 16 == 0);
   static_assert(kD % 16 == 0, "head dimensions are multiples of 16");
@@ -81,9 +87,10 @@ class Sm80ForwardBlock {
   using Results = SharedTile<Element, kDV>;
   using Rows = ThreadRows<Variant, kPacked>;
 
-  // Bytes of shared memory: the ranges and a flag, then queries and stages, then over them what
-  // the rows become.
-  static constexpr int kHeader = (sizeof(TileRanges) + 16 + 127) / 128 * 128;
+  // Bytes of shared memory: the ranges, a flag and what the rows' dots are multiplied by, then
+  // queries and stages, then over them what the rows become.
+  static constexpr int kScaleBytes = kWidensKeys ? kRows * static_cast<int>(sizeof(float)) : 0;
+  static constexpr int kHeader = (sizeof(TileRanges) + 16 + kScaleBytes + 127) / 128 * 128;
   static constexpr int kQueryBytes = Queries::bytes(kRows);
   static constexpr int kKeyBytes = Keys::bytes(kKeyTile);
   static constexpr int kStageBytes = kKeyBytes + (kWithin >= 0 ? 0 : Values::bytes(kKeyTile));
@@ -118,7 +125,6 @@ class Sm80ForwardBlock {
     } else {
       keys_ = extent_.keys;
     }
-    if constexpr (kWidensKeys) key_scale_ = work.problem.pages.keys.scale(item.h_kv);
   }
 
   // --- rows ---
@@ -160,6 +166,9 @@ class Sm80ForwardBlock {
   ATTNLANG_DEVICE int* last_part() const {
     return reinterpret_cast<int*>(shared_ + sizeof(TileRanges));
   }
+  ATTNLANG_DEVICE float* scales() const {
+    return reinterpret_cast<float*>(shared_ + sizeof(TileRanges) + 16);
+  }
   ATTNLANG_DEVICE char* area() const { return shared_ + kHeader; }
   ATTNLANG_DEVICE Queries queries() const { return {reinterpret_cast<Element*>(area())}; }
   ATTNLANG_DEVICE char* stage(int s) const { return area() + kQueryBytes + s * kStageBytes; }
@@ -176,6 +185,16 @@ class Sm80ForwardBlock {
     };
     gather_rows<kRows, kThreads>(queries(), 0, row_of, q.stride[3], q.vectorised,
                                  static_cast<int>(threadIdx.x));
+  }
+
+  // What products with 8-bit keys take of the queries, once these are there; all threads call it.
+  ATTNLANG_DEVICE void halve_queries() const {
+    const float scale = work_.problem.pages.keys.scale(item_.h_kv);
+    for (int r = warp_index(); r < kRows; r += kWarps) {
+      const float back = turn_into_halves(queries(), r, lane_);
+      if (lane_ == 0) scales()[r] = back * scale;
+    }
+    __syncthreads();
   }
 
   ATTNLANG_DEVICE bool selects() const { return kPacked && work_.selection.blocks != nullptr; }
@@ -334,7 +353,6 @@ class Sm80ForwardBlock {
   int lane_, row_warp_, key_warp_, value_warp_;
   int keys_;  // columns to go through: the request's, or those that are selected
   Selection::Row selected_;
-  float key_scale_ = 1.0f;  // of dots with 8-bit floats
 };
 
 }  // namespace attnlang::cuda

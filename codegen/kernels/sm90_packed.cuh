@@ -163,6 +163,7 @@ struct ManyOnWgmma {
   using Work = PackedWork<Variant, Element>;
   static constexpr int kBlocks = 1;
   static constexpr int kLeastPiece = 4;  // key tiles that are worth a merge
+  static constexpr int kStartTiles = 1;
   static constexpr int kCounters = L::kQueryTile / 16;
   static constexpr int64_t kItemFloats = int64_t{L::kQueryTile} * kStateFloats<kDV>;
   static constexpr int64_t kQueueBytes = sizeof(int32_t);  // of what `even` needs

@@ -111,6 +111,36 @@ def test_every_byte_reads_as_torch_reads_it(
         assert torch.equal(out.float().nan_to_num(**finite), want.float().nan_to_num(**finite))
 
 
+def test_queries_of_any_size_meet_keys_of_one_byte(device: str) -> None:
+    """Products with keys of 8 bits take a row of queries times a power of two, as halves."""
+    call = call_of("causal", device, ((1, 70), (2, 40), (3, 90)))
+    rows = torch.tensor([1.0, 2.0**-110, 2.0**60, 0.0, 2.0**15, 2.0**-14])
+    entries = torch.where(torch.arange(HEADS.d) % 5 == 0, 1.0, 2.0**-20)
+    call = replace(call, q=(call.q.float() * rows.reshape(-1, 1, 1) * entries).bfloat16())
+    dtype, scale = torch.float8_e4m3fn, torch.tensor([0.5, 3.0])
+    want = as_stored(call, dtype, scale, None).call(return_lse=True)
+    pool = pool_of(call, 16)
+    k, v = (pool.spread(x, dtype=dtype) for x in (call.k, call.v))
+    assert_near(pool.run(k, v, k_scale=scale), want)
+
+
+def test_many_small_weights_beside_a_large_one(device: str) -> None:
+    """Weights near 2^-29 of the largest, which a half cannot hold, decide what out is."""
+    call = call_of("causal", device, ((1, 500),))
+    q, k = torch.zeros_like(call.q), torch.zeros_like(call.k)
+    q[..., 0], k[..., 0] = HEADS.d**0.5, -12.0
+    k[7, :, 0] = 8.0
+    v = torch.full_like(call.v, 448.0)
+    v[7] = 0.0
+    call = replace(call, q=q, k=k, v=v)
+    want = call.call(return_lse=True)
+    pool = pool_of(call, 16)
+    for dtype in FP8:
+        got = pool.run(*(pool.spread(x, dtype=dtype) for x in (k, v)))
+        torch.testing.assert_close(got[0], want[0], rtol=2e-2, atol=0)
+        assert (got[0] > 0).all()
+
+
 def test_a_plan_of_pages_of_one_byte(device: str) -> None:
     call = call_of("causal", device)
     (q, *_) = call.vectors()

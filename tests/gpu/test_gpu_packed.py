@@ -32,6 +32,7 @@ SPECS = {
         " score = cap * tanh(score / cap)\n"
         " mask = kv_idx <= q_idx and q_idx - kv_idx < window_size\n"
     ),
+    "heads": "attention paged_heads(gain: float[HQ]):\n score = score * gain[h]\n mask = causal\n",
     "sink": (
         "attention paged_sink(sink: float[HQ]):\n"
         " mask = causal\n weights = softmax(score, sink=sink[h])\n"
@@ -55,6 +56,7 @@ def call_of(
     params: dict[str, object] = {
         "hidden": {"seen": torch.rand(b, kv, generator=g) < 0.7},
         "sink": {"sink": torch.randn(HEADS.hq, generator=g)},
+        "heads": {"gain": torch.rand(HEADS.hq, generator=g)},
         "offsets": {
             "first": torch.randint(0, 9, (b, q), generator=g), "gain": torch.rand(b, generator=g)
         },
@@ -378,8 +380,15 @@ def test_an_update_sees_what_the_mask_reads_of_fewer_requests_than_the_maximum(
     assert plan.balance != before
 
 
-@pytest.mark.parametrize("name", ["causal", pytest.param("sink", marks=pytest.mark.slow)])
-def test_shared_prefixes_are_merged(name: str, device: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "stacked"),
+    [
+        ("causal", HEADS.hq // HEADS.hkv),
+        pytest.param("sink", HEADS.hq // HEADS.hkv, marks=pytest.mark.slow),
+        pytest.param("heads", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_shared_prefixes_are_merged(name: str, stacked: int, device: str) -> None:
     g = torch.Generator().manual_seed(3)
     k, v = (
         torch.randn(12, 16, HEADS.hkv, d, generator=g).bfloat16().to(device)
@@ -389,12 +398,14 @@ def test_shared_prefixes_are_merged(name: str, device: str) -> None:
     cache = attnlang.PagedKV(k, v, torch.tensor([0, 4, 9, 13]), indices, torch.tensor([3, 16, 1]))
     q = torch.randn(3, HEADS.hq, HEADS.d, generator=g).bfloat16().to(device)
     variant = attnlang.loads(SPECS[name])
-    params = {"sink": torch.linspace(-1, 1, HEADS.hq).to(device)} if name == "sink" else {}
+    values = {"sink": torch.linspace(-1, 1, HEADS.hq), "heads": torch.linspace(0, 2, HEADS.hq)}
+    params = {p.name: values[name].to(device) for p in variant.ir.params}
     plans = [
         variant.plan(torch.arange(4), cache, num_q_heads=HEADS.hq, share_prefixes=share)
         for share in (False, True)
     ]
     assert "shared" in repr(plans[1])
+    assert [level.stacked for level in plans[1]._step.levels] == [stacked, 1]
     one, many = (plan.run(q, return_lse=True, **params) for plan in plans)
     torch.testing.assert_close(many[0], one[0], atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(many[1], one[1], atol=1e-3, rtol=1e-3)

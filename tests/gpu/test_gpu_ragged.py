@@ -54,6 +54,20 @@ def test_float16(name: str, device: str) -> None:
     call.check(*results(call))
 
 
+def test_the_gpu_makes_a_schedule_where_keys_are_many(device: str) -> None:
+    """256 MiB of keys and values, nearly all of a request without queries."""
+    call = make("causal", device, lengths=((1, 40), (3, 900), (2, 7), (1, 0), (20, 90)))
+    rows = (256 << 20) // (HEADS.hkv * (HEADS.d + HEADS.dv) * 2) + 1
+    q, *pools = call.vectors()
+    keys = [torch.full((rows, *x.shape[1:]), math.nan, dtype=x.dtype, device=device) for x in pools]
+    for all_rows, own in zip(keys, pools, strict=True):
+        all_rows[: own.shape[0]] = own
+    indptr = (call.q_indptr, len(call.q)), (call.kv_indptr, rows)
+    offsets = [torch.cat([x, x.new_tensor([end])]).to(device) for x, end in indptr]
+    out, lse = call.variant.ragged(q, *keys, *offsets, return_lse=True)
+    call.check(out.cpu(), lse.cpu())
+
+
 def test_a_request_is_what_it_would_be_alone(device: str) -> None:
     call = make("rows", device)
     out, lse, top = call.call(return_lse=True, return_max=True)

@@ -91,6 +91,11 @@ inline uint32_t halves_of_e4m3(uint32_t x) {
   return half(x & 0xff) | half(x >> 8 & 0xff) << 16;
 }
 inline uint32_t halves_of_e5m2(uint32_t x) { return (x & 0xff) << 8 | (x & 0xff00) << 16; }
+inline uint32_t upper_halves_of_e4m3(uint32_t x) { return halves_of_e4m3(x >> 16); }
+inline uint32_t upper_halves_of_e5m2(uint32_t x) { return halves_of_e5m2(x >> 16); }
+inline uint32_t inner_bytes_swapped(uint32_t x) {
+  return (x & 0xff0000ff) | (x & 0xff00) << 8 | (x & 0xff0000) >> 8;
+}
 
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }

@@ -1,9 +1,10 @@
 // Products with 8-bit floats: rows lie in shared memory as they are stored, and are widened in
-// registers on their way to mma.m16n8k16.
+// registers on their way to mma.m16n8k16. To halves, which hold each of them, wherever the other
+// operand can be halves too: one instruction for two entries where bfloat16 takes four.
 //
 // A matrix load takes pairs of bytes for entries. Of keys (rows of B^T) a lane so receives four
 // neighbouring entries of a row where two and two would be wanted: as a sum's order is free, the
-// rows of A are read in the same order (`load_a_for_narrow`). Of values it receives, transposed,
+// rows of A are brought into the same order (`turn_into_halves`). Of values it receives, transposed,
 // two neighbouring columns of two rows: they become the operands of two products, of the even
 // columns and of the odd ones (`narrow_column`).
 #pragma once
@@ -21,52 +22,64 @@ namespace attnlang::cuda {
 template <class T>
 constexpr bool kIsNarrow = std::is_same_v<T, E4m3> || std::is_same_v<T, E5m2>;
 
-// Two entries that lie in the low half of a word, as halves.
-template <class Narrow>
-ATTNLANG_DEVICE uint32_t halves_of(uint32_t bits) {
-  if constexpr (std::is_same_v<Narrow, E4m3>) return halves_of_e4m3(bits);
-  else return halves_of_e5m2(bits);
-}
-
-// The same as entries of a product.
-template <class Element, class Narrow>
-ATTNLANG_DEVICE uint32_t widened(uint32_t bits) {
-  const uint32_t halves = halves_of<Narrow>(bits);
-  if constexpr (std::is_same_v<Element, Half>) return halves;
-  const Pair pair = unpack<Half>(halves);
-  return pack<Element>(pair.low, pair.high);
-}
-
-// Entries 0 and 2, and 1 and 3, of the four of a word.
-struct EvenOdd {
-  uint32_t even, odd;
+// The four entries of a word as entries of a product: its lower two and its upper two.
+struct Widened {
+  uint32_t lower, upper;
 };
 template <class Element, class Narrow>
-ATTNLANG_DEVICE EvenOdd widened_apart(uint32_t bits) {
-  const uint32_t low = halves_of<Narrow>(bits), high = halves_of<Narrow>(bits >> 16);
-  if constexpr (std::is_same_v<Element, Half>) {
-    return {(low & 0xffffu) | high << 16, low >> 16 | (high & 0xffff0000u)};
+ATTNLANG_DEVICE Widened widened(uint32_t word) {
+  Widened four;
+  if constexpr (std::is_same_v<Narrow, E4m3>) {
+    four = {halves_of_e4m3(word), upper_halves_of_e4m3(word)};
+  } else {
+    four = {halves_of_e5m2(word), upper_halves_of_e5m2(word)};
   }
-  const Pair first = unpack<Half>(low), second = unpack<Half>(high);
-  return {pack<Element>(first.low, second.low), pack<Element>(first.high, second.high)};
+  if constexpr (!std::is_same_v<Element, Half>) {
+    const Pair lower = unpack<Half>(four.lower), upper = unpack<Half>(four.upper);
+    four = {pack<Element>(lower.low, lower.high), pack<Element>(upper.low, upper.high)};
+  }
+  return four;
 }
 
-// The A operand of rows [row, row + 16) for a step of 16 narrow entries: places 2t and 2t + 8 of a
-// thread have entries 4t and 4t + 2.
+// Row `row` of `tile` becomes, in its place, what multiplies narrow rows: halves, times the power of
+// two that brings the largest below 2^15 (of bfloat16 no bit is lost but of entries 2^31 times
+// smaller), and of each step of 16 the entries 4t, 4t + 1 at 2t, 4t + 2 and 4t + 3 at 2t + 8. A
+// warp's work; returns what takes products back.
 template <class Element, int kWidth>
-ATTNLANG_DEVICE void load_a_for_narrow(uint32_t (&a)[4], SharedTile<Element, kWidth> tile, int row,
-                                       int step, int lane) {
-  const int g = lane / 4, t = lane % 4;
+ATTNLANG_DEVICE float turn_into_halves(SharedTile<Element, kWidth> tile, int row, int lane) {
+  constexpr int kPairs = kWidth / 2, kEach = (kPairs + kWarp - 1) / kWarp;
+  const auto pair_at = [&](int i) -> uint32_t& {
+    return reinterpret_cast<uint32_t*>(tile.chunk(row, i / 4))[i % 4];
+  };
+  uint32_t pairs[kEach], largest = 0;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const Element* entries = tile.chunk(row + g + 8 * i, 2 * step + t / 2) + t % 2 * 4;
-    const uint2 four = *reinterpret_cast<const uint2*>(entries);
-    a[i] = four.x, a[i + 2] = four.y;
+  for (int n = 0; n < kEach; ++n) {
+    const int i = n * kWarp + lane;
+    pairs[n] = i < kPairs ? pair_at(i) : 0;
+    largest = greatest(largest, greatest(pairs[n] & 0x7fff, pairs[n] >> 16 & 0x7fff));
   }
+  float power = 1.0f, back = 1.0f;
+  if constexpr (!std::is_same_v<Element, Half>) {
+    const uint32_t exponent = greatest(__reduce_max_sync(~0u, largest) >> 7, 15u);
+    power = __uint_as_float((268 - exponent) << 23);  // both are normal
+    back = __uint_as_float((exponent - 14) << 23);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = n * kWarp + lane;
+    if constexpr (!std::is_same_v<Element, Half>) {
+      const Pair pair = unpack<Element>(pairs[n]);
+      pairs[n] = pack<Half>(pair.low * power, pair.high * power);
+    }
+    if (i < kPairs) pair_at((i & ~7) + (i & 7) / 2 + i % 2 * 4) = pairs[n];
+  }
+  return back;
 }
 
 // dots += A B^T for one or two steps, from `first` on: B's rows are those of `tile` from `row` on,
-// two of them a value. a[i]: four words, of step first + i; two steps begin at an even one.
+// two of them a value. a[i]: four words, of step first + i, of rows in their order; two steps begin
+// at an even one.
 template <class Element, int kSteps, class Narrow, int kWidth, int kValues>
 ATTNLANG_DEVICE void multiply_narrow_rows(float (&dots)[kValues],
                                           const uint32_t* const (&a)[kSteps],
@@ -86,9 +99,10 @@ ATTNLANG_DEVICE void multiply_narrow_rows(float (&dots)[kValues],
 #pragma unroll
     for (int i = 0; i < (kBoth ? 4 : 2); ++i) {
       const int step = kBoth ? i % 2 : 0, rows = kBoth ? i / 2 : i;
+      const Widened four = widened<Element, Narrow>(b[i]);
       mma_m16n8k16<Element>(columns_of(dots, 2 * n + rows),
-                            reinterpret_cast<const uint32_t (&)[4]>(*a[step]),
-                            widened<Element, Narrow>(b[i]), widened<Element, Narrow>(b[i] >> 16));
+                            reinterpret_cast<const uint32_t (&)[4]>(*a[step]), four.lower,
+                            four.upper);
     }
   }
 }
@@ -101,10 +115,10 @@ ATTNLANG_DEVICE void multiply_narrow_columns(float (&acc)[kValues], const uint32
   static_assert(kFirst % 16 == 0);
   constexpr int kChunk = kFirst / 16;
   const auto multiply = [&](int n, uint32_t low, uint32_t high) {
-    const EvenOdd first = widened_apart<Element, Narrow>(low);
-    const EvenOdd second = widened_apart<Element, Narrow>(high);
-    mma_m16n8k16<Element>(columns_of(acc, 2 * n), a, first.even, second.even);
-    mma_m16n8k16<Element>(columns_of(acc, 2 * n + 1), a, first.odd, second.odd);
+    const Widened first = widened<Element, Narrow>(inner_bytes_swapped(low));
+    const Widened second = widened<Element, Narrow>(inner_bytes_swapped(high));
+    mma_m16n8k16<Element>(columns_of(acc, 2 * n), a, first.lower, second.lower);
+    mma_m16n8k16<Element>(columns_of(acc, 2 * n + 1), a, first.upper, second.upper);
   };
   const int own = tile.offset(row + (lane & 15), lane >> 4);
 #pragma unroll

@@ -175,6 +175,25 @@ __device__ __forceinline__ uint32_t halves_of_e4m3(uint32_t x) {
   return r;
 }
 __device__ __forceinline__ uint32_t halves_of_e5m2(uint32_t x) { return __byte_perm(x, 0, 0x1404); }
+// Those in the high half of a register.
+__device__ __forceinline__ uint32_t upper_halves_of_e4m3(uint32_t x) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t r;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.rn.f16x2.e4m3x2 %0, high;\n}"
+      : "=r"(r)
+      : "r"(x));
+  return r;
+#else
+  return halves_of_e4m3(x >> 16);
+#endif
+}
+__device__ __forceinline__ uint32_t upper_halves_of_e5m2(uint32_t x) {
+  return __byte_perm(x, 0, 0x3424);
+}
+// The bytes 0, 2, 1, 3 of a register.
+__device__ __forceinline__ uint32_t inner_bytes_swapped(uint32_t x) {
+  return __byte_perm(x, 0, 0x3120);
+}
 
 // --- approximate functions of the special-function unit; errors: the PTX ISA ---
 
