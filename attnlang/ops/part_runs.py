@@ -6,9 +6,9 @@ the order of the parts, and the sink and the out expression come once, after tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -81,22 +81,16 @@ class _State:
     row_sum: Tensor | None  # [sum Q, HQ, 1]; None where nothing reads it
     largest: Tensor | None
 
-    def unstacked(self, stacked: int) -> _State:
-        """Return the state with heads where so many of them were rows."""
-        if stacked == 1:
-            return self
-
-        def unstack(x: Tensor) -> Tensor:
-            rows, heads, *width = x.shape
-            apart = x.reshape(rows // stacked, stacked, heads, *width).transpose(1, 2)
-            return apart.reshape(rows // stacked, heads * stacked, *width)
-
-        lse = None if self.lse is None else unstack(self.lse)
-        row_sum = None if self.row_sum is None else unstack(self.row_sum)
-        return _State(unstack(self.out), lse, row_sum, self.largest)
+    def shaped(self, change: Callable[[Tensor], Tensor]) -> _State:
+        """Return the state with its rows and heads in another shape."""
+        lse = None if self.lse is None else change(self.lse)
+        row_sum = None if self.row_sum is None else change(self.row_sum)
+        return _State(change(self.out), lse, row_sum, self.largest)
 
     def merged(self, other: _State) -> _State:
-        """Return the state of both sets of keys, in this one's memory."""
+        """Return the state of both sets of keys, in the memory of one, whose rows lie together."""
+        if not self.out.is_contiguous() and other.out.is_contiguous():
+            return other.merged(self)
         own, others = ([s.out] if s.row_sum is None else [s.out, s.row_sum] for s in (self, other))
         lse, largest = None, None
         if self.lse is not None and other.lse is not None:
@@ -114,6 +108,14 @@ def _stacked(q: Tensor, heads: int) -> Tensor:
     rows, all_heads, width = q.shape
     apart = q.reshape(rows, all_heads // heads, heads, width).transpose(1, 2)
     return apart.reshape(rows * heads, all_heads // heads, width)
+
+
+def _apart(x: Tensor, heads: int, *, stacked: bool) -> Tensor:
+    """Return rows [sum Q, HQ, ...] as [sum Q, HKV, heads, ...], of what was `stacked` or not."""
+    rows, all_heads, *width = x.shape
+    if stacked:
+        return x.reshape(rows // heads, heads, all_heads, *width).transpose(1, 2)
+    return x.reshape(rows, all_heads // heads, heads, *width)
 
 
 def run_parts(
@@ -137,6 +139,7 @@ def run_parts(
     plain = softmax and weights.factor is None and weights.dropout is None
     sums = reads_row_sum(ir) and not plain
     values = {**values, kv_total_name(ir): rows.kv_lens}
+    together = max(level.stacked for level, _, _ in calls)  # heads that were rows of some part
     state: _State | None = None
     for level, tables, pools in calls:
         core = cores.shared if level.shared else cores.masked
@@ -147,9 +150,13 @@ def run_parts(
             bare = replace(wide, return_max=False)
             adder = cores.sums[int(level.shared)]
             row_sum, _, _ = call_level(adder, tables, level.part, pools, rows_q, values, bare)
-        found = _State(out, lse, row_sum, largest).unstacked(level.stacked)
+        found = _State(out, lse, row_sum, largest)
+        if together > 1:
+            found = found.shaped(partial(_apart, heads=together, stacked=level.stacked > 1))
         state = found if state is None else state.merged(found)
     assert state is not None
+    if together > 1:
+        state = state.shaped(lambda x: x.flatten(1, 2))
     row_sum = state.row_sum
     if not finishes(ir):
         return state.out.to(q.dtype), state.lse, state.largest
