@@ -4,9 +4,9 @@
 //
 // A matrix load takes pairs of bytes for entries. Of keys (rows of B^T) a lane so receives four
 // neighbouring entries of a row where two and two would be wanted: as a sum's order is free, the
-// rows of A are brought into the same order (`turn_into_halves`). Of values it receives, transposed,
-// two neighbouring columns of two rows: they become the operands of two products, of the even
-// columns and of the odd ones (`narrow_column`).
+// rows of A are brought into the same order (`turn_into_halves`). Of values it receives,
+// transposed, two neighbouring columns of two rows: they become the operands of two products, of
+// the even columns and of the odd ones (`narrow_column`).
 #pragma once
 
 #include <cstdint>
@@ -41,8 +41,8 @@ ATTNLANG_DEVICE Widened widened(uint32_t word) {
   return four;
 }
 
-// Row `row` of `tile` becomes, in its place, what multiplies narrow rows: halves, times the power of
-// two that brings the largest below 2^15 (of bfloat16 no bit is lost but of entries 2^31 times
+// Row `row` of `tile` becomes, in its place, what multiplies narrow rows: halves, times the power
+// of two that brings the largest below 2^15 (of bfloat16 no bit is lost but of entries 2^31 times
 // smaller), and of each step of 16 the entries 4t, 4t + 1 at 2t, 4t + 2 and 4t + 3 at 2t + 8. A
 // warp's work; returns what takes products back.
 template <class Element, int kWidth>
