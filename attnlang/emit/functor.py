@@ -21,7 +21,18 @@ from attnlang.emit.range_printer import expressions, print_ranges
 from attnlang.emit.shared_values import LocalText, SharedValues
 from attnlang.emit.simd_printer import SimdPrinter
 from attnlang.emit.spec_lines import spec_line
-from attnlang.ir.nodes import QK, Binary, BinaryOp, Call, Expr, Function, RowSum, VectorName
+from attnlang.ir.nodes import (
+    QK,
+    Binary,
+    BinaryOp,
+    Call,
+    Coord,
+    CoordName,
+    Expr,
+    Function,
+    RowSum,
+    VectorName,
+)
 from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.plan.packing import packed_rows
@@ -46,6 +57,7 @@ _FIELDS = {
     Level.COLUMN: "column.",
     Level.ELEMENT: "pair.",
 }
+_COLUMNS = (CoordName.KV_IDX, CoordName.KV_COL)
 _ELEMENT_ARGUMENTS = "const Request& r, const Row& row, const Column& column, F dot"
 _PAIR_ARGUMENTS = "const Request& r, const Row& row, const Column& column, const Pair& pair, F dot"
 
@@ -118,6 +130,8 @@ class FunctorContext:
     shift: str
     factor: str
     row_sum: str
+    reads_columns: str  # an element's value reads its column, the mask apart
+    mask_reads_score: str
     arguments: tuple[Field, ...]  # a GPU kernel's, of which it makes those of the call
     packed: tuple[RowsText, ...]  # views with the rows of all requests, in a packed call
     shared: tuple[RowsText, ...]  # views whose rows are those of every request
@@ -194,6 +208,8 @@ class Functor:
             shift=_bool(lowered.shift is not None),
             factor=_bool(self._has_factor()),
             row_sum=_bool(any(isinstance(e, RowSum) for e in walk(self.variant.out))),
+            reads_columns=_bool(self._reads_columns()),
+            mask_reads_score=_bool("raw" in variability(lowered.mask)),
             arguments=tuple(Field(f.argument_type, f.name, f.argument, None) for f in plumbing),
             packed=_rows(plumbing, own=True),
             shared=_rows(plumbing, own=False),
@@ -365,6 +381,15 @@ class Functor:
         """Whether something multiplies the softmax's weights."""
         lowered = self.plan.lowered
         return lowered.exponent is not None and (lowered.factor or lowered.dropout) is not None
+
+    def _reads_columns(self) -> bool:
+        """Whether a score, a weight or a factor depends on the column beyond the dot product."""
+        lowered = self.plan.lowered
+        if lowered.dropout is not None:
+            return True
+        values = (lowered.exponent, lowered.score, lowered.weight, lowered.factor)
+        found = walk(*(e for e in values if e is not None))
+        return any(isinstance(e, Coord) and e.name in _COLUMNS for e in found)
 
     def _dropout_fields(self) -> Iterable[Field]:
         """Yield the dropout of a (request, head); its probability reads no row and no column."""

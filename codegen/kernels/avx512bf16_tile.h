@@ -42,6 +42,7 @@ struct Bf16Tile {
   static constexpr int kPairs = (kD + 1) / 2;
   static constexpr int kKeyPairs = kKeyTile / 2;
   static constexpr int kExp2Degree = 4;  // weights are rounded to 8 bits
+  static constexpr int kTogether = 2;
 
   alignas(64) uint32_t q[kPanels * kPairs * kPanel];  // [panel][pair of d][kPanel]
   alignas(64) uint32_t k[kKeyTile * kPairs];
@@ -93,10 +94,11 @@ struct Bf16Tile {
   }
 
   template <int kVectors, class Consume>
-  [[gnu::always_inline]] void dot(int m, int begin, int end, const Consume& consume) const {
+  [[gnu::always_inline]] void dot(int m, const float* const* rows, int count,
+                                  const Consume& consume) const {
     const auto* queries =
         reinterpret_cast<const float*>(q + m / kPanel * kPairs * kPanel + m % kPanel);
-    dot_strip<PairProduct, kVectors>(k_rows, begin, end, kPairs, queries, consume);
+    dot_strip<PairProduct, kVectors>(rows, count, kPairs, queries, consume);
   }
 
   // Rows 2t and 2t + 1 become row t of pairs, which is written after both are read.
@@ -104,11 +106,10 @@ struct Bf16Tile {
     store(weights + j / 2 * kPanel, pair(low, high));
   }
 
-  // `begin` is even.
   template <int kVectors>
-  void accumulate(int begin, int end, const float* weights, const float* factor, float* acc) const {
-    accumulate_strip<PairProduct, kDV, kVectors>(v_rows, begin / 2, (end + 1) / 2, weights, factor,
-                                                 acc);
+  static void accumulate(const float* const* rows, int count, const float* weights,
+                         const float* factor, float* acc) {
+    accumulate_strip<PairProduct, kDV, kVectors>(rows, (count + 1) / 2, weights, factor, acc);
   }
 
  private:

@@ -102,7 +102,7 @@ struct BackwardTile {
   static void multiply(int vectors, const float* const* rows, int count, int depth,
                        const float* panel, float* out) {
     with_vectors(vectors, [&]<int kVectors>() {
-      dot_strip<Product, kVectors>(rows, 0, count, depth, panel, [&](int j, const F* sums) {
+      dot_strip<Product, kVectors>(rows, count, depth, panel, [&](int j, const F* sums) {
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) store(out + j * kPanel + v * kLanes, sums[v]);
       });

@@ -71,7 +71,8 @@ class Forward {
     typename Variant::Row rows[kQueryTile / kLanes];
     typename Source::Stage stage;
     typename Source::Rows kv;
-    typename Strips::Columns visible[Strips::kStrips];  // that a strip's rows may keep
+    StripKeys keys[kStrips];                                        // that each strip goes through
+    KeptLanes kept[Variant::kMask ? kKeyTile * kStripVectors : 1];  // of a strip
     Element queries[Variant::kQuery ? kQueryTile * kD : 1];
   };
 
@@ -119,13 +120,14 @@ class Forward {
     scratch.tile.start();
     load_queries(request, item, scratch);
     load_rows(request, item, scratch);
-    Strips::load_visible(request, item.q0, item.rows, scratch.visible);
     state.clear(item.panels());
     k1 = std::min(k1, problem_.kv_len(item.b));
     const auto run_each = [&](int64_t k, int n, bool masked) {
       source_.load(request, item.b, h_kv, k, n, scratch.stage, scratch.kv);
-      if (masked) run_tile<true>(request, k, n, item.rows, scratch, state);
-      else run_tile<false>(request, k, n, item.rows, scratch, state);
+      if constexpr (Variant::kMask) {
+        if (masked) return run_tile<true>(request, k, n, item.rows, scratch, state);
+      }
+      run_tile<false>(request, k, n, item.rows, scratch, state);
     };
     visit_tiles(coverage(request, item), k0, k1, kKeyTile, verdicts(request, item), run_each);
   }
@@ -215,41 +217,44 @@ class Forward {
     }
   }
 
-  // Tiles without a mask go by whole panels; else each strip has its own keys.
+  // Where the mask holds tiles go by whole panels; else each strip has its own keys.
   template <bool kMasked>
   void run_tile(const Request& request, int64_t k0, int n, int rows, Scratch& scratch,
                 State& state) const {
     constexpr int kVectors = kMasked ? kStripVectors : kPanelVectors, kStep = kVectors * kLanes;
-    load_columns<kMasked>(request, k0, n, scratch);
+    if constexpr (kMasked || Variant::kReadsColumns || kHasPairs<Variant>) {
+      load_columns<kMasked>(request, k0, n, scratch);
+    }
     scratch.pairs.template fill<kMasked>(request, scratch.rows, scratch.columns, rows, n);
     scratch.tile.load_keys(scratch.kv, n);
-    KeyRange keys[kQueryTile / kStep];
     for (int m = 0; m < rows; m += kStep) {
-      KeyRange& seen = keys[m / kStep];
-      if constexpr (kMasked) seen = Strips::visible_keys(scratch.visible[m / kStep], k0, n);
-      else seen = {0, n};
-      if (seen.begin >= seen.end) continue;
+      StripKeys& keys = scratch.keys[m / kStep];
+      if constexpr (kMasked) Strips::find_kept(request, m, n, scratch, keys);
+      else keys.count = n;
+      if (keys.count == 0) continue;
       float* scores = scratch.scores + panel_start(m, kKeyTile);
       if constexpr (Variant::kSoftmax) {
-        Strips::template score<kMasked, kVectors>(request, m, seen, scores, scratch, state);
-        Strips::template weigh<kVectors>(m, seen, scores, scratch, state);
+        Strips::template score<kMasked, kVectors>(request, m, keys, scores, scratch, state);
+        Strips::template weigh<kVectors>(m, keys.count, scores, scratch, state);
       } else {
-        scratch.tile.template dot<kVectors>(m, seen.begin, seen.end, [&](int j, const F* dots) {
-          for (int v = 0; v < kVectors; ++v) store(scores + j * kPanel + v * kLanes, dots[v]);
+        Strips::template for_dots<kMasked, kVectors>(m, keys, scratch, [&](int i, const F* dots) {
+          for (int v = 0; v < kVectors; ++v) store(scores + i * kPanel + v * kLanes, dots[v]);
         });
         if (problem_.wants_max()) {
-          Strips::template scan<kMasked, kVectors>(request, m, seen, scores, scratch, state);
+          Strips::template scan<kMasked, kVectors>(request, m, keys, scores, scratch, state);
         }
-        Strips::template weight<kMasked, kVectors>(request, m, seen, scores, scratch, state);
+        Strips::template weight<kMasked, kVectors>(request, m, keys, scores, scratch, state);
       }
     }
     const bool hides = kMasked && Variant::kColumnMask;
     scratch.tile.load_values(scratch.kv, n, hides ? scratch.hidden : nullptr);
     for (int m = 0; m < rows; m += kStep) {
-      const auto [begin, end] = keys[m / kStep];
-      if (begin >= end) continue;
-      scratch.tile.template accumulate<kVectors>(
-          begin, end, scratch.scores + panel_start(m, kKeyTile),
+      const StripKeys& keys = scratch.keys[m / kStep];
+      if (keys.count == 0) continue;
+      const float* some[kKeyTile];
+      const auto* values = keys.template rows<kMasked, Tile::kTogether>(scratch.tile.v_rows, some);
+      Tile::template accumulate<kVectors>(
+          values, keys.count, scratch.scores + panel_start(m, kKeyTile),
           Variant::kSoftmax ? scratch.factor + m : nullptr, state.acc + panel_start(m, kDV));
     }
   }

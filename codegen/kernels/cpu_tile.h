@@ -42,6 +42,7 @@ void load_panels(float* panels, int rows, const Read& read) {
 template <class Element, int kD, int kDV>
 struct FloatTile {
   static constexpr int kExp2Degree = 5;
+  static constexpr int kTogether = 1;  // keys in a row of values
 
   // [panel][d][kPanel]
   alignas(64) float q[kPanels * kD * kPanel];
@@ -75,11 +76,12 @@ struct FloatTile {
     }
   }
 
-  // consume(j, dots of key j with kVectors vectors of queries from m on), keys of [begin, end).
+  // consume(j, dots of rows[j] with kVectors vectors of queries from m on), j < count.
   template <int kVectors, class Consume>
-  [[gnu::always_inline]] void dot(int m, int begin, int end, const Consume& consume) const {
+  [[gnu::always_inline]] void dot(int m, const float* const* rows, int count,
+                                  const Consume& consume) const {
     const float* queries = q + m / kPanel * kD * kPanel + m % kPanel;
-    dot_strip<FloatProduct, kVectors>(k_rows, begin, end, kD, queries, consume);
+    dot_strip<FloatProduct, kVectors>(rows, count, kD, queries, consume);
   }
 
   // The weights of keys j and j + 1, one vector of queries; `weights` is where row 0 has them.
@@ -88,11 +90,12 @@ struct FloatTile {
     store(weights + (j + 1) * kPanel, high);
   }
 
-  // acc = acc * factor + values^T weights for kVectors vectors of queries; weights: [key][kPanel],
-  // acc: [kDV][kPanel].
+  // acc = acc * factor + rows^T weights for kVectors vectors of queries and `count` keys; weights:
+  // [key][kPanel], acc: [kDV][kPanel].
   template <int kVectors>
-  void accumulate(int begin, int end, const float* weights, const float* factor, float* acc) const {
-    accumulate_strip<FloatProduct, kDV, kVectors>(v_rows, begin, end, weights, factor, acc);
+  static void accumulate(const float* const* rows, int count, const float* weights,
+                         const float* factor, float* acc) {
+    accumulate_strip<FloatProduct, kDV, kVectors>(rows, count, weights, factor, acc);
   }
 
  private:

@@ -26,6 +26,8 @@ concept HasFlags = requires {
   { V::kShift } -> std::convertible_to<bool>;
   { V::kFactor } -> std::convertible_to<bool>;
   { V::kRowSum } -> std::convertible_to<bool>;
+  { V::kReadsColumns } -> std::convertible_to<bool>;
+  { V::kMaskReadsScore } -> std::convertible_to<bool>;
 };
 
 // A view reads q, k or v from an entry on; kValueFromKey: the call passes no v; kValueSharesKey: v'
@@ -130,7 +132,8 @@ concept HasShift =
 template <class V>
 constexpr bool check_variant() {
   static_assert(HasFlags<V>,
-                "a Variant says kSoftmax, kMask, kColumnMask, kSink, kShift, kFactor and kRowSum");
+                "a Variant says kSoftmax, kMask, kColumnMask, kSink, kShift, kFactor, kRowSum, "
+                "kReadsColumns and kMaskReadsScore");
   static_assert(HasRequest<V>, "a Variant has params(Call) and request(Params, b, h, ...)");
   static_assert(HasRow<V>, "a Variant has row(Request, I) -> Row");
   static_assert(HasColumn<V>, "a Variant has column(Request, I), store and broadcast of a tile");

@@ -240,6 +240,9 @@ def test_int_pairs(lib, name: str, bits: int) -> None:
     pairs += zip(rng.integers(low, high, 999).tolist(), rng.integers(low, high, 999).tolist(),
                  strict=True)  # fmt: skip
     pairs += [(0, 1)] * (-len(pairs) % 16)
+    near = 1 << 53 if bits == 64 else 1 << 30  # where doubles stop being exact
+    for a in range(near - 8, near + 8):  # 16 lanes that fit, or do not
+        pairs += [(s * (a - t), b) for s in (1, -1) for b in (3, -7, a, -a) for t in (0, 8)]
     dtype = np.int32 if bits == 32 else np.int64
     x, z = (np.array(c, dtype=dtype) for c in zip(*pairs, strict=True))
     wanted = np.array([_int_oracle(name, a, b, bits) for a, b in pairs], dtype=dtype)

@@ -19,6 +19,8 @@ struct Positions {
   static constexpr bool kShift = false;
   static constexpr bool kFactor = false;
   static constexpr bool kRowSum = false;
+  static constexpr bool kReadsColumns = true;
+  static constexpr bool kMaskReadsScore = false;
 
   struct Params {
     float scale;

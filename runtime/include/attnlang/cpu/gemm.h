@@ -102,48 +102,46 @@ template <class Product, int kRows, int kVectors>
 
 }  // namespace detail
 
-// consume(j, dots) for j of [begin, end): kVectors vectors of rows[j] . panel.
+// consume(j, dots) for j < count: kVectors vectors of rows[j] . panel.
 template <class Product, int kVectors, class Consume>
-[[gnu::always_inline]] inline void dot_strip(const float* const* rows, int begin, int end,
-                                             int depth, const float* panel,
-                                             const Consume& consume) {
+[[gnu::always_inline]] inline void dot_strip(const float* const* rows, int count, int depth,
+                                             const float* panel, const Consume& consume) {
   constexpr int kRows = kMicroRows<kVectors>;
-  int j = begin;
-  for (; j + kRows <= end; j += kRows) {
+  int j = 0;
+  for (; j + kRows <= count; j += kRows) {
     detail::dot_block<Product, kRows, kVectors>(
         rows + j, depth, panel, [&](int r, const F* dots) { consume(j + r, dots); });
   }
-  if (j >= end) return;
+  if (j >= count) return;
   const float* last[kRows];
   F rest[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) last[r] = rows[std::min(j + r, end - 1)];
+  for (int r = 0; r < kRows; ++r) last[r] = rows[std::min(j + r, count - 1)];
   detail::dot_block<Product, kRows, kVectors>(
       last, depth, panel, [&](int r, const F* dots) { std::copy_n(dots, kVectors, rest[r]); });
-  for (int r = 0; r < end - j; ++r) consume(j + r, rest[r]);
+  for (int r = 0; r < count - j; ++r) consume(j + r, rest[r]);
 }
 
 // scores[j] = rows[j] . panel, j < count.
 template <class Product>
 void dot_panel(const float* const* rows, int count, int depth, const float* panel, float* scores) {
-  dot_strip<Product, kPanelVectors>(rows, 0, count, depth, panel, [&](int j, const F* dots) {
+  dot_strip<Product, kPanelVectors>(rows, count, depth, panel, [&](int j, const F* dots) {
 #pragma GCC unroll 8
     for (int v = 0; v < kPanelVectors; ++v) store(scores + j * kPanel + v * kLanes, dots[v]);
   });
 }
 
-// out[e] = out[e] * factor + sum over t of [begin, end) of rows[t][e] * panel[t], for e < kDepth
-// and kVectors vectors; no factor: 1.
+// out[e] = out[e] * factor + sum over t < count of rows[t][e] * panel[t], for e < kDepth and
+// kVectors vectors; no factor: 1.
 template <class Product, int kDepth, int kVectors>
-void accumulate_strip(const float* const* rows, int begin, int end, const float* weights,
+void accumulate_strip(const float* const* rows, int count, const float* weights,
                       const float* factor, float* out) {
   constexpr int kRows = kMicroRows<kVectors>, kWhole = kDepth / kRows * kRows;
-  rows += begin, weights += begin * kPanel;
   for (int e = 0; e < kWhole; e += kRows) {
-    detail::accumulate_block<Product, kRows, kVectors>(rows, e, end - begin, weights, factor,
+    detail::accumulate_block<Product, kRows, kVectors>(rows, e, count, weights, factor,
                                                        out + e * kPanel);
   }
   if constexpr (kWhole < kDepth) {
-    detail::accumulate_block<Product, kDepth - kWhole, kVectors>(rows, kWhole, end - begin, weights,
+    detail::accumulate_block<Product, kDepth - kWhole, kVectors>(rows, kWhole, count, weights,
                                                                  factor, out + kWhole * kPanel);
   }
 }
