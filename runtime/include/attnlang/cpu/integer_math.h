@@ -123,11 +123,6 @@ inline bool divide_doubles(const int64_t* a, const int64_t* b, int at, Divided& 
     result.rest[i] = floormod(a[i], b[i]);
   }
 }
-// Of lanes strictly inside 32 bits.
-[[gnu::always_inline]] inline L floormod(I a, int64_t b) {
-  if (b == 0) return L{};
-  return to_long(a) - to_long(floordiv(a, splat_i(saturate(b)))) * b;
-}
 
 [[gnu::always_inline]] inline Divided divide(const L& a, const L& b) {
   alignas(64) int64_t x[kLanes], y[kLanes];
@@ -142,6 +137,11 @@ inline bool divide_doubles(const int64_t* a, const int64_t* b, int at, Divided& 
 
 [[gnu::always_inline]] inline L floordiv(L a, L b) { return load_l(detail::divide(a, b).quotient); }
 [[gnu::always_inline]] inline L floormod(L a, L b) { return load_l(detail::divide(a, b).rest); }
+// Of lanes strictly inside 32 bits.
+[[gnu::always_inline]] inline L floormod(I a, int64_t b) {
+  if (b == 0) return L{};
+  return to_long(a) - to_long(floordiv(a, splat_i(saturate(b)))) * b;
+}
 
 template <Integer T>
 [[gnu::always_inline]] inline T ipow(T x, uint64_t n) {
