@@ -53,6 +53,8 @@ def build(args: Namespace) -> int:
     folder: Path = args.output
     path = folder / f"{variant.name}.so"
     planned = choice.plan
+    for name in choice.unread:
+        console.labelled("warning", f"--set: each call passes {name}: the object holds no value")
     _prepare(folder)
     check_writable("--output", path)
     with console.activity("compiling") as activity:

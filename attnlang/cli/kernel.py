@@ -15,6 +15,7 @@ from attnlang.cli.errors import InputError
 from attnlang.cli.options import DType, add_set
 from attnlang.ir.nodes import Kind, ScalarParam, TensorParam, Variant
 from attnlang.jit.units import Target
+from attnlang.plan.kernel_key import MAX_HEAD_DIM
 
 if TYPE_CHECKING:
     from attnlang.passes.lowered import Lowered
@@ -86,6 +87,12 @@ class KernelChoice:
             if (value := values[p.name]) is not None
         }
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What `--set` sets and no kernel holds: the values that each call passes."""
+        names = (text.partition("=")[0].strip() for text in self.args.set)
+        return tuple(name for name in names if name not in self.consts)
+
     @cached_property
     def given(self) -> frozenset[str]:
         """The tensors that the call passes."""
@@ -136,6 +143,8 @@ class KernelChoice:
         dims = text.split(",")
         if len(dims) > 2 or not all(d.isdecimal() and int(d) > 0 for d in dims):
             raise InputError(f"--head-dim: expected D or D,DV, found {text}")
+        if max(map(int, dims)) > MAX_HEAD_DIM:
+            raise InputError(f"--head-dim: expected 1 to {MAX_HEAD_DIM}, found {text}")
         return int(dims[0]), int(dims[-1])
 
     def _param_dtypes(self, given: frozenset[str]) -> tuple[str, ...]:

@@ -91,7 +91,6 @@ def a_path(text: str) -> Path:
 
 def positive(text: str) -> int:
     """Read a number from 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a number from 1, found {text}")
+    return int(text)

@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from attnlang.diagnostics.base import Diagnostic, Label
+from attnlang.diagnostics.suggest import nearest
 from attnlang.syntax import diagnostics as d
 from attnlang.syntax.expected import expected, found
 from attnlang.syntax.foreign import WORDS
@@ -26,6 +27,7 @@ class Rejection:
     accepts: Set[str]
 
 
+_ITEM_WORDS = ("attention", "def", "from")
 _POSITION = "arguments by position come before those by keyword"
 
 
@@ -98,7 +100,8 @@ def _unexpected(r: Rejection) -> Diagnostic:
     elif not r.before and r.token.type == "IMPORT":
         advice = 'write `from "file.attn" import name`'
     elif not r.before and r.token.type == "NAME":
-        advice = "statements stand in an item: `attention name:` comes first"
+        advice = _misspelt(r.token, *_ITEM_WORDS)
+        advice = advice or "statements stand in an item: `attention name:` comes first"
     elif r.accepts == {"COLON"}:
         words, advice = _typed(previous)
     elif r.token.type == "STRING" and "STRING" not in r.accepts and "REQUIRE" in r.accepts:
@@ -117,7 +120,13 @@ def _half_statement(
     if r.token.type == "EQ":
         return (), f"a statement gives a name its value with `=`: `{name.text} = ...`"
     label = Label(name.span, "this begins a new statement")
-    return (label,), f"put an operator before `{name.text}` if it continues the expression"
+    otherwise = f"put an operator before `{name.text}` if it continues the expression"
+    return (label,), _misspelt(name, "require", *_ITEM_WORDS) or otherwise
+
+
+def _misspelt(name: Token, *words: str) -> str | None:
+    close = nearest(name.text, words)
+    return f"a similar word exists: `{close}`" if close else None
 
 
 def _after_keyword(r: Rejection, opener: Token) -> bool:

@@ -165,6 +165,8 @@ def test_the_object_needs_no_python_and_holds_no_path_of_its_builder(cli, tmp_pa
     ("args", "words"),
     [
         (("--head-dim", "0"), "--head-dim: expected D or D,DV, found 0"),
+        (("--head-dim", "577"), "--head-dim: expected 1 to 576, found 577"),
+        (("--head-dim", "64,9999"), "--head-dim: expected 1 to 576, found 64,9999"),
         (("--head-dim", "64,"), "--head-dim: expected D or D,DV, found 64,"),
         (("--param-dtype", "slope=f32"), "alibi has no tensor slope; it has: slopes"),
         (("--param-dtype", "slopes=i32"), "slopes takes f32, f64, f16, bf16; found i32"),
@@ -198,6 +200,14 @@ def test_a_const_parameter_is_baked_in(cli, spec, tmp_path):
     found = done.out.split("torch.ops.attnlang.")[1].split()[0]
     assert found == op_name(variant, {"w": 3}, frozenset())
     assert found != op_name(variant, {"w": 4}, frozenset())
+    assert done.err == ""
+
+
+def test_a_value_that_each_call_passes_is_no_part_of_an_object(cli, tmp_path):
+    options = ("-o", tmp_path, "--head-dim", "16", "--set", "cap=3")
+    done = cli("build", EXAMPLES / "soft_cap.attn", *options)
+    assert done.code == 0
+    assert done.err == "warning: --set: each call passes cap: the object holds no value\n"
 
 
 def test_features_are_named_once():
