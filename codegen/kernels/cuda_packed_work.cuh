@@ -124,6 +124,7 @@ struct PackedBlocks {
 template <class Kernel, class Items, class Variant, class Element>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     packed_kernel(const __grid_constant__ PackedBlocks<Variant, Element> blocks) {
+  blocks.work.requests.fetch();
   DealtItems dealt(blocks.schedule, blocks.states, Kernel::kItemFloats, Kernel::kBlocks);
   int index = static_cast<int>(blockIdx.x);
   Cut cut;

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "attnlang/device/ptx.cuh"
 #include "attnlang/host/call.h"
 #include "attnlang/host/order.h"
 #include "attnlang/host/target.h"
@@ -64,6 +65,17 @@ class Requests {
 
   ATTNLANG_HD int count() const { return count_; }
 
+  // Has the tables of the first requests brought near, one after another of which is read soon. All
+  // threads of a block call it.
+  ATTNLANG_DEVICE void fetch() const {
+    constexpr int kLines = 8;
+    const int table = static_cast<int>(threadIdx.x) / kLines;
+    const int line = static_cast<int>(threadIdx.x) % kLines;
+    if (table == 0) fetch(q_indptr_, line);
+    if (table == 1) fetch(kv_indptr_, line);
+    if (table == 2) fetch(kv_lens_, line);
+  }
+
   // Of a paged call `keys` begin where they would if pages lay in the order of their numbers.
   ATTNLANG_DEVICE RequestRows rows(int b) const {
     RequestRows rows{.b = b,
@@ -102,6 +114,13 @@ class Requests {
   }
 
  private:
+  ATTNLANG_DEVICE void fetch(const PerRequest& table, int line) const {
+    constexpr int kLineBytes = 128;
+    const int64_t entry = table.stride * (table.dtype == DType::i32 ? 4 : 8);
+    if (table.data == nullptr || int64_t{line} * kLineBytes >= entry * count_) return;
+    prefetch(static_cast<const char*>(table.data) + line * kLineBytes);
+  }
+
   // The first row of each request, and the end.
   struct Starts {
     const PerRequest& indptr;

@@ -35,10 +35,11 @@ struct Shares {
 
   ATTNLANG_HD Pieces pieces(int64_t begin, int64_t end) const {
     const int64_t units = end - begin;
-    const int64_t near = units < 2 * least ? (units + 1) / 2 : least;
+    const bool small = units < 2 * least + start;
+    const int64_t head = small ? (units + 1) / 2 : start + least, tail = small ? head : least;
     // The first cut that does not move to the begin, and the last that does not move to the end.
-    const int64_t first = (begin + near + share - 1) / share, last = (end - near) / share;
-    const bool whole = units < 2 * least || last < first;
+    const int64_t first = (begin + head + share - 1) / share, last = (end - tail) / share;
+    const bool whole = small || last < first;
     return {.block = static_cast<int32_t>(first - 1),
             .count = whole ? 1 : static_cast<int32_t>(last - first + 2)};
   }
@@ -136,14 +137,18 @@ class DealtItems {
         block_(static_cast<int>(blockIdx.x)),
         count_(0),
         next_(0),
-        dealt_(schedule.data != nullptr && schedule.data[Schedule::whole] == 0) {
-    if (!dealt_ || block_ >= schedule.blocks) return;
+        dealt_(false) {
+    if (schedule.data == nullptr) return;
     // Neighbours of the line share a multiprocessor, if these are given blocks in turns: where
     // items are few, and every other block has none, each has one.
+    const bool known = block_ < schedule.blocks;
     const int apart = schedule.blocks / at_once;
-    block_ = block_ % apart * at_once + block_ / apart;
-    count_ = least(schedule.data[Schedule::count], schedule.items);
-    next_ = greatest(schedule.firsts()[block_], 0);
+    if (known) block_ = block_ % apart * at_once + block_ / apart;
+    // All at once: each is long on its way.
+    const int32_t whole = schedule.data[Schedule::whole], count = schedule.data[Schedule::count];
+    const int32_t first = schedule.firsts()[known ? block_ : 0];
+    dealt_ = whole == 0;
+    if (known) count_ = least(count, schedule.items), next_ = greatest(first, 0);
   }
 
   // Whether the schedule deals pieces out; if not, a block has the item of its number.
@@ -152,10 +157,10 @@ class DealtItems {
   // The next item, and what of it is the block's; false: there is none.
   ATTNLANG_DEVICE bool next(int& index, Cut& cut) {
     for (; next_ < count_; ++next_) {
-      const int64_t begin = schedule_.begins()[next_];
-      const Pieces pieces = schedule_.shares().pieces(begin, schedule_.begins()[next_ + 1]);
-      if (pieces.block > block_) return false;
+      const int64_t begin = schedule_.begins()[next_], end = schedule_.begins()[next_ + 1];
       index = schedule_.which()[next_];
+      const Pieces pieces = schedule_.shares().pieces(begin, end);
+      if (pieces.block > block_) return false;
       const bool known = pieces.block >= 0 && pieces.block + pieces.count <= schedule_.blocks &&
                          block_ < pieces.block + pieces.count && 0 <= index &&
                          index < schedule_.items;
@@ -172,7 +177,7 @@ class DealtItems {
   const PieceStates& states_;
   const int64_t floats_;
   int block_, count_, next_;
-  const bool dealt_;
+  bool dealt_;
 };
 
 constexpr int kDealThreads = 256;

@@ -97,6 +97,8 @@ inline uint32_t inner_bytes_swapped(uint32_t x) {
   return (x & 0xff0000ff) | (x & 0xff00) << 8 | (x & 0xff0000) >> 8;
 }
 
+inline void prefetch(const void*) {}
+
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float tanh_approx(float x) { return std::tanh(x); }
