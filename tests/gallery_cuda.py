@@ -30,6 +30,9 @@ LARGE: Mapping[str, Sizes] = {
     "longer_q": Sizes(1, 4, 2, 300, 130, 64, 64),
     "one": Sizes(1, 2, 2, 1, 1, 64, 64),
 }
+# More than 64 tiles of keys, so that ranges in closed form are found; masks that leave few of them.
+LONG = Sizes(1, 2, 1, 150, 9300, 64, 64)
+LONG_MASKS = ("chunked", "dilated_window", "longformer", "sliding_window", "streaming_llm")
 
 
 def check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gallery_cuda import SMALL, check
+from gallery_cuda import LONG, LONG_MASKS, SMALL, check
 from support import PARAMS
 
 # What is not slow: a transform, a tensor in the mask, no softmax.
@@ -32,3 +32,13 @@ def test_variant_agrees_with_the_reference(
     monkeypatch.setenv("ATTNLANG_EMULATE", target)
     for shape, layout in (("grouped", "bshd"), ("decode", "bhsd"), ("longer_q", "gap")):
         check(name, SMALL[shape], dtype, "cpu", dim=64, layout=layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm80", "sm90"])
+@pytest.mark.parametrize("name", LONG_MASKS)
+def test_ranges_of_long_calls_agree_with_the_reference(
+    name: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNLANG_EMULATE", target)
+    check(name, LONG, "bf16", "cpu", dim=64)

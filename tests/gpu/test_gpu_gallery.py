@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gallery_cuda import LARGE, check
+from gallery_cuda import LARGE, LONG, LONG_MASKS, check
 from support import PARAMS
 
 pytestmark = [
@@ -36,3 +36,9 @@ def test_variant_agrees_with_the_reference(name: str, dim: int, dtype: str) -> N
 def test_every_head_dim_is_taken(name: str, dim: int) -> None:
     for sizes in LARGE.values():
         check(name, sizes, "bf16", "cuda", dim=dim)
+
+
+@pytest.mark.parametrize("name", LONG_MASKS)
+def test_ranges_of_long_calls(name: str) -> None:
+    for dim in (64, 128):
+        check(name, LONG, "bf16", "cuda", dim=dim)
