@@ -43,61 +43,63 @@ SHAPES = [
     Shape(1, 1, 1, 330, 290, number=200),
 ]
 
-_KERNEL, _LOADER = "sm90_backward.cuh", "sm90_backward_loader.cuh"
+_CONSUMER, _LOADER = "sm90_backward_consumer.cuh", "sm90_backward_loader.cuh"
 _LAYOUT, _QUERIES = "sm90_backward_layout.cuh", "sm90_backward_queries.cuh"
 _FENCE, _RELEASE = "fence_async_shared();\n    ", "release(&layout_.control()."
 MUTANTS = {
     "rows are not awaited": Mutant(
-        _KERNEL, "if (place_.rows > 0) mbarrier_wait(&layout_.control().rows_full, 0);", ""
+        _CONSUMER, "if (place_.rows > 0) mbarrier_wait(&layout_.control().rows_full, 0);", ""
     ),
     "the second tile is not awaited": Mutant(
-        _KERNEL, "mbarrier_wait(&layout_.control().second_full[stage], stage_.full());", ""
+        _CONSUMER, "mbarrier_wait(&layout_.control().second_full[stage], stage_.full());", ""
     ),
     "the first tile is not awaited": Mutant(
-        _KERNEL, "mbarrier_wait(&control.first_full[stage_.stage], stage_.full());", ""
+        _CONSUMER, "mbarrier_wait(&control.first_full[stage_.stage], stage_.full());", ""
     ),
     "weights of products in flight": Mutant(
-        _KERNEL, "wgmma_wait<1>();\n        fence_registers(dots);", "fence_registers(dots);"
+        _CONSUMER, "wgmma_wait<1>();\n        fence_registers(dots);", "fence_registers(dots);"
     ),
     "slopes of products in flight": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "issue_values(stage, dots, weights, second);\n        wgmma_wait<1>();",
         "issue_values(stage, dots, weights, second);",
     ),
     "weighed before the second product is there": Mutant(
-        _KERNEL, "} else {\n        wgmma_wait<0>();", "} else {"
+        _CONSUMER, "} else {\n        wgmma_wait<0>();", "} else {"
     ),
     "a tile is released while it is multiplied": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "wgmma_wait<1>();\n      fence_registers(first);",
         "wgmma_wait<2>();\n      fence_registers(first);",
     ),
     "a tile is never released": Mutant(
-        _KERNEL, "release(&layout_.control().empty[before]);\n        give", "give"
+        _CONSUMER, "release(&layout_.control().empty[before]);\n        give", "give"
     ),
     "terms of the other stage": Mutant(
-        _KERNEL, "layout_.control().base[stage][other]", "layout_.control().base[stage ^ 1][other]"
+        _CONSUMER,
+        "layout_.control().base[stage][other]",
+        "layout_.control().base[stage ^ 1][other]",
     ),
     "values of the stage before": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "issue_values(stage, dots, weights, second);\n        wgmma_wait",
         "issue_values(before, dots, weights, second);\n        wgmma_wait",
     ),
     "weights for slopes": Mutant(
-        _KERNEL, "pack_tile(reached, slopes);", "pack_tile(dots, slopes);"
+        _CONSUMER, "pack_tile(reached, slopes);", "pack_tile(dots, slopes);"
     ),
     "keys that are not there": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "const bool exists = there && row_of(i) < place_.rows;",
         "const bool exists = there;",
     ),
     "keys that are not there meet slopes of 0": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "if (Variant::kColumnMask || place_.rows < L::kRows) clear_keys(message.head);",
         "",
     ),
     "keys are zeros that the tensor cores do not see": Mutant(
-        _KERNEL, "fence_async_shared();\n    named_barrier_sync", "named_barrier_sync"
+        _CONSUMER, "fence_async_shared();\n    named_barrier_sync", "named_barrier_sync"
     ),
     "keys are loaded while they are multiplied": Mutant(
         _LOADER, "mbarrier_wait(&layout_.control().rows_empty, renewed & 1);", ""
@@ -106,29 +108,29 @@ MUTANTS = {
         _LOADER, "const bool renews = kRenews && h != rows_head;", "const bool renews = false;"
     ),
     "slopes that the tensor cores do not see": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "fence_async_shared();\n    release(&layout_.control().slopes_full",
         "release(&layout_.control().slopes_full",
     ),
     "slopes of another warpgroup are not awaited": Mutant(
-        _KERNEL, "mbarrier_wait(&control.slopes_full[tile_ & 1], tile_ >> 1 & 1);", ""
+        _CONSUMER, "mbarrier_wait(&control.slopes_full[tile_ & 1], tile_ >> 1 & 1);", ""
     ),
     "slopes of two tiles in one place": Mutant(
         _LAYOUT, "base + kSlopes + buffer * kSlopeBytes", "base + kSlopes + 0 * buffer"
     ),
-    "slopes of keys across": Mutant(_KERNEL, "(chunk ^ query % 8) * 16", "chunk * 16"),
+    "slopes of keys across": Mutant(_CONSUMER, "(chunk ^ query % 8) * 16", "chunk * 16"),
     "sums of products in flight": Mutant(
-        _KERNEL, "wgmma_wait<0>();\n    fence_registers(sums);", "fence_registers(sums);"
+        _CONSUMER, "wgmma_wait<0>();\n    fence_registers(sums);", "fence_registers(sums);"
     ),
     "sums over sums that are being read": Mutant(
-        _KERNEL, "mbarrier_wait(&control.sums_empty[group_], ~tile_ & 1);", ""
+        _CONSUMER, "mbarrier_wait(&control.sums_empty[group_], ~tile_ & 1);", ""
     ),
     "sums that the copy engine does not see": Mutant(
-        _KERNEL,
+        _CONSUMER,
         "fence_async_shared();\n    release(&layout_.control().sums_full",
         "release(&layout_.control().sums_full",
     ),
-    "the last sums stay": Mutant(_KERNEL, "give_queries(none);", ""),
+    "the last sums stay": Mutant(_CONSUMER, "give_queries(none);", ""),
     "sums are not awaited": Mutant(_LOADER, "mbarrier_wait(&control.sums_full[piece], round);", ""),
     "the turn goes on before the sums are there": Mutant(_LOADER, "tma_store_wait<0>();", ""),
     "the first block adds, too": Mutant(_LOADER, "if (entry.turn() == 0)", "if (false)"),
