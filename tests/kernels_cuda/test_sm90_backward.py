@@ -1,4 +1,4 @@
-"""`codegen/kernels/sm90_backward.cuh` in the emulator, against float64 autograd.
+"""`codegen/kernels/sm90_backward*.cuh` in the emulator, against float64 autograd.
 
 As test_sm80_backward.py: results and workspace start as NaN, keys that nobody sees and rows that
 see nothing hold NaN, shapes lie off every tile and beyond the rings; each call runs under several
