@@ -119,7 +119,7 @@ def _execute(args: Sequence[str]) -> int:
     except SystemExit:  # --help and --version have printed what was asked for
         return FINE
     code: int = parsed.execute(parsed)
-    sys.stdout.flush()
+    console.end_of_results()
     return code
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from attnlang.cli.errors import InputError
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -23,8 +25,26 @@ _COLORS = {"error": "1;31", "warning": "1;33", "note": "1;36"}
 
 
 def result(text: str) -> None:
-    """Write what the command was asked for."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Write what the command was asked for. Raises InputError where stdout takes no more."""
+    with _stdout():
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def end_of_results() -> None:
+    """See to it that all of them are written. Raises InputError as `result` does."""
+    with _stdout():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Tell a full disk under stdout from a fault of ours, and a reader who has enough from both."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def message(text: str) -> None:

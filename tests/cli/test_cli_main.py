@@ -1,6 +1,8 @@
 """The command line as a whole: its list of commands, and whose fault is which exit code."""
 
+import contextlib
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +137,15 @@ def test_an_interrupt_while_the_commands_are_imported(monkeypatch, capsys):
         main.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("args", [("help", "A203"), ("show", "causal", "--stage", "source")])
+def test_a_full_disk_under_stdout_is_no_bug(cli, args, monkeypatch):
+    examples = Path(__file__).resolve().parents[2] / "examples"
+    args = [str(examples / f"{x}.attn") if x == "causal" else x for x in args]
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails
+        monkeypatch.setattr(sys, "stdout", full)
+        done = cli(*args)
+        monkeypatch.undo()
+    assert (done.code, done.err) == (1, "error: cannot write to stdout: No space left on device\n")
