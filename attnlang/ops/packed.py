@@ -21,7 +21,7 @@ from attnlang.ops.errors import CallError
 from attnlang.ops.handles import variant_of
 from attnlang.ops.packed_requests import Requests
 from attnlang.ops.recorded import refuse_lse
-from attnlang.ops.routes import Route
+from attnlang.ops.routes import Route, make_route
 from attnlang.ops.specialised import const_values, given_tensors
 from attnlang.ops.targets import check_dtype
 from attnlang.ops.training import (
@@ -147,7 +147,7 @@ def route(
     seed: dict[str, object] = {} if call.seed is None else {"seed": call.seed}
     named = _named(variant, call, return_lse=return_lse, return_max=return_max) | seed
     op = variant.registered_op(call.values, "packed")
-    return variant.route(op, named, call.values, by_place, params, moving)
+    return make_route(variant, op, named, call.values, by_place, params, moving)
 
 
 def attend_again(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import POSITION_LIMIT
 from attnlang.ops.targets import emulation_epoch
 from attnlang.ops.transforms import dual_level
+
+if TYPE_CHECKING:
+    from attnlang.invent.shape import ParamValue
+    from attnlang.ops.variant import Variant as CallableVariant
 
 Facts = tuple[object, ...]
 
@@ -95,10 +99,10 @@ class Routes:
         for x in others:
             if x is None or x is False or x is True:
                 found.append(x)
-            elif not _add_tensor(found, x, records=records):
-                if type(x) not in _NUMBERS:
-                    return None
+            elif type(x) in _NUMBERS:
                 found += (type(x), x)
+            elif not _add_tensor(found, x, records=records):
+                return None
         for x in offsets:
             if x is None:
                 found.append(None)
@@ -112,23 +116,45 @@ class Routes:
             if type(seed) is not int or not -_SEED_END <= seed < _SEED_END:
                 return None
             found.append("seed")
-        if args or params:
+        named = params
+        if args:
             named = dict(zip(self._places, args, strict=False))
             if len(named) < len(args) or not params.keys().isdisjoint(named):
                 return None
             named.update(params)
-            for name, value in named.items():
+        for name, value in named.items():
+            kind = type(value)
+            if kind is float and name in self._free:
+                found += (name, kind)
+            elif kind in _NUMBERS:
+                found += (name, kind, value)
+            else:
                 found.append(name)
-                if _add_tensor(found, value, records=records):
-                    continue
-                kind = type(value)
-                found.append(kind)
-                if kind is float and name in self._free:
-                    continue
-                if kind not in _NUMBERS:
+                if not _add_tensor(found, value, records=records):
                     return None
-                found.append(value)
         return tuple(found)
+
+    def bare_facts(self, q: Tensor, k: Tensor, v: Tensor | None) -> Facts | None:
+        """Return the same of a call of vectors alone, or of what stands in their place."""
+        records, strided = torch.is_grad_enabled(), torch.strided
+        for x in (q, k) if v is None else (q, k, v):
+            kind = type(x)
+            if (kind is not Tensor and kind is not Parameter) or x.layout is not strided:
+                return None
+            if records and x.requires_grad:
+                return None
+        if dual_level() >= 0:
+            return None
+        device, dtype = q.device, q.dtype
+        if k.dtype is not dtype or k.device != device:
+            return None
+        shape = None
+        if v is not None:
+            if v.dtype is not dtype or v.device != device:
+                return None
+            shape = v.shape
+        epoch = 0 if q.is_cuda else emulation_epoch()
+        return (q.shape, k.shape, shape, dtype, device, epoch)
 
     def find(self, facts: Facts) -> Route | None:
         """Return the route of a call that was checked."""
@@ -143,6 +169,37 @@ class Routes:
     def varies(self, name: str, value: object) -> bool:
         """Whether calls of the same facts may have other values of a parameter."""
         return isinstance(value, Tensor) or (name in self._free and type(value) is float)
+
+
+def make_route(
+    variant: CallableVariant,
+    op: torch._ops.OpOverload,
+    call: Mapping[str, object],
+    values: Mapping[str, ParamValue],
+    by_place: int,
+    params: Mapping[str, object],
+    keywords: Mapping[str, object],
+) -> Route:
+    """Return how calls like one are answered; `by_place` of its parameters had no name."""
+    places, named, moving = [], [], []
+    for i, param in enumerate(variant.ir.params):
+        name, value = param.name, values[param.name]
+        if not variant.routes.varies(name, value):
+            continue
+        apart = isinstance(param, ScalarParam) and isinstance(value, Tensor)
+        argument = variant.companions[name] if apart else variant.names[name]
+        if i < by_place:
+            places.append((i, argument))
+        elif name in params:
+            named.append((name, argument))
+    for at, (name, passed) in enumerate(keywords.items()):
+        if isinstance(passed, Tensor):
+            moving.append((at, variant.companions.get(name, name)))
+        elif name in call and name != "scale":  # any number as good: offsets, the seed
+            moving.append((at, name))
+    changing = {argument for _, argument in (*places, *named, *moving)}
+    fixed = {n: x for n, x in call.items() if n not in changing}
+    return Route(op, fixed, tuple(places), tuple(named), tuple(moving))
 
 
 def _unread(variant: Variant) -> frozenset[str]:

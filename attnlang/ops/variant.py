@@ -6,7 +6,6 @@ traced call (`torch.compile`) only arranges them: the op's fake implementation c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -14,15 +13,15 @@ from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import Scalar, ScalarParam, Size, TensorParam
+from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
-from attnlang.ir.traverse import walk
 from attnlang.ops import arguments as check
 from attnlang.ops.autocast import autocast, casts
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record, refuse_lse
-from attnlang.ops.routes import Facts, Route, Routes
+from attnlang.ops.requirements import Requirements
+from attnlang.ops.routes import Facts, Routes, make_route
 from attnlang.ops.serving import Serving
 from attnlang.ops.signature import KEYWORDS, signature
 from attnlang.ops.specialised import Specialised, const_values, given_tensors
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
     from attnlang.explain.explanation import Explanation
 
 Offset = int | Tensor | None
-_MAX_REQUIRED = 1024
 _KEYWORDS = ("scale", "q_offset", "kv_offset", "kv_lens", "kv_indices", "seed")
 _CALL_KEYWORDS = tuple(KEYWORDS)
 _SEED_END = 2**63 - 1
+_ZERO, _ONE = 0, 1  # what a keyword is by default: the very object, so no True and no other kind
 
 
 class Variant(Serving):
@@ -65,11 +64,8 @@ class Variant(Serving):
         self._params = ir.params
         self.routes = Routes(ir)
         self._drops = ir.weights.dropout is not None
-        conditions = [e for r in ir.requires for e in walk(r.condition)]
-        self._sizes_required = frozenset(e.name for e in conditions if isinstance(e, Size))
-        self.lengths_are_free = self._sizes_required.isdisjoint(("Q", "KV"))
-        self._numbers_required = frozenset(e.name for e in conditions if isinstance(e, Scalar))
-        self._required: set[tuple[object, ...]] = set()  # sizes and numbers that were checked
+        self._requirements = Requirements(ir)
+        self.lengths_are_free = self._requirements.lengths_are_free
         self.takes_v = takes_v(ir)
         schema = make_schema(ir, ir.name)
         self.companions, self.names = schema.companions, schema.names
@@ -186,11 +182,24 @@ class Variant(Serving):
             q, k, v = autocast(q, k, v)
         facts: Facts | None = None
         if not torch.compiler.is_compiling():
-            facts = self.routes.facts(
-                (q, k, v), args, params, (q_offset, kv_offset),
-                (scale, kv_lens, kv_indices, kv_block, return_lse, return_max), seed,
+            bare = (
+                scale is None and q_offset is None and kv_offset is _ZERO and kv_lens is None
+                and kv_indices is None and kv_block is _ONE and return_lse is False
+                and return_max is False and seed is None and not args and not params
             )  # fmt: skip
-            route = None if facts is None else self.routes.find(facts)
+            if bare:
+                facts = self.routes.bare_facts(q, k, v)
+                route = None if facts is None else self.routes.find(facts)
+                if route is not None and not self._drops:
+                    vectors = (q, k) if v is None else (q, k, v)
+                    attended: Tensor = route.op(*vectors, **route.fixed)[0]
+                    return attended
+            else:
+                facts = self.routes.facts(
+                    (q, k, v), args, params, (q_offset, kv_offset),
+                    (scale, kv_lens, kv_indices, kv_block, return_lse, return_max), seed,
+                )  # fmt: skip
+                route = None if facts is None else self.routes.find(facts)
             if route is not None:
                 keywords = (scale, q_offset, kv_offset, kv_lens, kv_indices, seed)
                 call = route.arguments(args, params, keywords)
@@ -232,7 +241,9 @@ class Variant(Serving):
         if facts is not None:
             keywords = (scale, q_offset, kv_offset, kv_lens, kv_indices, seed)
             named = dict(zip(_KEYWORDS, keywords, strict=True))
-            self.routes.remember(facts, self.route(op, call, values, len(args), params, named))
+            self.routes.remember(
+                facts, make_route(self, op, call, values, len(args), params, named)
+            )
         return self._attend(op, (q, k, v), call, seed, return_lse, return_max)
 
     def _attend(
@@ -252,36 +263,6 @@ class Variant(Serving):
             only: Tensor = out
             return only
         return (out, *((lse,) if return_lse else ()), *((largest,) if return_max else ()))
-
-    def route(
-        self,
-        op: torch._ops.OpOverload,
-        call: dict[str, object],
-        values: dict[str, ParamValue],
-        by_place: int,
-        params: dict[str, ParamValue],
-        keywords: Mapping[str, object],
-    ) -> Route:
-        """Return how calls like one are answered; `by_place` of its parameters had no name."""
-        places, named, moving = [], [], []
-        for i, param in enumerate(self._params):
-            name, value = param.name, values[param.name]
-            if not self.routes.varies(name, value):
-                continue
-            apart = isinstance(param, ScalarParam) and isinstance(value, Tensor)
-            argument = self.companions[name] if apart else self.names[name]
-            if i < by_place:
-                places.append((i, argument))
-            elif name in params:
-                named.append((name, argument))
-        for at, (name, passed) in enumerate(keywords.items()):
-            if isinstance(passed, Tensor):
-                moving.append((at, self.companions.get(name, name)))
-            elif name in call and name != "scale":  # any number as good: offsets, the seed
-                moving.append((at, name))
-        changing = {argument for _, argument in (*places, *named, *moving)}
-        fixed = {n: x for n, x in call.items() if n not in changing}
-        return Route(op, fixed, tuple(places), tuple(named), tuple(moving))
 
     def registered_op(self, values: dict[str, ParamValue], kind: str = "") -> torch._ops.OpOverload:
         """Return the op of a call, or the one beside it of that kind; this is traced too."""
@@ -452,20 +433,7 @@ class Variant(Serving):
 
     def check_requires(self, values: dict[str, ParamValue], sizes: dict[str, int]) -> None:
         """Check every `require`, once for each set of sizes and numbers."""
-        if not self.ir.requires:
-            return
-        # Here too: a condition on a symbolic number or size is checked once, and then a guard.
-        read = {n: int(sizes[n]) for n in self._sizes_required}
-        values = {n: _constant(v) if n in self._numbers_required else v for n, v in values.items()}
-        numbers = (values[n] for n in self._numbers_required)
-        known = ("tensor" if isinstance(x, Tensor) else x for x in numbers)
-        given = (isinstance(x, Tensor) for x in values.values())
-        facts = (*read.values(), *known, *given)
-        if facts not in self._required:
-            check.check_requires(self.ir, values, read)
-            if len(self._required) >= _MAX_REQUIRED:
-                self._required.clear()
-            self._required.add(facts)
+        self._requirements.check(values, sizes)
 
     def kernel_key(
         self,
@@ -528,14 +496,3 @@ class Variant(Serving):
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
-
-
-def _constant(value: ParamValue) -> ParamValue:
-    """Make a symbolic number a constant of the graph that is traced."""
-    match value:
-        case torch.SymFloat():
-            return float(value)
-        case torch.SymInt():
-            return int(value)
-        case _:
-            return value

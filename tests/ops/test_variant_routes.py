@@ -160,3 +160,83 @@ def test_routes_are_bounded(variant, monkeypatch):
     for length in range(1, 9):
         variant(Q[:, :, :length], K, K, 2.0)
     assert len(variant.routes._routes) <= 4
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """A variant that is called with vectors alone."""
+    return attnlang.loads("attention bare:\n mask = causal")
+
+
+def test_the_second_call_of_vectors_alone_is_not_checked(bare, checks):
+    wanted = bare.reference(Q, K, K)
+    for q in (Q, Q.clone(), Parameter(Q), Q.transpose(1, 2).contiguous().transpose(1, 2)):
+        with torch.no_grad():
+            torch.testing.assert_close(bare(q, K, K), wanted, atol=2e-5, rtol=1e-4)
+    assert len(checks) <= 1
+    short = Q[:, :, :5]
+    torch.testing.assert_close(bare(short, K, K), bare.reference(short, K, K), atol=2e-5, rtol=1e-4)
+    assert len(checks) <= 2
+
+
+BARE_WRONG = {
+    "a list": {"q": [1.0]},
+    "rank": {"q": Q[0]},
+    "double": {"q": Q.double(), "k": K.double(), "v": K.double()},
+    "half q": {"q": Q.half()},
+    "half v": {"v": K.half()},
+    "heads": {"k": K[:, :1].expand(2, 3, 9, 16), "v": K[:, :1].expand(2, 3, 9, 16)},
+    "length": {"v": K[:, :, 1:]},
+    "head dim": {"k": K[..., 1:]},
+    "q elsewhere": {"q": Q.to("meta")},
+    "k elsewhere": {"k": K.to("meta")},
+    "v elsewhere": {"v": K.to("meta")},
+    "layout of q": {"q": Q.to_sparse()},
+    "layout of v": {"v": K.to_sparse()},
+    "no v": {"v": None},
+    "true for 1": {"kv_block": True},
+    "false for 0": {"kv_offset": False},
+    "a parameter": {"cap": 2.0},
+}
+
+
+@pytest.mark.parametrize("wrong", BARE_WRONG.values(), ids=BARE_WRONG)
+def test_a_wrong_call_is_refused_after_one_of_vectors_alone(bare, wrong):
+    good = {"q": Q, "k": K, "v": K}
+    bare(**good)
+    bare(**good)
+    for _ in range(2):
+        with pytest.raises(attnlang.CallError):
+            bare(**(good | wrong))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of forward mode
+def test_what_else_a_call_is_made_in_is_seen_after_one_of_vectors_alone(bare):
+    bare(Q, K, K)
+    plain = bare(Q, K, K)
+    for at in range(3):
+        vectors = [x.clone().requires_grad_(i == at) for i, x in enumerate((Q, K, K))]
+        assert bare(*vectors).requires_grad
+        with torch.no_grad():
+            assert not bare(*vectors).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bare(Q, K, K).dtype == torch.bfloat16
+    with pytest.raises(attnlang.CallError, match=r"torch\.vmap"):
+        torch.vmap(bare)(Q[:, None], K[:, None], K[:, None])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(Q, torch.ones_like(Q))
+        with pytest.raises(attnlang.CallError, match="dual"):
+            bare(dual, K, K)
+    with pytest.raises(attnlang.CallError, match=r"torch\.func"):
+        torch.func.grad(lambda q: bare(q, K, K).sum())(Q)
+    assert torch.equal(bare(Q, K, K), plain)
+
+
+def test_vectors_alone_draw_dropout_anew():
+    variant = attnlang.loads("attention a(p: float = 0.5):\n weights = softmax(score) * dropout(p)")
+    torch.manual_seed(0)
+    first, second = variant(Q, K, K), variant(Q, K, K)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(variant(Q, K, K), first)
+    assert torch.equal(variant(Q, K, K), second)
