@@ -63,8 +63,8 @@ struct FloatOperands {
   // grads[d] += sum over keys j < n of k[j][d] * slopes[j], for kVectors vectors of a panel.
   template <int kVectors>
   void add_to_queries(int panel, int n, float* grads) const {
-    accumulate_strip<FloatProduct, kD, kVectors>(
-        tile.k_rows, 0, n, slopes + panel * kKeyTile * kPanel, nullptr, grads);
+    accumulate_strip<FloatProduct, kD, kVectors>(tile.k_rows, n, slopes + panel * kKeyTile * kPanel,
+                                                 nullptr, grads);
   }
 };
 
@@ -148,8 +148,8 @@ struct PairOperands {
 
   template <int kVectors>
   void add_to_queries(int panel, int n, float* grads) const {
-    crossed.template accumulate<kVectors>(0, n, slope_pairs + panel * kKeyTile * kPanel / 2,
-                                          nullptr, grads);
+    crossed.template accumulate<kVectors>(
+        crossed.v_rows, n, slope_pairs + panel * kKeyTile * kPanel / 2, nullptr, grads);
   }
 
  private:

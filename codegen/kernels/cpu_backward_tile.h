@@ -209,7 +209,7 @@ struct BackwardTile {
                               panel * kPanel / Queries::kEntries * kPanel;
         const int width = std::min(kPanel, kWidth - wide * kPanel);
         with_vectors(panel_vectors(width), [&]<int kVectors>() {
-          dot_strip<Product, kVectors>(pointers, 0, at.n, depth, packed, [&](int j, const F* sums) {
+          dot_strip<Product, kVectors>(pointers, at.n, depth, packed, [&](int j, const F* sums) {
             float* sum = out + j * kStride + wide * kPanel;
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) {
