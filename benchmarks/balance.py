@@ -35,7 +35,7 @@ def chunks(variant: Variant, lens: list[int], workers: int, split: int, *window:
     values = dict(zip(("window_size",), window, strict=False))
     make = variant.registered_op(values, "schedule")
     tables = {"q_indptr": starts([1] * len(lens)), "kv_indptr": starts(lens)}
-    schedule = make(q, k, v, *window, **tables, workers=workers, split_tokens=split)
+    schedule, _ = make(q, k, v, *window, **tables, workers=workers, split_tokens=split)
     found = schedule[_HEADER:].reshape(-1, _CHUNK).long()
     return found[(found[:, 0] * (1 << 32) + found[:, 1]).argsort()]
 

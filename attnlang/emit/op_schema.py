@@ -29,7 +29,7 @@ from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam, Variant, Ve
 from attnlang.ir.printer import print_variant
 from attnlang.ir.traverse import walk
 
-API_VERSION, CALL_VERSION = 4, 6  # kApiVersion, kCallVersion
+API_VERSION, CALL_VERSION = 5, 7  # kApiVersion, kCallVersion
 
 # Names of the ops alone: a parameter may have them.
 _OWN = (
@@ -127,6 +127,7 @@ class OpSchema:
             ),
             Argument(self.companions["part"], "SymInt", Role.PART, "0"),
             Argument(self.companions["schedule"], "Tensor?", Role.SCHEDULE, "None"),
+            Argument(self.companions["split_tokens"], "SymInt", Role.SPLIT_TOKENS, "0"),
         )
 
     @property
@@ -135,13 +136,12 @@ class OpSchema:
         return (
             *self.packed_arguments,
             Argument(self.companions["workers"], "SymInt", Role.WORKERS),
-            Argument(self.companions["split_tokens"], "SymInt", Role.SPLIT_TOKENS, "0"),
         )
 
     @property
     def schedule(self) -> str:
-        """The schema of the op that makes schedules."""
-        return f"{self.name}_schedule({self._list(self.schedule_arguments)}) -> Tensor"
+        """The schema of the op that makes schedules, and tells the workspace of a call with one."""
+        return f"{self.name}_schedule({self._list(self.schedule_arguments)}) -> (Tensor, int)"
 
     @property
     def packed(self) -> str:

@@ -56,6 +56,10 @@ class Rows:
     kv_offset: Tensor
     kv_lens: Tensor
 
+    def first(self, count: int) -> Rows:
+        """Return the first rows: with maxima there may be more."""
+        return replace(self, request=self.request[:count], row=self.row[:count])
+
 
 def finishes(variant: Variant) -> bool:
     """Whether there is anything to do."""

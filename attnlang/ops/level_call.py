@@ -101,7 +101,6 @@ class LevelCall:
         self._variant = variant
         self._work = {
             names["workers"]: facts.schedules.workers,
-            names["split_tokens"]: facts.schedules.split_tokens,
         }
         self._lasts, self._stays = facts.lasts, facts.made is not None
         self._return_lse, self._return_max = facts.return_lse, facts.return_max
@@ -131,6 +130,8 @@ class LevelCall:
         for argument in (self._scale, *(m.argument for m in self._moving)):
             if argument is not None:
                 fixed.pop(argument, None)
+        if facts.schedules.split_tokens:
+            fixed[names["split_tokens"]] = facts.schedules.split_tokens
         self._fixed = fixed
         specialised = variant.specialised(const_values(ir, own), given_tensors(ir, own))
         width = specialised.widths(q.shape[2], None if pools.v is None else pools.v.shape[-1]).value
@@ -179,10 +180,11 @@ class LevelCall:
         v: Tensor | None,
         values: Mapping[str, ParamValue | Paged],
         scale: float | Tensor | None,
-    ) -> Tensor:
-        """Make the schedule of a run."""
+    ) -> tuple[Tensor, int]:
+        """Make the schedule of a run, and tell the workspace of those that follow it on a GPU."""
         call = self._arguments(q, values, scale) | self._work
-        made: Tensor = self._planner(*((q, k) if v is None else (q, k, v)), **call)
+        vectors = (q, k) if v is None else (q, k, v)
+        made: tuple[Tensor, int] = self._planner(*vectors, **call)
         return made
 
     def _arguments(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from attnlang.ir.nodes import Scalar, Variant
 from attnlang.ir.traverse import walk
+from attnlang.ops.errors import CallError
 from attnlang.ops.paged_kv import nhd
 from attnlang.ops.part_core import ignores_heads, ignores_rows, mask_is_positional
 from attnlang.ops.plan_parts import Ints, PartKeys, PlanParts
@@ -52,10 +53,13 @@ def make_levels(
     positions: Positions,
     numbers: Mapping[str, bool | int | float],
     stackable: int = 1,
+    form: tuple[bool, ...] | None = None,
 ) -> tuple[Level, ...]:
     """Return the calls of a plan of several parts; `numbers` are the mask's, as far as known.
 
-    `stackable`: query heads that may be rows; 1: none are to be.
+    `stackable`: query heads that may be rows; 1: none are to be. `form`: which of the calls are to
+    share rows, where that is settled. One that does not can do any step; one that does is refused
+    where the mask may hide a key.
     """
     kv_offset = positions.kv_offset
     groups = ignores_rows(core) and mask_is_positional(core)
@@ -63,7 +67,20 @@ def make_levels(
     groups = groups and read <= numbers.keys()
     levels = []
     for i, (part, of) in enumerate(zip(parts.parts, parts.of, strict=True)):
-        shared = groups and _sees_all(core, part, parts, of, positions.q_offset, kv_offset, numbers)
+        live = (parts.q_lens > 0) & (part.lens[of] > 0)
+        if form is None:  # where rows have keys in common
+            shared = groups and bool(live.any()) and np.unique(of[live]).size < live.sum()
+        else:
+            shared = form[i]
+        sees = shared and _sees_all(
+            core, part, parts, of, live, positions.q_offset, kv_offset, numbers
+        )
+        if shared and form is not None and not sees:
+            raise CallError(
+                f"kv[{i}]", "keys that every row sees, as those that were planned first",
+                "keys that the mask may hide", help="make another plan",
+            )  # fmt: skip
+        shared = sees
         if shared:
             first = np.searchsorted(of, np.arange(part.requests))
             own = kv_offset[np.minimum(first, max(parts.requests - 1, 0))]
@@ -89,15 +106,13 @@ def _sees_all(
     part: PartKeys,
     parts: PlanParts,
     of: Ints,
+    live: npt.NDArray[np.bool_],
     q_offset: Ints,
     kv_offset: Ints,
     numbers: Mapping[str, bool | int | float],
 ) -> bool:
-    """Whether every row sees all keys that a part has for it, and some rows share such keys."""
+    """Whether every row of the live requests sees all keys that a part has for it."""
     rows = parts.q_lens
-    live = (rows > 0) & (part.lens[of] > 0)
-    if not live.any() or np.unique(of[live]).size == live.sum():
-        return False
     boxes = set()
     for g in np.unique(of[live]):
         own = live & (of == g)
@@ -106,7 +121,7 @@ def _sees_all(
             return False
         first, end = q_offset[own].min(), (q_offset + rows)[own].max()
         boxes.add((int(first), int(end) - 1, int(offsets[0]), int(offsets[0] + part.lens[g]) - 1))
-    return _all_true(core, np.array(sorted(boxes)), numbers)
+    return not boxes or _all_true(core, np.array(sorted(boxes)), numbers)
 
 
 def _all_true(core: Variant, boxes: Ints, numbers: Mapping[str, bool | int | float]) -> bool:

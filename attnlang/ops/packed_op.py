@@ -47,9 +47,9 @@ class PackedOp:
         top = (indptr.shape[0] - 1, heads) if arguments.get("return_max") else (0,)
         return out, q.new_empty(lse, dtype=torch.float32), q.new_empty(top, dtype=torch.float32)
 
-    def _fake_schedule(self, *args: object, **kwargs: object) -> Tensor:
+    def _fake_schedule(self, *args: object, **kwargs: object) -> tuple[Tensor, int]:
         arguments = named(self._schema.schedule_arguments, args, kwargs)
         self._prepare(arguments)
         q = arguments["q"]
         assert isinstance(q, Tensor)
-        return q.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int32)
+        return q.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int32), 0

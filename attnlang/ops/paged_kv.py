@@ -2,7 +2,8 @@
 
 Maps pools and page tables, as serving engines keep them, to views [pages, page, HKV, D] and the
 length of each request. Invariant: the tables were checked when the object was made, and whoever
-plans with it checks them again (`check`), for they are the caller's memory.
+plans with it checks them again (`check`), for they are the caller's memory. Of tables on the pools'
+GPU shapes are checked: their values are the kernels' to read, which stay within what is there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlang.ops import tables
 from attnlang.ops.arguments import KERNEL_DTYPES, POSITION_LIMIT
 from attnlang.ops.errors import CallError
-from attnlang.ops.tables import IntArray, check_indptr, check_range, check_table
+from attnlang.ops.tables import IntArray, check_indptr, check_range, check_table, check_unread
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -39,11 +41,11 @@ class PagedKV:
             size from 1, any strides. float32, bfloat16, float16, float8_e4m3fn or float8_e5m2.
         v_pages: The pool of values, likewise with DV; the other half of one pool is as good. None
             for a spec that makes v of k.
-        indptr: int32 or int64 [B + 1], on the CPU: request b's pages are
-            `indices[indptr[b] : indptr[b + 1]]`, in the order of its positions.
-        indices: int32 or int64 [n], on the CPU: page numbers.
-        last_page_len: int32 or int64 [B], on the CPU: how many slots of the last page are used,
-            1 to page; 0 for a request without pages.
+        indptr: int32 or int64 [B + 1], on the CPU, or all three tables on the pools' GPU: request
+            b's pages are `indices[indptr[b] : indptr[b + 1]]`, in the order of its positions.
+        indices: int32 or int64 [n]: page numbers.
+        last_page_len: int32 or int64 [B]: how many slots of the last page are used, 1 to page; 0
+            for a request without pages.
         layout: "NHD" or "HND".
         k_scale: What a stored key is multiplied by: a number, or a float tensor, 0-d or [HKV].
         v_scale: The same of values.
@@ -68,7 +70,10 @@ class PagedKV:
         check_pools(self.k_pages, self.v_pages, self.layout)
         for name, scale in (("k_scale", self.k_scale), ("v_scale", self.v_scale)):
             _check_scale(name, scale, self.num_kv_heads, self.k_pages.device)
-        self.check()
+        if self.is_unread:
+            self.check_unread()
+        else:
+            self.check()
 
     @property
     def page_size(self) -> int:
@@ -86,9 +91,29 @@ class PagedKV:
         return self.last_page_len.shape[0]
 
     @property
+    def is_unread(self) -> bool:
+        """Whether the tables lie on a GPU, where the host does not look at them."""
+        return any(map(tables.is_unread, (self.indptr, self.indices, self.last_page_len)))
+
+    @property
     def kv_lens(self) -> Tensor:
-        """The length of each request, int32 [B]."""
+        """The length of each request, int32 [B], where the tables lie."""
+        if self.is_unread:
+            return lengths_of(self.indptr, self.last_page_len, self.page_size)
         return torch.from_numpy(self.check().lens.astype(np.int32))
+
+    def check_unread(self) -> None:
+        """Check the shapes and places of tables on a GPU."""
+        device = self.k_pages.device
+        indptr = check_unread("indptr", self.indptr, device)
+        if indptr.shape[0] == 0:
+            raise CallError("indptr", "a 0 and the end of every request", "shape [0]")
+        requests = indptr.shape[0] - 1
+        whole = f": indptr has {requests} requests"
+        check_unread("last_page_len", self.last_page_len, device, requests, whole)
+        slots = check_unread("indices", self.indices, device).shape[0] * self.page_size
+        if slots >= POSITION_LIMIT:
+            raise CallError("indices", "pages of fewer than 2 ** 30 slots", f"{slots} slots")
 
     def check(self) -> PageTables:
         """Check the tables as they are now, and return them."""
@@ -131,8 +156,13 @@ class PagedKV:
             CallError: A shape does not fit, or a position has no slot.
 
         """
-        tables = self.check()
-        requests = tables.lens.size
+        if self.is_unread:
+            raise CallError(
+                "indptr", "tables on the CPU, of whose values the slots follow", "tables on a GPU",
+                help="write to the pools yourself there: pool[page, slot] = k",
+            )  # fmt: skip
+        own = self.check()
+        requests = own.lens.size
         given = (
             ("k", k, self.k_pages, self.k_scale),
             ("v", v, self.v_pages, self.v_scale),
@@ -155,14 +185,14 @@ class PagedKV:
             )  # fmt: skip
             of_request = np.repeat(np.arange(requests), np.diff(starts))
         at = check_table("positions", positions, of_request.size, ", one for each token")
-        wrong = (at < 0) | (at >= tables.lens[of_request])
+        wrong = (at < 0) | (at >= own.lens[of_request])
         if wrong.any():
             i = int(np.argmax(wrong))
             b = of_request[i]
             raise CallError(
-                "positions", f"0 to {tables.lens[b] - 1} in request {b}", f"{at[i]} at entry {i}"
+                "positions", f"0 to {own.lens[b] - 1} in request {b}", f"{at[i]} at entry {i}"
             )
-        page = tables.indices[tables.indptr[of_request] + at // self.page_size]
+        page = own.indices[own.indptr[of_request] + at // self.page_size]
         place = (torch.from_numpy(page.astype(np.int64)), torch.from_numpy(at % self.page_size))
         tokens = [
             (name, x, nhd(pool, self.layout), scale)
@@ -175,6 +205,13 @@ class PagedKV:
                 raise CallError(name, f"shape {wanted}", f"shape {list(x.shape)}")
         for _, x, pool, scale in tokens:
             _write(x, pool, scale, place)
+
+
+def lengths_of(starts: Tensor, last_page_len: Tensor, page_size: int) -> Tensor:
+    """Return the length of each request, int32 [B], without a look at a value."""
+    counts = starts.diff()
+    used = (counts - 1) * page_size + last_page_len.clamp(1, page_size)
+    return torch.where(counts > 0, used, 0).to(torch.int32)
 
 
 def nhd(pool: Tensor, layout: str) -> Tensor:

@@ -164,6 +164,14 @@ def run_parts(
         row_sum = (~state.lse.isneginf()).to(state.out.dtype).unsqueeze(2)
     named = {n: x for n, x in values.items() if not isinstance(x, Paged)}
     out = finish(
-        cores.finished, rows, q, state.out, row_sum, state.lse, named, facts.scale, kv_heads
+        cores.finished,
+        rows.first(q.shape[0]),
+        q,
+        state.out,
+        row_sum,
+        state.lse,
+        named,
+        facts.scale,
+        kv_heads,
     )
     return out, state.lse, state.largest

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The rows and keys of a plan's requests."""
+    """The rows and keys of a plan's requests; None where tables on a GPU have them."""
 
-    q: tuple[int, ...]
-    kv: tuple[int, ...]
+    requests: int
+    q: tuple[int, ...] | None
+    kv: tuple[int, ...] | None
     most: int  # requests that kernels are told of; tensors over B may have as many entries
     pages: tuple[int, int] | None  # [pages, page] of the one cache; None: ragged, or several parts
     parts: int
@@ -67,10 +68,10 @@ def check_run(
     k, v = pools[0].k, pools[0].v
     dv = variant.value_dim(specialised, q.shape[2], None if v is None else v, plain)
     sizes = {
-        "B": len(lengths.q), "HQ": q.shape[1], "HKV": k.shape[-2], "Q": q.shape[0],
-        "KV": sum(lengths.kv), "D": q.shape[2], "DV": dv,
+        "B": lengths.requests, "HQ": q.shape[1], "HKV": k.shape[-2], "Q": q.shape[0],
+        "KV": k.shape[0] if lengths.kv is None else sum(lengths.kv), "D": q.shape[2], "DV": dv,
     }  # fmt: skip
-    longest = {"Q": max(lengths.q, default=0), "KV": max(lengths.kv, default=0)}
+    longest = {"Q": max(lengths.q or (), default=0), "KV": max(lengths.kv or (), default=0)}
     dense = {
         p.name: None if isinstance(values[p.name], Paged) else _of_step(p, plain[p.name], lengths)
         for p in ir.params
@@ -87,7 +88,7 @@ def _of_step(param: Param, value: ParamValue, lengths: Lengths) -> ParamValue:
         return value
     for axis in request_axes(param):
         if axis < value.dim() and value.shape[axis] == lengths.most:
-            value = value.narrow(axis, 0, len(lengths.q))
+            value = value.narrow(axis, 0, lengths.requests)
     return value
 
 
@@ -126,9 +127,14 @@ def _check_paged(
         rows = packed_rows(param)
         of_keys = rows.folds and rows.size == "KV"
         if not isinstance(value, Paged):
-            if of_keys and isinstance(value, Tensor) and lengths.parts > 1:
-                expected = "a Paged tensor, or nothing over KV, in a plan of several parts"
-                raise CallError(param.name, expected, "a tensor")
+            if of_keys and isinstance(value, Tensor):
+                for wrong, where in (
+                    (lengths.parts > 1, "in a plan of several parts"),
+                    (lengths.kv is None and lengths.pages is not None, "beside tables on a GPU"),
+                ):
+                    if wrong:
+                        expected = f"a Paged tensor, or nothing over KV, {where}"
+                        raise CallError(param.name, expected, "a tensor")
             continue
         if not of_keys or lengths.pages is None:
             expected = "a Paged only for a tensor with B and KV, and one cache"

@@ -3,8 +3,8 @@
 Keeps what the schedule op returns: int32, a header (kind, chunks, items, workers, slots, the
 largest load, two of shape), then chunks (item, first, count, worker, slot); loads count key tiles.
 A GPU's kernels make their own, for requests of few rows and, if there may be others, for those: a
-header (kind, chunks, items, workers, slots, the largest load, all key tiles, the bytes of states
-over 256, the size of it all, whether nothing is cut) and what kernels alone read.
+header (kind, chunks, items, workers, slots, the largest load, all key tiles, the size of it all,
+whether nothing is cut) and what kernels alone read.
 Invariant: a schedule serves only calls with the lengths, the mask's parameters and the kernel that
 it was made for; other parameters of a run do not change it.
 """
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 _KIND, _CHUNKS, _ITEMS, _WORKERS, _SLOTS, _LARGEST = 0, 1, 2, 3, 4, 5
-_TILES, _STATE_BYTES, _SIZE, _WHOLE = 6, 7, 8, 9  # of a GPU's
-_GPU_KIND, _GPU_HEADER = 0x61747302, 10
+_TILES, _SIZE, _WHOLE = 6, 7, 8  # of a GPU's
+_GPU_KIND, _GPU_HEADER = 0x61747302, 9
 _HEADER, _CHUNK, _COUNT = 8, 5, 2
 _STATE_ROWS = 64 + 16  # a slot has room for a state of a prefill's rows and one of a decode's
 _PAD = 16
@@ -75,16 +75,16 @@ def _gpu_headers(schedule: Tensor) -> list[list[int]] | None:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     table: Tensor
+    work_bytes: int  # of a call that follows it, in the memory that a GPU's kernels are lent
     value_dim: int
-    make: Callable[[], Tensor] | None  # where it is to be made again, for another step
+    make: Callable[[], tuple[Tensor, int]] | None  # where it is to be made again, for another step
     keys: int | None  # that its call has, unless they lie in pages
 
     @property
     def state_bytes(self) -> int:
-        """The memory of the states of its pieces while a call runs."""
-        gpu = _gpu_headers(self.table)
-        if gpu is not None:
-            return max((header[_STATE_BYTES] << 8 for header in gpu), default=0)
+        """The memory in which a call works: on the CPU that of the states of its pieces."""
+        if self.table.is_cuda or self.work_bytes:
+            return self.work_bytes
         width = -(-self.value_dim // _PAD) * _PAD + 3  # the sums, the maximum, two more sums
         return int(self.table[_SLOTS]) * _STATE_ROWS * width * 4
 
@@ -101,7 +101,7 @@ class Schedules:
         self,
         key: tuple[object, ...] | None,
         value_dim: int,
-        make: Callable[[], Tensor],
+        make: Callable[[], tuple[Tensor, int]],
         *,
         lasts: bool,
         keys: int | None,
@@ -114,21 +114,26 @@ class Schedules:
         earlier calls' tensors none is held. `keys`: how many the call has, unless in pages.
         """
         if key is None:
-            return make()
+            return make()[0]
         kept = self._kept.get(key)
         if kept is None:
-            table = _lasting(make()) if lasts else make()
-            kept = _Kept(table, value_dim, make if lasts else None, keys)
+            table, bytes_ = make()
+            table = _lasting(table) if lasts else table
+            kept = _Kept(table, bytes_, value_dim, make if lasts else None, keys)
             kept = self._kept.setdefault(key, kept)
         elif lasts:
+            del self._kept[key]  # the latest comes last
             self._kept[key] = replace(kept, make=make)
         return kept.table
 
-    def made_again(self, keys: int) -> Schedules:
+    def made_again(self, keys: int | None) -> Schedules:
         """Return those of the step whose tables now lie where this one's did, and its `keys`.
 
-        Calls of ragged keys have as many as their step; those of other steps do not come again.
+        Calls of ragged keys have as many as their step, or as the latest call where a GPU alone
+        knows; those of other steps do not come again.
         """
+        if keys is None:
+            keys = next((kept.keys for kept in reversed(self._kept.values())), None)
         lasting = {
             key: kept
             for key, kept in self._kept.items()
@@ -136,7 +141,7 @@ class Schedules:
         }
         for kept in lasting.values():
             assert kept.make is not None
-            kept.table.copy_(kept.make())
+            kept.table.copy_(kept.make()[0])
         return Schedules(self.workers, self.split_tokens, lasting)
 
     @property
@@ -146,7 +151,7 @@ class Schedules:
 
     @property
     def bytes(self) -> int:
-        """The memory of the schedules, and of the states of the call that has the most."""
+        """The memory of the schedules, and of the call that needs most, told without waiting."""
         states = max((kept.state_bytes for kept in self._kept.values()), default=0)
         return states + sum(kept.table.nbytes for kept in self._kept.values())
 

@@ -8,11 +8,9 @@ for one window is wrong for another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from attnlang.jit.units import Target
@@ -20,63 +18,22 @@ from attnlang.ops import arguments as check
 from attnlang.ops.block_sparse import BlockSparse
 from attnlang.ops.block_sparse_plan import BlockSparsePlan
 from attnlang.ops.errors import CallError
-from attnlang.ops.finish import Rows
-from attnlang.ops.frozen import Value, all_values, freeze
-from attnlang.ops.level_call import CallFacts, Made, Pools, call_level
-from attnlang.ops.levels import Level, LevelTables, Positions, TableBuffers, make_levels, on_device
-from attnlang.ops.paged_kv import PagedKV, check_pools, nhd
-from attnlang.ops.part_core import reads_requests
-from attnlang.ops.part_runs import cores_of, run_parts
+from attnlang.ops.frozen import Value, all_values
+from attnlang.ops.level_call import CallFacts, Pools, call_level
+from attnlang.ops.paged_kv import PagedKV
+from attnlang.ops.part_runs import run_parts
 from attnlang.ops.parts import Paged
-from attnlang.ops.plan_parts import Ints, PlanParts, plan_parts
-from attnlang.ops.prefixes import share_prefixes
+from attnlang.ops.plan_pools import Pool, as_kernels_take, pools_of
+from attnlang.ops.plan_step import Inspector, Options, Step
 from attnlang.ops.routes import Facts, Routes
-from attnlang.ops.run_check import Lengths, check_run
+from attnlang.ops.run_check import check_run
 from attnlang.ops.schedules import Balance, Schedules
-from attnlang.ops.tables import check_table
-from attnlang.ops.targets import check_dtype, runs_on
+from attnlang.ops.targets import check_dtype
 
 if TYPE_CHECKING:
     from attnlang.ops.variant import Variant
 
 _SPLIT_TOKENS = 2048
-Pool = Tensor | tuple[Tensor, Tensor | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a plan was asked for, beside its tables."""
-
-    num_q_heads: int
-    q_offset: int | Tensor | None
-    kv_offset: int | Tensor
-    split_tokens: int  # of batch-invariant cuts; 0: cuts follow the load
-    share_prefixes: bool
-    max_requests: int | None
-    max_q_tokens: int | None
-    max_pages: int | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Placed:
-    """The tables of one step where its kernels run."""
-
-    tables: tuple[LevelTables, ...]
-    rows: Rows | None  # None where nothing is merged
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """What one step is."""
-
-    parts: PlanParts
-    levels: tuple[Level, ...]
-    merged: bool
-    positions: Positions
-    placed: Placed | None  # None: no run of ragged keys has said yet where they lie
-    lengths: Lengths
-    schedules: Schedules
-    made: dict[Facts, Made] = field(default_factory=dict)  # for runs that were checked
 
 
 class Plan:
@@ -92,21 +49,18 @@ class Plan:
     ) -> None:
         self._variant, self._options = variant, options
         self._routes = Routes(variant.ir)
-        self._frozen = freeze(variant.ir, params)
-        parts = plan_parts(q_indptr, kv)
-        self._buffers: TableBuffers | None = None  # of the device that runs are on
-        device = _device(parts)
-        if device is not None:
-            self._run_on(device)
-        self._step = self._make(parts)
+        self._inspector = Inspector(variant, options, params)
+        self._step = self._inspector.step(q_indptr, kv)
 
     def __repr__(self) -> str:
-        parts = self._step.parts
+        parts, name = self._step.parts, self._variant.ir.name
+        if parts is None:
+            return f"<plan of {name}: {self._step.requests} requests, whose lengths a GPU has>"
         rows, keys = int(parts.q_starts[-1]), int(parts.kv_lens.sum())
         levels = ", ".join("shared" if x.shared else "own" for x in self._step.levels)
         return (
-            f"<plan of {self._variant.ir.name}: {parts.requests} requests, {rows} rows, {keys} "
-            f"keys, parts: {levels}>"
+            f"<plan of {name}: {parts.requests} requests, {rows} rows, {keys} keys, "
+            f"parts: {levels}>"
         )
 
     def __getstate__(self) -> dict[str, object]:
@@ -125,9 +79,11 @@ class Plan:
 
     @property
     def workspace_bytes(self) -> int:
-        """The memory of tables and schedules, and of the states of pieces while a run lasts.
+        """The memory of tables and schedules, and of what a run works in, once a run was made.
 
-        Schedules are made when a run first needs them. A packed call has at most 10 states for each
+        On a GPU it depends on shapes, not on lengths, and is told without waiting: transformed
+        rows, two states of an item for each block that runs at once, or with `batch_invariant` one
+        for each piece that there may be. On the CPU a packed call has at most 10 states for each
         worker, unless `batch_invariant` asks for more.
         """
         placed = self._step.placed
@@ -138,9 +94,10 @@ class Plan:
         """Plan another step with the same parameters, into the same buffers if there are maxima.
 
         On a GPU with all maxima a captured `run` then does this step, if its q has `max_q_tokens`
-        rows: those beyond the step's are not written.
+        rows: those beyond the step's hold nothing. Tables on a GPU are read by its kernels: such an
+        update may be captured too, before the runs that follow it.
         """
-        self._step = self._make(plan_parts(q_indptr, kv), self._step.schedules)
+        self._step = self._inspector.step(q_indptr, kv, self._step)
 
     def run(
         self,
@@ -183,7 +140,7 @@ class Plan:
             out, lse, largest = self._attend(q, kv, facts, scale, seed, params, **flags)
         else:
             (call,) = made.values()
-            k, v = _shaped(kv, step.levels[0])
+            k, v = as_kernels_take(kv, step.stores[0])
             out, lse, largest = call.run(q, k, v, params, scale, seed, step.schedules)
         results = [out]
         if return_lse:
@@ -191,7 +148,7 @@ class Plan:
             results.append(lse)
         if return_max:
             assert largest is not None
-            results.append(largest[: step.parts.requests])
+            results.append(largest[: step.requests])
         return out if len(results) == 1 else tuple(results)
 
     def _facts(
@@ -203,9 +160,9 @@ class Plan:
         params: Mapping[str, Value],
     ) -> Facts | None:
         """Return what runs that are like one have in common; None where that cannot be told."""
-        repeated = self._frozen.keys() & params.keys()
+        repeated = self._inspector.frozen.keys() & params.keys()
         if repeated:
-            all_values(self._variant.ir, self._frozen, params)  # refuses another value
+            all_values(self._variant.ir, self._inspector.frozen, params)  # refuses another value
             params = {n: x for n, x in params.items() if n not in repeated}
         pairs = kv if isinstance(kv, list) else [kv]
         stored: list[object] = []
@@ -236,8 +193,8 @@ class Plan:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Attend after checks, unless runs `like` this one passed: a model has many layers."""
         step = self._step
-        values = all_values(self._variant.ir, self._frozen, params)
-        pools = _pools(kv, step)
+        values = all_values(self._variant.ir, self._inspector.frozen, params)
+        pools = pools_of(kv, step.stores)
         made = None if like is None else step.made.get(like)
         if made is None:
             check.check_lse(self._variant.ir, return_lse)
@@ -245,10 +202,12 @@ class Plan:
             self._check(step, q, pools, values, scale)
             if like is not None:
                 made = step.made.setdefault(like, {})
+        if step.placed is None:
+            step = self._step = self._inspector.place_ragged(step, q.device)
         placed = step.placed
-        if placed is None:
-            placed = self._place_ragged(step, q.device)
-        lasts = self._is_fixed(step) and q.shape[0] == self._options.max_q_tokens
+        assert placed is not None
+        whole = step.rows is None or q.shape[0] == self._options.max_q_tokens
+        lasts = whole and self._inspector.is_fixed(step)
         facts = CallFacts(
             scale,
             seed,
@@ -266,98 +225,6 @@ class Plan:
         heads = pools[0].k.shape[-2]
         return run_parts(self._variant, calls, placed.rows, q, values, facts, heads)
 
-    def _make(self, parts: PlanParts, before: Schedules | None = None) -> Step:
-        """Inspect a step; `before`: the schedules of the one before it."""
-        options = self._options
-        positions = _positions(options, parts)
-        merged = len(parts.parts) > 1
-        if options.share_prefixes:
-            parts, merged = self._shared(parts, positions)
-        if merged:
-            levels = self._levels(parts, positions)
-        else:
-            keys = parts.parts[0].for_requests(parts.of[0], parts.q_starts)
-            default = options.q_offset is None
-            based = isinstance(options.kv_offset, Tensor) or options.kv_offset != 0
-            q_offset = None if default else positions.q_offset
-            levels = (Level(0, False, keys, q_offset, positions.kv_offset if based else None),)
-        self._check_maxima(parts, levels)
-        schedules = Schedules(max(torch.get_num_threads(), 1), options.split_tokens)
-        lengths = _lengths(parts, options.max_requests)
-        step = Step(parts, levels, merged, positions, None, lengths, schedules)
-        if self._buffers is None:
-            return step
-        step = self._place(step, self._buffers)
-        if before is None:
-            return step
-        return replace(step, schedules=before.made_again(int(parts.kv_lens.sum())))
-
-    def _is_fixed(self, step: Step) -> bool:
-        """Whether a GPU's kernels get the same tables in every step; parts differ in number."""
-        assert self._buffers is not None
-        if step.merged:
-            return False
-        options = self._options
-        paged = all(level.keys.pages is not None for level in step.levels)
-        pages = options.max_pages is not None or not paged
-        return self._buffers.whole and options.max_requests is not None and pages
-
-    def _run_on(self, device: torch.device) -> TableBuffers:
-        whole = runs_on(device).target is not Target.CPU and not reads_requests(self._variant.ir)
-        options = self._options
-        buffers = TableBuffers(device, options.max_requests, options.max_pages, whole=whole)
-        self._buffers = buffers
-        return buffers
-
-    def _place(self, step: Step, buffers: TableBuffers) -> Step:
-        """Bring the tables of a step to where its kernels run."""
-        tables = buffers.fill(step.levels)
-        rows = _rows(step.parts, step.positions, buffers.device) if step.merged else None
-        return replace(step, placed=Placed(tables, rows))
-
-    def _place_ragged(self, step: Step, device: torch.device) -> Placed:
-        """Place a plan of ragged keys: its first run says where they lie."""
-        self._step = self._place(step, self._run_on(device))
-        assert self._step.placed is not None
-        return self._step.placed
-
-    def _shared(self, parts: PlanParts, positions: Positions) -> tuple[PlanParts, bool]:
-        """Split a cache where neighbours begin alike, if that lets rows go together."""
-        (keys,) = parts.parts
-        found = share_prefixes(keys)
-        if len(found) == 1:
-            return parts, False
-        of = []
-        for part in found:
-            seen = np.searchsorted(part.q_starts, parts.q_starts[:-1], side="right") - 1
-            of.append(np.minimum(seen, part.requests - 1))
-        split = PlanParts(parts.q_starts, found, tuple(of))
-        levels = self._levels(split, positions)
-        if not all(level.shared for level in levels[:-1]):
-            return parts, False
-        return split, True
-
-    def _levels(self, parts: PlanParts, positions: Positions) -> tuple[Level, ...]:
-        core = cores_of(self._variant).masked.ir
-        on_gpu = self._buffers is not None and self._buffers.whole
-        heads = self._options.num_q_heads if on_gpu else 1
-        return make_levels(core, parts, positions, self._numbers, heads)
-
-    @property
-    def _numbers(self) -> dict[str, bool | int | float]:
-        return {n: v for n, v in self._frozen.items() if isinstance(v, bool | int | float)}
-
-    def _check_maxima(self, parts: PlanParts, levels: tuple[Level, ...]) -> None:
-        options = self._options
-        pages = max((x.keys.pages.size for x in levels if x.keys.pages is not None), default=0)
-        for name, most, needed in (
-            ("max_requests", options.max_requests, parts.requests),
-            ("max_q_tokens", options.max_q_tokens, int(parts.q_starts[-1])),
-            ("max_pages", options.max_pages, pages),
-        ):
-            if most is not None and needed > most:
-                raise CallError(name, f"{needed} or more, for this step", str(most))
-
     def _check(
         self,
         step: Step,
@@ -368,65 +235,26 @@ class Plan:
     ) -> None:
         """Check a run's vectors and parameters."""
         self._check_q(q, step)
-        if self._options.split_tokens and check_dtype(q).target is not Target.CPU:
-            expected = "False, on a GPU: its kernels cut keys by the average length"
-            raise CallError("batch_invariant", expected, str(self._options.split_tokens))
         check_run(self._variant, step.lengths, q, pools, values, scale)
 
     def _check_q(self, q: Tensor, step: Step) -> None:
-        rows, heads = int(step.parts.q_starts[-1]), self._options.num_q_heads
+        heads, most = self._options.num_q_heads, self._options.max_q_tokens
         if not isinstance(q, Tensor):
             raise CallError("q", "a tensor [sum Q, HQ, D]", type(q).__name__)
-        # A GPU's kernels leave rows alone that no request has.
-        on_gpu = check_dtype(q).target is not Target.CPU
-        most = max(rows, self._options.max_q_tokens or 0) if on_gpu and not step.merged else rows
-        if q.dim() != 3 or not rows <= q.shape[0] <= most or q.shape[1] != heads:
-            more = "" if most == rows else f" to {most}"
+        rows = 0 if step.rows is None else step.rows
+        if step.rows is not None:
+            # A GPU's kernels leave rows alone that no request has.
+            on_gpu = check_dtype(q).target is not Target.CPU
+            spare = on_gpu and (not step.merged or self._inspector.is_fixed(step))
+            most = max(rows, most or 0) if spare else rows
+        fits = q.dim() == 3 and rows <= q.shape[0] and (most is None or q.shape[0] <= most)
+        if not fits or q.shape[1] != heads:
+            more = "" if most == rows else " or more" if most is None else f" to {most}"
             expected = f"[sum Q = {rows}{more}, HQ = {heads}, D], as planned"
             raise CallError("q", expected, f"shape {list(q.shape)}")
-        planned = q.device if self._buffers is None else self._buffers.device
+        planned = self._inspector.device or q.device
         if q.device != planned and planned.type != "meta":
             raise CallError("q", f"a tensor on {planned}, as planned", f"one on {q.device}")
-
-
-def _pools(kv: Pool | list[Pool] | None, step: Step) -> tuple[Pools, ...]:
-    """Return the pools of every part; what shares a prefix lies in one pool."""
-    count = len(step.levels)
-    given = kv if isinstance(kv, list) else [kv]
-    if len(given) == 1:
-        given = given * count
-    if len(given) != count:
-        raise CallError("kv", f"one pair, or one for each of {count} parts", f"{len(given)}")
-    return tuple(_level_pools(pair, level) for pair, level in zip(given, step.levels, strict=True))
-
-
-def _level_pools(pair: Pool | None, level: Level) -> Pools:
-    cache = level.keys.cache
-    if pair is None and cache is None:
-        raise CallError("kv", "(k, v) [sum KV, HKV, D]: a ragged plan has no pools", "nothing")
-    if pair is not None and cache is not None:
-        k, v = pair if isinstance(pair, tuple) else (pair, None)
-        check_pools(k, v, cache.layout)
-        if k.shape[1:3] != cache.k_pages.shape[1:3] or k.shape[0] < cache.k_pages.shape[0]:
-            expected = f"pools of {list(cache.k_pages.shape[:3])} as planned"
-            raise CallError("kv", expected, f"shape {list(k.shape)}")
-    scales = (None, None) if cache is None else (cache.k_scale, cache.v_scale)
-    return Pools(*_shaped(pair, level), *scales)
-
-
-def _shaped(kv: Pool | list[Pool] | None, level: Level) -> tuple[Tensor, Tensor | None]:
-    """Return what a run of a plan of one part was passed as kernels take it."""
-    pair, cache = kv[0] if isinstance(kv, list) else kv, level.keys.cache
-    if pair is None:
-        assert cache is not None
-        k, v = cache.k_pages, cache.v_pages
-    else:
-        k, v = pair if isinstance(pair, tuple) else (pair, None)
-    if cache is None:
-        if level.keys.pages is None:
-            return k, v
-        return k.unsqueeze(1), None if v is None else v.unsqueeze(1)  # pages of one slot
-    return nhd(k, cache.layout), None if v is None else nhd(v, cache.layout)
 
 
 def _check_options(options: Options) -> None:
@@ -437,49 +265,6 @@ def _check_options(options: Options) -> None:
         most = getattr(options, name)
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
             raise CallError(name, "an int of 0 or more", repr(most))
-
-
-def _device(parts: PlanParts) -> torch.device | None:
-    """Return where the pools lie; None of ragged keys, which a run brings."""
-    for part in parts.parts:
-        if part.cache is not None:
-            return part.cache.k_pages.device
-    return None
-
-
-def _positions(options: Options, parts: PlanParts) -> Positions:
-    kv_offset = _per_request("kv_offset", options.kv_offset, parts.requests)
-    if options.q_offset is None:
-        return Positions(kv_offset + parts.kv_lens - parts.q_lens, kv_offset)
-    return Positions(_per_request("q_offset", options.q_offset, parts.requests), kv_offset)
-
-
-def _per_request(name: str, value: int | Tensor, requests: int) -> Ints:
-    check.check_per_request(name, value, requests)
-    if isinstance(value, Tensor):
-        return check_table(name, value, requests).astype(np.int64)
-    return np.full(requests, value, dtype=np.int64)
-
-
-def _lengths(parts: PlanParts, max_requests: int | None) -> Lengths:
-    caches = [p.cache for p in parts.parts]
-    first, pages = caches[0], None
-    if first is not None and all(c is first for c in caches):
-        pages = (first.k_pages.shape[0], first.page_size)
-    q, kv = parts.q_lens.tolist(), parts.kv_lens.tolist()
-    return Lengths(tuple(q), tuple(kv), max_requests or len(q), pages, len(caches))
-
-
-def _rows(parts: PlanParts, positions: Positions, device: torch.device) -> Rows:
-    lens = parts.q_lens
-    request = np.repeat(np.arange(parts.requests), lens)
-    row = np.arange(request.size) - parts.q_starts[request]
-    arrays = (
-        request, row, parts.q_starts[:-1], lens, positions.q_offset, positions.kv_offset,
-        parts.kv_lens,
-    )  # fmt: skip
-    moved = on_device(np.concatenate(arrays), device)
-    return Rows(*torch.split(moved, [x.size for x in arrays]))
 
 
 def make_plan(

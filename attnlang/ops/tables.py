@@ -1,7 +1,7 @@
 """Tables of a serving plan as the host reads them: checked, or a `CallError` that names the entry.
 
 Maps int32 and int64 tensors on the CPU to numpy arrays. Invariant: whatever comes out can be used
-as an index without another look.
+as an index without another look. Of tables on a GPU the host sees shapes alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,33 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 def check_table(name: str, table: object, size: int | None = None, what: str = "") -> IntArray:
     """Return an int tensor [n] as an array; `size` is the n that it must have, for `what`."""
+    found = _check_shape(name, table, size, what)
+    if found.device.type != "cpu":
+        raise CallError(
+            name, "a tensor on the CPU: planning reads its values", f"one on {found.device}"
+        )
+    array: IntArray = found.detach().numpy()
+    return array
+
+
+def is_unread(table: object) -> bool:
+    """Whether a table lies where the host does not read it: on a GPU."""
+    return isinstance(table, Tensor) and table.device.type == "cuda"
+
+
+def check_unread(
+    name: str, table: object, device: torch.device, size: int | None = None, what: str = ""
+) -> Tensor:
+    """Return an int tensor [n] that is to lie on the device where it is used."""
+    found = _check_shape(name, table, size, what)
+    if found.device != device:
+        raise CallError(
+            name, f"a tensor on {device}, as the other tables", f"one on {found.device}"
+        )
+    return found.detach()
+
+
+def _check_shape(name: str, table: object, size: int | None, what: str) -> Tensor:
     expected = "an int tensor [n]" if size is None else f"an int tensor [{size}]{what}"
     if not isinstance(table, Tensor):
         raise CallError(name, expected, type(table).__name__)
@@ -29,12 +56,7 @@ def check_table(name: str, table: object, size: int | None = None, what: str = "
         raise CallError(name, f"{expected}, int32 or int64", f"dtype {found}")
     if table.dim() != 1 or (size is not None and table.shape[0] != size):
         raise CallError(name, expected, f"shape {list(table.shape)}")
-    if table.device.type != "cpu":
-        raise CallError(
-            name, "a tensor on the CPU: planning reads its values", f"one on {table.device}"
-        )
-    array: IntArray = table.detach().numpy()
-    return array
+    return table
 
 
 def check_indptr(

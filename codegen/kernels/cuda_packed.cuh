@@ -209,6 +209,16 @@ class PackedAttention {
     if (wrong != nullptr) return wrong;
     const int64_t few = FewItems::items(call, unit_of(call));
     const int64_t many = OfMany::items(call);
+    if (call.packed->chunks != nullptr && call.packed->split_tokens != 0) {
+      // Items of many rows are whole, whatever else is in the step: nothing is cut there.
+      const Fixed fixed = fixed_of(call, few);
+      void* states = workspace.take(OfFew::state_bytes(few, fixed));
+      void* queue = workspace.take(OfMany::kQueueBytes);
+      if (!runs) return nullptr;
+      const Launch work = work_of(call, problem, kWhole);
+      wrong = OfFew::scheduled(call, work, few, schedule_of(call), states, fixed);
+      return wrong != nullptr ? wrong : OfMany::even(call, work, many, queue);
+    }
     if (call.packed->chunks != nullptr) {
       void* states = workspace.take(std::max(OfFew::state_bytes(few), OfMany::state_bytes(many)));
       if (!runs) return nullptr;
@@ -240,14 +250,27 @@ class PackedAttention {
     const int64_t few = FewItems::items(call, unit_of(call));
     int32_t* schedule = call.packed->costs->data;
     const Launch work = work_of(call, problem, kWhole);
-    const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream);
-    if (wrong != nullptr) return wrong;
+    const Fixed fixed = fixed_of(call, few);
+    const char* wrong = OfFew::make_schedule(work, few, schedule, call.stream, fixed);
+    if (wrong != nullptr || fixed.split != 0) return wrong;
     const int64_t many = OfMany::items(call);
     return OfMany::make_schedule(work, many, schedule + OfFew::ints(few), call.stream);
   }
   static int64_t schedule_ints(const Call& call) {
     if (is_empty(call)) return 0;
-    return OfFew::ints(FewItems::items(call, unit_of(call))) + OfMany::ints(OfMany::items(call));
+    const int64_t few = OfFew::ints(FewItems::items(call, unit_of(call)));
+    return call.packed->split_tokens != 0 ? few : few + OfMany::ints(OfMany::items(call));
+  }
+  // Pieces of the tokens that were asked for, and as many states as requests of any lengths have.
+  static Fixed fixed_of(const Call& call, int64_t items) {
+    const int64_t tokens = call.packed->split_tokens, tile = Few::kKeyTile;
+    if (tokens == 0) return {};
+    const int64_t split = std::clamp<int64_t>(tokens / tile, 1, kPositionLimit);
+    const int64_t requests = call.packed->requests;
+    const int64_t tiles = items / requests * (key_rows(call) / tile + requests);
+    return {.split = static_cast<int32_t>(split),
+            .states = static_cast<int32_t>(std::min<int64_t>(
+                (tiles + items * Few::kStartTiles) / split + items + 1, INT32_MAX))};
   }
   static int32_t* schedule_of(const Call& call) {
     return static_cast<int32_t*>(const_cast<void*>(static_cast<const void*>(call.packed->chunks)));

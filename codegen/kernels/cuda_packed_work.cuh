@@ -138,6 +138,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
   } while (dealt.next(index, cut));
 }
 
+// Pieces of so many key tiles, and the states of them that there is room for; 0: as shares fall.
+struct Fixed {
+  int32_t split = 0, states = 0;
+};
+
 constexpr int kCostWarps = 4;
 
 // A warp an item: the key tiles that it visits, and those that its start takes the time of.
@@ -165,8 +170,11 @@ struct PackedSchedule {
 
   // Of a schedule in memory, and of the states of what it cuts.
   static int64_t ints(int64_t items) { return items == 0 ? 0 : Schedule::ints(items, kAtOnce); }
-  static int64_t state_bytes(int64_t items) {
+  static int64_t state_bytes(int64_t items, const Fixed& fixed = {}) {
     if (items == 0) return 0;
+    if (fixed.split != 0) {
+      return PieceStates::fixed_bytes(fixed.states, Kernel::kItemFloats, Kernel::kCounters);
+    }
     return PieceStates::bytes(kAtOnce, Kernel::kItemFloats, Kernel::kCounters) + kQueueBytes;
   }
   // A block for each item, where the items may be enough for it: the GPU counts those that there
@@ -175,24 +183,29 @@ struct PackedSchedule {
 
   // What blocks are told, with nothing done yet; behind the counters lies a number that is 0.
   static const char* deal(PackedBlocks<Variant, Element>& blocks, int64_t items, int32_t* schedule,
-                          void* states, void* stream) {
-    blocks.schedule = schedule_at(schedule, items);
+                          void* states, void* stream, const Fixed& fixed = {}) {
+    blocks.schedule = schedule_at(schedule, items, fixed);
+    if (fixed.split != 0) {
+      blocks.states =
+          PieceStates::fixed_at(states, fixed.states, Kernel::kItemFloats, Kernel::kCounters);
+      return fill_bytes(blocks.states.done, 0, fixed.states * Kernel::kCounters * sizeof(int32_t),
+                        stream);
+    }
     blocks.states = PieceStates::at(states, kAtOnce, Kernel::kItemFloats, Kernel::kCounters);
     return fill_bytes(blocks.states.done, 0,
                       kAtOnce * Kernel::kCounters * sizeof(int32_t) + kQueueBytes, stream);
   }
 
-  static const char* make_schedule(const Work& work, int64_t items, int32_t* schedule,
-                                   void* stream) {
+  static const char* make_schedule(const Work& work, int64_t items, int32_t* schedule, void* stream,
+                                   const Fixed& fixed = {}) {
     if (items == 0) return nullptr;
-    const Schedule made = schedule_at(schedule, items);
+    const Schedule made = schedule_at(schedule, items, fixed);
     const dim3 grid(static_cast<unsigned>((items + kCostWarps - 1) / kCostWarps));
     const char* wrong = launch(cost_kernel<Kernel, Items, Variant, Element>, grid,
                                kCostWarps * kWarp, 0, stream, work, made.costs(), made.items);
     if (wrong != nullptr) return wrong;
     return launch(deal_kernel, dim3(1), kDealThreads, kDealThreads * sizeof(int64_t), stream,
                   DealWork{.schedule = made,
-                           .state_bytes = state_bytes(items),
                            .least = Kernel::kLeastPiece,
                            .start = Kernel::kStartTiles,
                            .may_be_whole = may_be_whole(items)});
@@ -200,10 +213,12 @@ struct PackedSchedule {
 
  private:
   static constexpr int64_t kQueueBytes = sizeof(int32_t);
-  static Schedule schedule_at(int32_t* data, int64_t items) {
+  static Schedule schedule_at(int32_t* data, int64_t items, const Fixed& fixed) {
     return {.data = data,
             .items = static_cast<int32_t>(items),
-            .blocks = static_cast<int32_t>(kAtOnce)};
+            .blocks = static_cast<int32_t>(kAtOnce),
+            .split = fixed.split,
+            .states = fixed.states};
   }
 };
 
@@ -228,12 +243,13 @@ struct PackedLaunch : PackedSchedule<Kernel, Items, Variant, Element> {
   }
 
   static const char* scheduled(const Call& call, const Work& work, int64_t items, int32_t* schedule,
-                               void* states) {
+                               void* states, const Fixed& fixed = {}) {
     if (items == 0) return nullptr;
     PackedBlocks<Variant, Element> blocks{.work = work, .schedule = {}, .states = {}};
-    const char* wrong = Base::deal(blocks, items, schedule, states, call.stream);
+    const char* wrong = Base::deal(blocks, items, schedule, states, call.stream, fixed);
     if (wrong != nullptr) return wrong;
-    const int64_t grid = Base::may_be_whole(items) ? items : Base::kAtOnce;
+    const bool whole = fixed.split == 0 && Base::may_be_whole(items);
+    const int64_t grid = whole ? items : Base::kAtOnce;
     return start(dim3(static_cast<unsigned>(grid)), call.stream, blocks);
   }
 

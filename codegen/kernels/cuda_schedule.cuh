@@ -8,6 +8,9 @@
 // lengths lie: the host waits for nothing, and a captured graph needs it for nothing. What one
 // knows of a schedule on the host are bounds: no block has more than two pieces of items that it
 // shares with others.
+//
+// Where a request's bits are not to depend on its company, items are cut each so many key tiles
+// instead, and a block does the pieces that begin in its share of the line.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +63,6 @@ struct Schedule {
     slots,
     largest,
     tiles,
-    state_bytes,
     size,
     whole,  // not 0: nothing is cut, and each block has the item of its number
     header
@@ -73,6 +75,8 @@ struct Schedule {
 
   int32_t* data;
   int32_t items, blocks;  // items that there may be; blocks at once
+  int32_t split;          // key tiles of a piece; 0: as shares fall
+  int32_t states;         // of pieces that there is room for, where `split` is not 0
 
   static ATTNLANG_HD int64_t ints(int64_t items, int64_t blocks) {
     return (header + kSharesInts + 2 * (items + 1) + items + blocks + items + 1) / 2 * 2;
@@ -86,7 +90,27 @@ struct Schedule {
   ATTNLANG_HD int32_t* costs() const { return firsts() + blocks; }
 };
 
-// The states of pieces: a block's of an item that it goes on with, and of one that it begins.
+// Pieces of `split` key tiles. The states of an item's pieces lie one after another, those of an
+// item that begins later behind them: no item has more pieces than the numbers up to the next
+// one's.
+struct FixedPieces {
+  int64_t share, split, start;  // start: as of `Shares`
+
+  ATTNLANG_HD int64_t count(int64_t begin, int64_t end) const {
+    return greatest<int64_t>((end - begin - start + split - 1) / split, 1);
+  }
+  // Where a piece begins on the line.
+  ATTNLANG_HD int64_t place(int64_t begin, int64_t piece) const {
+    return piece == 0 ? begin : begin + start + piece * split;
+  }
+  ATTNLANG_HD int64_t block(int64_t begin, int64_t piece) const {
+    return place(begin, piece) / share;
+  }
+  ATTNLANG_HD int64_t state(int64_t begin, int64_t item) const { return begin / split + item; }
+};
+
+// The states of pieces: a block's of an item that it goes on with, and of one that it begins; where
+// pieces are fixed, each has its own, from `first` on.
 struct PieceStates {
   float *later, *first;
   int32_t* done;     // of items, by the block that begins them
@@ -101,6 +125,16 @@ struct PieceStates {
     return {.later = later,
             .first = first,
             .done = reinterpret_cast<int32_t*>(first + blocks * floats),
+            .counters = counters};
+  }
+  static int64_t fixed_bytes(int64_t states, int64_t floats, int64_t counters) {
+    return states * (floats * int64_t{sizeof(float)} + counters * int64_t{sizeof(int32_t)});
+  }
+  static PieceStates fixed_at(void* memory, int64_t states, int64_t floats, int32_t counters) {
+    auto* first = static_cast<float*>(memory);
+    return {.later = nullptr,
+            .first = first,
+            .done = reinterpret_cast<int32_t*>(first + states * floats),
             .counters = counters};
   }
 };
@@ -124,6 +158,20 @@ ATTNLANG_DEVICE Cut cut_of(const Schedule& schedule, const PieceStates& states, 
           .later = states.later + (pieces.block + 1) * floats};
 }
 
+// The same of fixed pieces, the states of whose first piece stand at `state`.
+ATTNLANG_DEVICE Cut fixed_cut(const PieceStates& states, int64_t state, int64_t piece,
+                              int64_t count, int64_t split, int64_t floats) {
+  if (count == 1) return Cut::whole();
+  float* first = states.first + state * floats;
+  return {.part = static_cast<int32_t>(piece),
+          .count = static_cast<int32_t>(count),
+          .begin = static_cast<int32_t>(piece * split),
+          .end = piece + 1 == count ? INT32_MAX : static_cast<int32_t>((piece + 1) * split),
+          .done = states.done + state * states.counters,
+          .first = first,
+          .later = first + floats};
+}
+
 // What a schedule has a block do, one piece after another. A schedule made for other lengths
 // touches no other memory than its own.
 class DealtItems {
@@ -137,6 +185,7 @@ class DealtItems {
         block_(static_cast<int>(blockIdx.x)),
         count_(0),
         next_(0),
+        piece_(0),
         dealt_(false) {
     if (schedule.data == nullptr) return;
     // Neighbours of the line share a multiprocessor, if these are given blocks in turns: where
@@ -156,6 +205,7 @@ class DealtItems {
 
   // The next item, and what of it is the block's; false: there is none.
   ATTNLANG_DEVICE bool next(int& index, Cut& cut) {
+    if (schedule_.split != 0) return next_fixed(index, cut);
     for (; next_ < count_; ++next_) {
       const int64_t begin = schedule_.begins()[next_], end = schedule_.begins()[next_ + 1];
       index = schedule_.which()[next_];
@@ -173,10 +223,33 @@ class DealtItems {
   }
 
  private:
+  ATTNLANG_DEVICE bool next_fixed(int& index, Cut& cut) {
+    const Shares& shares = schedule_.shares();
+    const FixedPieces pieces{greatest<int64_t>(shares.share, 1), schedule_.split, shares.start};
+    for (; next_ < count_; ++next_, piece_ = 0) {
+      const int64_t begin = schedule_.begins()[next_];
+      const int64_t count = pieces.count(begin, schedule_.begins()[next_ + 1]);
+      const int64_t state = pieces.state(begin, next_);
+      index = schedule_.which()[next_];
+      const bool known = 0 <= index && index < schedule_.items && 0 <= state &&
+                         state + (count == 1 ? 0 : count) <= schedule_.states;
+      if (!known) continue;
+      for (; piece_ < count; ++piece_) {
+        const int64_t block = pieces.block(begin, piece_);
+        if (block > block_) return false;
+        if (block < block_) continue;
+        cut = fixed_cut(states_, state, piece_, count, schedule_.split, floats_);
+        ++piece_;
+        return true;
+      }
+    }
+    return false;
+  }
+
   const Schedule& schedule_;
   const PieceStates& states_;
   const int64_t floats_;
-  int block_, count_, next_;
+  int block_, count_, next_, piece_;
   bool dealt_;
 };
 
@@ -199,9 +272,77 @@ ATTNLANG_DEVICE int64_t sum_before(int64_t own, int64_t* shared, int64_t& total)
   return before;
 }
 
+struct Dealt {
+  int64_t chunks, items, slots, units;
+};
+
+// Writes what python reads of a schedule; `start`: where a block's work begins on the line.
+template <class Start>
+ATTNLANG_DEVICE void tell(const Schedule& schedule, const Dealt& dealt, const Start& start,
+                          int64_t* shared, bool whole) {
+  const int thread = static_cast<int>(threadIdx.x);
+  int64_t largest = 0;
+  for (int block = thread; block < schedule.blocks; block += kDealThreads) {
+    largest = greatest(largest, start(block + 1) - start(block));
+  }
+  shared[thread] = largest;
+  __syncthreads();
+  for (int half = kDealThreads / 2; half > 0; half /= 2) {
+    if (thread < half) shared[thread] = greatest(shared[thread], shared[thread + half]);
+    __syncthreads();
+  }
+  if (thread != 0) return;
+  largest = shared[0];
+  int32_t* data = schedule.data;
+  data[Schedule::kind] = Schedule::kKind;
+  data[Schedule::chunks] = static_cast<int32_t>(dealt.chunks);
+  data[Schedule::count] = static_cast<int32_t>(dealt.items);
+  data[Schedule::workers] = schedule.blocks;
+  data[Schedule::slots] = static_cast<int32_t>(dealt.slots);
+  data[Schedule::largest] = static_cast<int32_t>(largest);
+  data[Schedule::tiles] = static_cast<int32_t>(dealt.units);
+  data[Schedule::size] = static_cast<int32_t>(Schedule::ints(schedule.items, schedule.blocks));
+  data[Schedule::whole] = static_cast<int32_t>(whole);
+}
+
+// Fixed pieces of the items on the line.
+ATTNLANG_DEVICE void deal_fixed(const Schedule& schedule, const FixedPieces& pieces, int64_t count,
+                                int64_t units, int64_t* shared) {
+  const int64_t* begins = schedule.begins();
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto last = [&](int64_t item) {
+    return pieces.block(begins[item], pieces.count(begins[item], begins[item + 1]) - 1);
+  };
+  int64_t chunks = 0, slots = 0;
+  for (int64_t i = thread; i < count; i += kDealThreads) {
+    const int64_t own = pieces.count(begins[i], begins[i + 1]);
+    chunks += own, slots += own > 1 ? own : 0;
+    const int64_t end = i + 1 == count ? schedule.blocks : last(i) + 1;
+    for (int64_t block = i == 0 ? 0 : last(i - 1) + 1; block < end; ++block) {
+      schedule.firsts()[block] = static_cast<int32_t>(block <= last(i) ? i : count);
+    }
+  }
+  for (int block = thread; count == 0 && block < schedule.blocks; block += kDealThreads) {
+    schedule.firsts()[block] = 0;
+  }
+  int64_t all_chunks = 0, all_slots = 0;
+  __threadfence();
+  sum_before(chunks, shared, all_chunks);
+  sum_before(slots, shared, all_slots);
+  const auto start = [&](int64_t block) {
+    const int64_t item = block < schedule.blocks ? schedule.firsts()[block] : count;
+    if (item >= count) return units;
+    // The first piece that does not begin before the block's share.
+    if (begins[item] >= block * pieces.share) return begins[item];
+    const int64_t before = block * pieces.share - begins[item] - pieces.start;
+    const int64_t piece = (before + pieces.split - 1) / pieces.split;
+    return pieces.place(begins[item], greatest<int64_t>(piece, 1));
+  };
+  tell(schedule, {all_chunks, count, all_slots, units}, start, shared, false);
+}
+
 struct DealWork {
   Schedule schedule;  // with the costs of the items that there may be; 0: there is none
-  int64_t state_bytes;
   int64_t least;      // tiles that are worth a merge
   int64_t start;      // what costs count for an item's start
   bool may_be_whole;  // there is a block for each item that there may be
@@ -234,6 +375,11 @@ struct DealWork {
   if (thread == 0) begins[count] = units, schedule.shares() = shares;
   __threadfence();
   __syncthreads();
+  if (schedule.split != 0) {
+    deal_fixed(schedule, FixedPieces{shares.share, schedule.split, shares.start}, count, units,
+               shared);
+    return;
+  }
   // An item's last block goes on with the items after it; the blocks up to an item's last one that
   // no item before has begin with it.
   int64_t chunks = 0, slots = 0;
@@ -265,30 +411,8 @@ struct DealWork {
     const int piece = item < count && pieces.block < block ? block - pieces.block : 0;
     return begins[item] + (piece == 0 ? 0 : shares.before(begins[item], pieces, piece));
   };
-  int64_t largest = 0;
-  for (int block = thread; block < schedule.blocks; block += kDealThreads) {
-    largest = greatest(largest, start(block + 1) - start(block));
-  }
-  shared[thread] = largest;
-  __syncthreads();
-  for (int half = kDealThreads / 2; half > 0; half /= 2) {
-    if (thread < half) shared[thread] = greatest(shared[thread], shared[thread + half]);
-    __syncthreads();
-  }
-  if (thread != 0) return;
-  largest = shared[0];
-  int32_t* data = schedule.data;
-  data[Schedule::kind] = Schedule::kKind;
-  data[Schedule::chunks] = static_cast<int32_t>(all_chunks);
-  data[Schedule::count] = static_cast<int32_t>(count);
-  data[Schedule::workers] = schedule.blocks;
-  data[Schedule::slots] = static_cast<int32_t>(all_slots);
-  data[Schedule::largest] = static_cast<int32_t>(largest);
-  data[Schedule::tiles] = static_cast<int32_t>(units);
-  data[Schedule::size] = static_cast<int32_t>(Schedule::ints(items, schedule.blocks));
-  data[Schedule::whole] =
-      static_cast<int32_t>(work.may_be_whole && count >= Schedule::kEnough * schedule.blocks);
-  data[Schedule::state_bytes] = static_cast<int32_t>(work.state_bytes >> 8);
+  tell(schedule, {all_chunks, count, all_slots, units}, start, shared,
+       work.may_be_whole && count >= Schedule::kEnough * schedule.blocks);
 }
 
 }  // namespace attnlang::cuda

@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers_families import DECODER, EXPERTS, GEMMA2, HEAD, WINDOW, Family
 
 import attnlang
 from attnlang.integrations.transformers import CALLS, NAME, register, use
+from attnlang.ops import tables
 
 pytest.importorskip("psutil", reason="continuous batching asks it for memory")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -88,3 +90,24 @@ def test_the_paged_name_is_no_dense_implementation() -> None:
     model.set_attn_implementation(f"paged|{NAME}")
     with pytest.raises(attnlang.CallError, match="outside of continuous batching"):
         model(input_ids=torch.tensor([prompts()[0]]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_tables_that_a_gpu_alone_reads_give_the_same_tokens(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By emulated kernels, which could read them: there a GPU's step is planned as on one."""
+    monkeypatch.setenv("ATTNLANG_EMULATE", "sm80")
+    model = model_of(name).bfloat16()
+    use(model)
+    want = batch(model, prompts())
+    made: list[object] = []
+
+    def unread(table: object) -> bool:
+        made.append(table)
+        return isinstance(table, Tensor)
+
+    monkeypatch.setattr(tables, "is_unread", unread)
+    assert batch(model, prompts()) == want
+    assert made, "plans were made elsewhere"

@@ -23,6 +23,7 @@ class CPacked(ctypes.Structure):
         ("costs", ctypes.c_void_p),
         ("chunks", ctypes.c_void_p),
         ("chunk_count", ctypes.c_int64),
+        ("split_tokens", ctypes.c_int64),
     ]
 
 

@@ -199,7 +199,7 @@ def test_a_repeated_parameter_is_checked_once(checks: list[object]) -> None:
 
 WINDOWED = "attention windowed(window: int):\n    mask = sliding_window(window)\n"
 MAXIMA = {"max_requests": 5, "max_q_tokens": 6, "max_pages": 12}
-HEADER = 10  # of a GPU's schedule: what follows is written as far as there are pieces
+HEADER = 9  # of a GPU's schedule: what follows is written as far as there are pieces
 LIKE_NONE = {"plain": {}, "repeated": {"window": 9}, "numpy": {"scale": np.float64(0.25)}}
 
 

@@ -31,9 +31,10 @@ def scheduled(
     values = {"window": window}
     tables = {"q_indptr": call.q_indptr, "kv_indptr": call.kv_indptr}
     make, run = (call.variant.registered_op(values, kind) for kind in ("schedule", "packed"))
-    schedule = make(
+    schedule, workspace = make(
         call.q, call.k, call.v, window, **tables, workers=workers, split_tokens=split_tokens
     )
+    assert workspace == 0  # a GPU's
     found = run(call.q, call.k, call.v, window, **tables, return_lse=True, schedule=schedule)
     return schedule, found[:2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -307,16 +308,40 @@ def test_what_does_not_fit_is_named() -> None:
         made.update(q_indptr, cache)
 
 
-def test_threads_plan_at_once() -> None:
-    causal = load("causal")
-    scenes = [draw_scene(800 + i, parts=2, requests=4) for i in range(4)]
+def test_a_request_has_fewer_than_2_to_the_30_keys() -> None:
+    pool = torch.zeros(1, 1, 1, 16).expand(1, 2**20, 1, 16)
+    tables = (torch.tensor([0, 1024]), torch.zeros(1024, dtype=torch.int64), torch.tensor([2**20]))
+    with pytest.raises(CallError, match=r"`indptr`: expected requests shorter than 2 \*\* 30"):
+        PagedKV(pool, pool, *tables)
+    part = PagedKV(pool, pool, tables[0], tables[1], tables[2] - 1)
+    with pytest.raises(CallError, match=r"`kv`: expected requests shorter than 2 \*\* 30"):
+        load("causal").plan(torch.tensor([0, 1]), [part, part], num_q_heads=4)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_threads_plan_and_run_at_once(parts: int) -> None:
+    """Each its own plans, made anew and updated, of one variant that nobody called before."""
+    causal = attnlang.loads(f"attention threads_{parts}: mask = causal\n")
+    limits = {"max_requests": 4, "max_q_tokens": 80, "max_pages": 999}
+    scenes = [draw_scene(800 + i, parts=parts, requests=4, paged=True, page=4) for i in range(8)]
     wants = [oracle(causal, s)[0] for s in scenes]
+    start = Barrier(4)
 
     def work(i: int) -> None:
-        for _ in range(5):
-            plan = causal.plan(scenes[i].q_indptr, scenes[i].given, num_q_heads=4)
-            out = plan.run(scenes[i].q, scenes[i].pools)
-            assert_close(out, None, wants[i], None, TOLERANCE)
+        own = [i, i + 4]
+        start.wait()
+        for n in range(5):
+            plan = None
+            for s in own:
+                scene = scenes[s]
+                if plan is None:
+                    plan = causal.plan(
+                        scene.q_indptr, scene.given, num_q_heads=4, **(limits if n % 2 else {})
+                    )
+                else:
+                    plan.update(scene.q_indptr, scene.given)
+                out = plan.run(scene.q, scene.pools)
+                assert_close(out, None, wants[s], None, TOLERANCE)
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work, i) for i in range(4)]:

@@ -122,11 +122,12 @@ struct Packed {
   const Chunk* chunks;  // who does what, in the order in which it begins; null: the kernel decides.
                         // A GPU's: the schedule that its kernels made, of `chunk_count` numbers
   int64_t chunk_count;
+  int64_t split_tokens;  // keys of a piece, of which a GPU's schedule is made; 0: as the load says
 
   ATTNLANG_HD bool is_paged() const { return page_indices.data != nullptr; }
 };
 
-constexpr int32_t kCallVersion = 6;
+constexpr int32_t kCallVersion = 7;
 
 // The tensors of a packed call have a first axis of size 1 and stride 0, and the rows of all
 // requests one after another in place of those of one: q [1, HQ, sum Q, D],

@@ -35,7 +35,7 @@ struct Bound {
   Packed packed{};
   std::vector<int64_t> kv_starts;  // of the requests of a paged call
   Tensor schedule{};
-  int64_t workers = 0, split_tokens = 0;
+  int64_t workers = 0;
   std::vector<int64_t> sizes;
   std::vector<int32_t> dtypes;
   KernelKey key{};
@@ -193,8 +193,8 @@ struct Bound {
         if (workers < 1 || workers > kMostWorkers) refuse_argument(name, "expected 1 to 65536");
         break;
       case Role::split_tokens:
-        split_tokens = as_integer(value);
-        if (split_tokens < 0) refuse_argument(name, "expected 0 or more");
+        packed.split_tokens = as_integer(value);
+        if (packed.split_tokens < 0) refuse_argument(name, "expected 0 or more");
         break;
     }
   }
@@ -211,9 +211,6 @@ struct Bound {
   // for its kernels to read.
   void pack() {
     const bool paged = packed.is_paged(), readable = !device.is_gpu();
-    if (target != 0 && split_tokens != 0) {
-      refuse_argument("split_tokens", "expected 0, on a GPU");
-    }
     if (paged != (packed.page_indptr.data != nullptr) ||
         paged == (packed.kv_indptr.data != nullptr)) {
       refuse_argument("kv_indptr", "expected it, or page_indptr and page_indices");
@@ -238,7 +235,8 @@ struct Bound {
       if (readable) most_columns = expect_pages(packed, call, page_count_, kv_starts);
       if (readable) columns = kv_starts.back();
     } else if (readable) {
-      most_columns = expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr");
+      most_columns =
+          expect_offsets(packed.kv_indptr, packed.requests, columns, "kv_indptr", target != 0);
     }
     for (int32_t i = 0; i < spec.tensor_count; ++i) {
       const TensorParam& param = spec.tensors[i];

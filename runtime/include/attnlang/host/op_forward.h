@@ -18,7 +18,7 @@
 
 namespace attnlang::op {
 
-constexpr int32_t kScheduleArguments = 2;
+constexpr int32_t kScheduleArguments = 1;
 
 inline void expect_count(const Spec& spec, uint64_t inputs, int32_t count) {
   if (inputs != static_cast<uint64_t>(count)) {
@@ -43,6 +43,9 @@ inline void attend(const Op& op, const Arguments& arguments, StableIValue* stack
   Call& call = bound.call;
   if (spec.has_dropout && !bound.has_seed) {
     refuse_argument("seed", "expected one: the op of a variant with dropout draws none by itself");
+  }
+  if (call.packed != nullptr && call.packed->split_tokens != 0 && bound.schedule.data == nullptr) {
+    refuse_argument("split_tokens", "expected 0 without the schedule that was made so");
   }
   const Kernel& kernel = op.kernels->get(bound.key, bound.device, spec.name);
   const DeviceGuard guard(bound.device);
@@ -77,9 +80,10 @@ inline void packed(const Op& op, StableIValue* stack, uint64_t inputs) {
   attend(op, arguments, stack);
 }
 
-// A GPU's kernels make the schedule where they read it.
-inline void schedule_on_gpu(const Spec& spec, Bound& bound, const Kernel& kernel,
-                            OwnedTensor& result) {
+// A GPU's kernels make the schedule where they read it. Returns the bytes of workspace that a call
+// with it needs, whatever the lengths are.
+inline int64_t schedule_on_gpu(const Spec& spec, Bound& bound, const Kernel& kernel,
+                               OwnedTensor& result) {
   const DeviceGuard guard(bound.device);
   const auto ask = [&] {
     char error[kErrorSize] = "";
@@ -93,6 +97,9 @@ inline void schedule_on_gpu(const Spec& spec, Bound& bound, const Kernel& kernel
   void* data = allocate(1, &costs.items, &stride, DType::i32, bound.device, result);
   costs.data = static_cast<int32_t*>(data), costs.capacity = costs.items;
   ask();
+  bound.packed.costs = nullptr;
+  bound.packed.chunks = static_cast<const Chunk*>(data), bound.packed.chunk_count = costs.items;
+  return kernel.workspace(&bound.call);
 }
 
 // The inspector: what the kernel says of the work items' costs, dealt out.
@@ -107,8 +114,9 @@ inline void schedule(const Op& op, StableIValue* stack, uint64_t inputs) {
   bound.packed.costs = &costs;
   OwnedTensor result;
   if (kernel.workspace != nullptr) {
-    schedule_on_gpu(spec, bound, kernel, result);
+    const int64_t bytes = schedule_on_gpu(spec, bound, kernel, result);
     stack[0] = from_handle(result.release());
+    stack[1] = static_cast<StableIValue>(bytes);
     return;
   }
   std::vector<int32_t> values;
@@ -119,11 +127,12 @@ inline void schedule(const Op& op, StableIValue* stack, uint64_t inputs) {
     if (kernel.run(&bound.call, error) != 0) report(spec, error);
   } while (costs.items > costs.capacity);
   const std::vector<int32_t> made =
-      make_schedule(bound.call, values, bound.workers, bound.split_tokens);
+      make_schedule(bound.call, values, bound.workers, bound.packed.split_tokens);
   const int64_t size = static_cast<int64_t>(made.size()), stride = 1;
   void* data = allocate(1, &size, &stride, DType::i32, bound.device, result);
   std::memcpy(data, made.data(), made.size() * sizeof(int32_t));
   stack[0] = from_handle(result.release());
+  stack[1] = static_cast<StableIValue>(0);  // the CPU's kernel takes its own memory
 }
 
 inline void count_tiles(const Op& op, StableIValue* stack, uint64_t inputs) {

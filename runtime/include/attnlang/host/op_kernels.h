@@ -49,7 +49,7 @@ struct Kernel {
 class KernelTable;
 
 // How others reach an op's kernels: `attnlang::<name>_api() -> int` returns its address.
-constexpr int32_t kApiVersion = 4;
+constexpr int32_t kApiVersion = 5;
 struct Api {
   int32_t version;       // kApiVersion
   int32_t call_version;  // kCallVersion of the Call that kernels are given

@@ -68,8 +68,8 @@ enum class Role : int32_t {
   v_scale,
   part,
   schedule,
-  workers,  // of the op that makes schedules, as the next
   split_tokens,
+  workers,  // of the op that makes schedules
 };
 
 constexpr bool is_tensor(Role role) {
