@@ -211,7 +211,7 @@ def lengths_of(starts: Tensor, last_page_len: Tensor, page_size: int) -> Tensor:
     """Return the length of each request, int32 [B], without a look at a value."""
     counts = starts.diff()
     used = (counts - 1) * page_size + last_page_len.clamp(1, page_size)
-    return torch.where(counts > 0, used, 0).to(torch.int32)
+    return (used * (counts > 0)).to(torch.int32)
 
 
 def nhd(pool: Tensor, layout: str) -> Tensor:
