@@ -64,9 +64,10 @@ struct Schedule {
     largest,
     tiles,
     size,
-    whole,  // not 0: nothing is cut, and each block has the item of its number
-    header
+    whole,                         // not 0: nothing is cut, a block has the item of its number
+    header = (whole + 2) / 2 * 2,  // 64-bit numbers follow
   };
+  static_assert(header > whole && header * sizeof(int32_t) % alignof(int64_t) == 0);
   // So many items for each block at once keep a GPU busy without cuts, whatever their lengths are,
   // and blocks at work together have keys in common.
   static constexpr int64_t kEnough = 4;

@@ -13,7 +13,7 @@ from serving_scenes import assert_close, draw_scene, oracle
 from support import EXAMPLES
 
 import attnlang
-from attnlang import PagedKV
+from attnlang import PagedKV, Part
 from attnlang.ops.variant import Variant
 
 STEPS = {
@@ -69,11 +69,14 @@ def _resident() -> int:
 
 
 @pytest.mark.slow
-def test_no_step_leaks() -> None:
+@pytest.mark.parametrize("kind", ["pages", "maxima", "parts"])
+def test_no_step_leaks(kind: str) -> None:
+    """Over 10,000 steps, nor does a plan that is made anew each hundred of them."""
     causal = load("causal")
     rows = 8
     pool = torch.randn(64, 4, 2, 16)
     q = torch.randn(rows, 4, 16)
+    limits = {"max_requests": 9, "max_q_tokens": 12, "max_pages": 80} if kind != "pages" else {}
     plan = None
     held = 0
     for step in range(10_000):
@@ -84,10 +87,17 @@ def test_no_step_leaks() -> None:
             torch.arange(sum(counts)) % 64,
             torch.tensor([n - (c - 1) * 4 for n, c in zip(lens, counts, strict=True)]),
         )  # fmt: skip
+        kv: object = cache
+        if kind == "parts":
+            pages = 1 + step % 5
+            prompt = PagedKV(
+                pool, pool, torch.tensor([0, pages]), torch.arange(pages), torch.tensor([4])
+            )
+            kv = [Part(prompt, torch.tensor([0, rows])), cache]
         if plan is None or step % 100 == 0:
-            plan = causal.plan(torch.arange(rows + 1), cache, num_q_heads=4)
+            plan = causal.plan(torch.arange(rows + 1), kv, num_q_heads=4, **limits)
         else:
-            plan.update(torch.arange(rows + 1), cache)
+            plan.update(torch.arange(rows + 1), kv)
         plan.run(q)
         if step == 2000:
             gc.collect()

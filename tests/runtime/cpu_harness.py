@@ -174,7 +174,7 @@ class Call:
         self.lse = torch.full(q.shape[:3], float("nan")) if lse else None
         self.tensors, self.lens = tensors, (q_offset, kv_offset, kv_lens)
         c = self.c = CCall()
-        c.version, c.default_q_offset = 6, int(q_offset is None)
+        c.version, c.default_q_offset = 7, int(q_offset is None)
         c.q, c.k, c.v, c.out = tensor(q), tensor(k), tensor(v), tensor(self.out)
         c.lse = tensor(self.lse)
         c.scale = q.shape[3] ** -0.5 if scale is None else scale
