@@ -61,7 +61,7 @@ def trouble(tool: str) -> str:
 
 
 # Of several launches, one is of a Hopper skeleton on such a card.
-_ARRIVES_BY_WARPS = ("forward", "forward_gather", "transforms", "lines", "backward")
+_ARRIVES_BY_WARPS = ("forward", "forward_gather", "transforms", "lines", "backward", "ragged")
 
 
 @pytest.mark.parametrize("tool", TOOLS)
