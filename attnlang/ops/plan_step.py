@@ -126,10 +126,11 @@ class Inspector:
             expected = "False where tables lie on a GPU: prefixes are found in their values"
             raise CallError("share_prefixes", expected, "True")
         self._check_maxima(keys.requests, None, keys.pages)
-        if keys.cache is not None:
-            self.device = keys.cache.k_pages.device
-        else:
-            self.device = keys.q_indptr.device
+        device = (keys.q_indptr if keys.cache is None else keys.cache.k_pages).device
+        if self.device not in (None, device):
+            place = f"keys on {self.device}, where the plan's tables are"
+            raise CallError("kv", place, str(device))
+        self.device = device
         bounded = not reads_requests(self._variant.ir)
         requests, pages = keys.requests, None if keys.cache is None else keys.pages
         if bounded and options.max_requests is not None:

@@ -96,6 +96,7 @@ class Schedules:
     workers: int
     split_tokens: int
     _kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
+    _latest: list[int | None] = field(default_factory=lambda: [None])  # the latest call's keys
 
     def find(
         self,
@@ -122,8 +123,8 @@ class Schedules:
             kept = _Kept(table, bytes_, value_dim, make if lasts else None, keys)
             kept = self._kept.setdefault(key, kept)
         elif lasts:
-            del self._kept[key]  # the latest comes last
-            self._kept[key] = replace(kept, make=make)
+            self._kept[key] = replace(kept, make=make)  # never gone in between: threads may run
+        self._latest[0] = kept.keys
         return kept.table
 
     def made_again(self, keys: int | None) -> Schedules:
@@ -133,16 +134,16 @@ class Schedules:
         knows; those of other steps do not come again.
         """
         if keys is None:
-            keys = next((kept.keys for kept in reversed(self._kept.values())), None)
+            keys = self._latest[0]
         lasting = {
             key: kept
-            for key, kept in self._kept.items()
+            for key, kept in list(self._kept.items())
             if kept.make is not None and kept.keys in (None, keys)
         }
         for kept in lasting.values():
             assert kept.make is not None
             kept.table.copy_(kept.make()[0])
-        return Schedules(self.workers, self.split_tokens, lasting)
+        return Schedules(self.workers, self.split_tokens, lasting, [keys])
 
     @property
     def balance(self) -> tuple[Balance, ...]:

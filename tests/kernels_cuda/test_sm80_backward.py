@@ -20,13 +20,13 @@ KERNELS = [
     Kernel("Biased"),
     # Warps that share out the results, evenly and not.
     Kernel("Causal", 48, 80, keys=(32, 16, 2), queries=(16, 32, 2)),
+    Kernel("Relu", dtype=torch.float16),
 ]
 MORE = [
     Kernel("Causal"),
     Kernel("Plain", 16, 48),
     Kernel("Scattered", dtype=torch.float16),
     Kernel("Slopes"),
-    Kernel("Relu", dtype=torch.float16),
     Kernel("Factor"),
     Kernel("Causal", 64, 64, keys=(16, 16, 2), queries=(16, 16, 2)),
     Kernel("Biased", 48, 16, keys=(16, 32, 3), queries=(16, 16, 3)),

@@ -23,13 +23,13 @@ KERNELS = [
     # fill no panel.
     Kernel("ScaledCausal", 64, 64, hopper=True, hopper_block=(128, 128, 2)),
     Kernel("Causal", 48, 80, hopper=True, hopper_block=(128, 64, 2)),
+    Kernel("Relu", 32, 32, dtype=torch.float16, hopper=True),
 ]
 MORE = [
     Kernel("Scaled", 128, 128, hopper=True, hopper_block=(128, 64, 2)),
     Kernel("Plain", 16, 48, hopper=True, hopper_block=(128, 128, 2)),
     Kernel("Scattered", 64, 64, dtype=torch.float16, hopper=True, hopper_block=(64, 64, 3)),
     Kernel("Slopes", 64, 128, hopper=True, hopper_block=(128, 64, 2)),
-    Kernel("Relu", 32, 32, dtype=torch.float16, hopper=True),
     Kernel("Factor", 32, 32, hopper=True),
 ]
 _RUNS = [*KERNELS, *(pytest.param(k, marks=pytest.mark.slow) for k in MORE)]

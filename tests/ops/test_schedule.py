@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from support import Sizes
 from torch import Tensor
 
 import attnlang
+from attnlang.ops.schedules import Schedules
 
 HEADS = Sizes(1, 4, 2, 0, 0, 40, 40)
 LENGTHS = ((1, 5000), (200, 900), (1, 3), (0, 5), (70, 2100), (3, 0), (1, 0))
@@ -156,3 +159,32 @@ def test_what_is_no_schedule_of_the_call_is_refused() -> None:
     for workers, split in ((0, 0), (10**6, 0), (1, -1)):
         with pytest.raises(RuntimeError, match="expected"):
             make(call.q, call.k, call.v, 300, **tables, workers=workers, split_tokens=split)
+
+
+def test_threads_that_run_one_plan_follow_one_schedule() -> None:
+    schedules = Schedules(2, 0)
+    made: list[Tensor] = []
+    found: list[int] = []
+
+    def make() -> tuple[Tensor, int]:
+        made.append(torch.zeros(HEADER, dtype=torch.int32))
+        return made[-1], 0
+
+    first = schedules.find(("layer",), 64, make, lasts=True, keys=7)
+
+    def run() -> None:
+        calls = (schedules.find(("layer",), 64, make, lasts=True, keys=7) for _ in range(5000))
+        found.append(sum(table is first for table in calls))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [5000] * 4
+    assert len(made) == 1
