@@ -26,8 +26,6 @@ from attnlang.ir.nodes import (
     Binary,
     BinaryOp,
     Call,
-    Coord,
-    CoordName,
     Expr,
     Function,
     RowSum,
@@ -43,7 +41,7 @@ from attnlang.plan.terms import Term
 from attnlang.symbolic.range_tree import Direction
 from attnlang.symbolic.solve_mask import solve
 from attnlang.symbolic.tile_form import for_tiles
-from attnlang.symbolic.variability import Level, variability
+from attnlang.symbolic.variability import Level, level, variability
 
 _SCALAR = {Lane.F: "float", Lane.L: "int64_t", Lane.M: "bool"}
 _VECTOR = {Lane.F: "F", Lane.I: "I", Lane.L: "L", Lane.M: "M"}
@@ -57,7 +55,6 @@ _FIELDS = {
     Level.COLUMN: "column.",
     Level.ELEMENT: "pair.",
 }
-_COLUMNS = (CoordName.KV_IDX, CoordName.KV_COL)
 _ELEMENT_ARGUMENTS = "const Request& r, const Row& row, const Column& column, F dot"
 _PAIR_ARGUMENTS = "const Request& r, const Row& row, const Column& column, const Pair& pair, F dot"
 
@@ -389,7 +386,7 @@ class Functor:
             return True
         values = (lowered.exponent, lowered.score, lowered.weight, lowered.factor)
         found = walk(*(e for e in values if e is not None))
-        return any(isinstance(e, Coord) and e.name in _COLUMNS for e in found)
+        return any(level(e) is Level.COLUMN for e in found)  # a place, a load, dot(k, ...)
 
     def _dropout_fields(self) -> Iterable[Field]:
         """Yield the dropout of a (request, head); its probability reads no row and no column."""

@@ -30,6 +30,25 @@ def test_scattered_keys(isa, weights, monkeypatch) -> None:
             assert_accurate(variant, q, k, v)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "score = score - 0.5 * dot(k, k)",
+        "score = score - 0.5 * dot(k, k) mask = kv_idx <= q_idx",
+        "weights = relu(score) * dot(k, k)",
+        "score = score + dot(k, w[h_kv, d])",
+    ],
+)
+def test_scores_that_read_a_column_by_its_vector(body) -> None:
+    variant = attnlang.loads(f"attention a(w: float[HKV, D]): {body}")
+    for sizes in [Sizes(1, 2, 1, 77, 150, 24, 24), Sizes(2, 1, 1, 129, 63, 24, 24)]:
+        for dtype in DTYPES.values():
+            g = torch.Generator().manual_seed(sizes.kv)
+            q, k, v = make_qkv(sizes, dtype, g)
+            w = torch.randn(sizes.hkv, sizes.d, generator=g)
+            assert_accurate(variant, q, k, v, w=w)
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_masks_that_read_the_score(weights, dtype) -> None:
