@@ -16,7 +16,7 @@ def _run(passed: Path, *more: str, plugins: Path = ROOT) -> str:
     """Run two quick tests of tests/gpu, which need no GPU; `plugins`: where those of `-p` lie."""
     command = [
         sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-m", "not gpu",
-        "tests/gpu/test_gpu_ragged.py", "-k", "sm90 and (float32 or gradients)",
+        "tests/gpu/test_gpu_ragged.py", "-k", "sm90 and (float32 or is_wrong)",
         "--passed", str(passed), *more,
     ]  # fmt: skip
     paths = os.pathsep.join([str(plugins), os.environ.get("PYTHONPATH", "")])
@@ -38,11 +38,16 @@ def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
     assert len(names) == 2
     assert "deselected" in (again := _run(passed))
     assert "passed" not in again
-    passed.write_text("\n".join([place, names[0], ""]))
+    failed = tmp_path / "results" / "passed.txt.failed"
+    for file in (passed, failed):
+        file.write_text("\n".join([place, names[0], ""]))
     assert "1 passed" in _run(passed, "-n", "2")
-    passed.write_text("\n".join([place + "another", *names, ""]))
+    assert failed.exists()
+    for file in (passed, failed):
+        file.write_text("\n".join([place + "another", *names, ""]))
     assert "2 passed" in _run(passed)
     assert len(passed.read_text().splitlines()) == 3
+    assert not failed.exists()  # with other sources
 
 
 BROKEN_TEARDOWN = """
@@ -62,4 +67,6 @@ def test_a_broken_teardown_is_no_pass(tmp_path: Path) -> None:
     assert "2 passed, " in said
     assert "2 errors" in said
     assert not passed.exists()
-    assert "what a test leaves behind" in (tmp_path / "passed.txt.failed").read_text()
+    failed = (tmp_path / "passed.txt.failed").read_text()
+    assert ", torch " in failed.splitlines()[0]
+    assert failed.count("RuntimeError: what a test leaves behind") == 2

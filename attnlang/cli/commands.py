@@ -70,6 +70,10 @@ class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}\n{self.format_usage().rstrip()}")
 
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print help or the version: argparse would not tell where stdout takes no more."""
+        console.result(message)
+
 
 def _parser() -> ArgumentParser:
     parser = _Parser(
@@ -117,6 +121,7 @@ def _execute(args: Sequence[str]) -> int:
     try:
         parsed = _parser().parse_args(args)
     except SystemExit:  # --help and --version have printed what was asked for
+        console.end_of_results()
         return FINE
     code: int = parsed.execute(parsed)
     console.end_of_results()

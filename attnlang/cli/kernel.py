@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attnlang.plan.plan import Plan
 
 _HEAD_DIM = 128
+_LONGEST = 40  # characters of it that are read
 _PARAM_DTYPES = {
     Kind.FLOAT: ("f32", "f64", "f16", "bf16"),  # the first is the default
     Kind.INT: ("i64", "i32", "i16", "i8", "u8"),
@@ -57,6 +58,11 @@ def add_arguments(parser: ArgumentParser, use: str) -> None:
         metavar="NAME",
         help="an optional tensor that the call passes",
     )
+
+
+def _head_dim(text: str) -> int:
+    """Return a head dim, 0 for what is none; the first digits of one longer than Python reads."""
+    return int(text[:_LONGEST]) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,13 @@ class KernelChoice:
 
     def _head_dims(self) -> tuple[int, int]:
         text: str = self.args.head_dim
-        dims = text.split(",")
-        if len(dims) > 2 or not all(d.isdecimal() and int(d) > 0 for d in dims):
-            raise InputError(f"--head-dim: expected D or D,DV, found {text}")
-        if max(map(int, dims)) > MAX_HEAD_DIM:
-            raise InputError(f"--head-dim: expected 1 to {MAX_HEAD_DIM}, found {text}")
-        return int(dims[0]), int(dims[-1])
+        dims = [_head_dim(part) for part in text.split(",")]
+        found = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        if len(dims) > 2 or 0 in dims:
+            raise InputError(f"--head-dim: expected D or D,DV, found {found}")
+        if max(dims) > MAX_HEAD_DIM:
+            raise InputError(f"--head-dim: expected 1 to {MAX_HEAD_DIM}, found {found}")
+        return dims[0], dims[-1]
 
     def _param_dtypes(self, given: frozenset[str]) -> tuple[str, ...]:
         tensors = {p.name: p for p in self.variant.params if isinstance(p, TensorParam)}

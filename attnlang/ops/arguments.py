@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -147,6 +147,7 @@ def check_vectors(vectors: Mapping[str, Tensor], layout: str, dims: int) -> None
     for name, x in vectors.items():
         if not isinstance(x, Tensor):
             raise CallError(name, "a tensor", type(x).__name__)
+        check_dense({name: x})
         if x.dim() != dims:
             raise CallError(name, f"{dims} dimensions {layout}", _shape(x))
         if x.dtype not in KERNEL_DTYPES:
@@ -184,6 +185,7 @@ def check_places(q: Tensor, others: Mapping[str, object]) -> None:
     A kernel reads memory: one tensor on `meta` among real ones would make torch answer with memory
     that nobody wrote.
     """
+    check_dense(others)
     for name, x in {"q": q, **others}.items():
         if not isinstance(x, Tensor):
             continue
@@ -192,9 +194,20 @@ def check_places(q: Tensor, others: Mapping[str, object]) -> None:
         number = q.device.type == "cuda" and x.dim() == 0 and x.device.type == "cpu"
         if x.device != q.device and not number:
             raise CallError(name, f"a tensor on q's device, {q.device}", f"one on {x.device}")
-        if x.layout is not torch.strided:
+
+
+def check_dense(named: Mapping[str, object]) -> None:
+    """Check the layout of what is a tensor: others may have no sizes."""
+    for name, x in named.items():
+        if isinstance(x, Tensor) and not is_dense(x):
             layout = str(x.layout).removeprefix("torch.")
-            raise CallError(name, "a dense tensor, of any strides", f"layout {layout}")
+            found = "a nested one" if x.is_nested else f"layout {layout}"
+            raise CallError(name, "a dense tensor, of any strides", found)
+
+
+def is_dense(x: object) -> TypeGuard[Tensor]:
+    """Whether something is a tensor that is memory with strides."""
+    return isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested
 
 
 def beside(q: Tensor, *offsets: Any) -> tuple[Any, ...]:  # noqa: ANN401
@@ -236,6 +249,7 @@ def check_reference(
     for name, x in named.items():
         if not isinstance(x, Tensor):
             raise CallError(name, "a tensor", type(x).__name__)
+        check_dense({name: x})
         if x.dim() != 4:
             raise CallError(name, "4 dimensions [B, H, length, D]", _shape(x))
         if not x.is_floating_point():
@@ -243,7 +257,9 @@ def check_reference(
     if rounding not in ("exact", "fused"):
         raise CallError("rounding", "'exact' or 'fused'", repr(rounding))
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise CallError("dtype", "a floating dtype", str(dtype).removeprefix("torch."))
+        found = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else repr(dtype)
+        raise CallError("dtype", "a floating dtype", found)
+    check_dense(values)
     for param in variant.params:
         if isinstance(param, ScalarParam):
             check_scalar(param, values[param.name])

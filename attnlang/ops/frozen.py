@@ -14,10 +14,17 @@ from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import ScalarParam, TensorParam, Variant
 from attnlang.ops import arguments as check
 from attnlang.ops.errors import CallError
+from attnlang.ops.keys import key_of
 from attnlang.ops.part_core import mask_params
 from attnlang.ops.parts import Paged
 
 Value = ParamValue | Paged
+
+_PLAN_KEYWORDS = (
+    "num_q_heads", "q_offset", "kv_offset", "batch_invariant", "share_prefixes", "max_requests",
+    "max_q_tokens", "max_pages",
+)  # fmt: skip
+_RUN_KEYWORDS = ("scale", "seed", "return_lse", "return_max")
 
 
 def freeze(ir: Variant, params: Mapping[str, Value]) -> dict[str, Value]:
@@ -29,7 +36,8 @@ def freeze(ir: Variant, params: Mapping[str, Value]) -> dict[str, Value]:
                 name, "nothing: the mask does not read it", "a value", help="pass it to `run`"
             )
     declared = tuple(p for p in ir.params if p.name in names)
-    values: dict[str, Value] = dict(check.name_params(declared, (), params))  # type: ignore[arg-type]
+    named = check.name_params(declared, (), params, _PLAN_KEYWORDS)  # type: ignore[arg-type]
+    values: dict[str, Value] = dict(named)
     for param in declared:
         value = values[param.name]
         if isinstance(param, ScalarParam) and not isinstance(value, Paged):
@@ -46,7 +54,7 @@ def _same(given: object, frozen: object) -> bool:
         return given.tensor is frozen.tensor
     if isinstance(given, Tensor) or isinstance(frozen, Tensor):
         return given is frozen
-    return type(given) is type(frozen) and given == frozen
+    return type(given) is type(frozen) and key_of(given) == key_of(frozen)
 
 
 def _describe(value: object) -> str:
@@ -69,5 +77,4 @@ def all_values(
                 help="make another plan for another value",
             )
         given[name] = value
-    own = ("scale", "seed", "return_lse", "return_max")
-    return dict(check.name_params(ir.params, (), given, own))  # type: ignore[arg-type]
+    return dict(check.name_params(ir.params, (), given, _RUN_KEYWORDS))  # type: ignore[arg-type]

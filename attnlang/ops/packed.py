@@ -75,6 +75,9 @@ def attend(
     variant: Variant, call: Ragged, *, return_lse: bool, return_max: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return out [sum Q, HQ, DV], lse [sum Q, HQ], max [B, HQ]; empty what is not asked for."""
+    for name, x in (("q_indptr", call.q_indptr), ("kv_indptr", call.kv_indptr)):
+        if not isinstance(x, Tensor):
+            refuse_indptr(name, type(x).__name__)
     recorded = wants_gradient(
         {"q": call.q, "k": call.k, "v": call.v, "scale": call.scale, **call.values}
     )
@@ -115,7 +118,14 @@ def refuse_traced(handle: str) -> None:
         )
 
 
-refuse_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `resolve`
+def refuse_indptr(name: str, found: str) -> None:
+    """Refuse offsets that are no tensor; runs as Python in a trace."""
+    raise CallError(name, packed.INDPTR, found)
+
+
+# See `resolve`.
+refuse_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
+refuse_indptr._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_like_others(variant: Variant, call: Ragged) -> bool:
@@ -238,8 +248,6 @@ def _check(variant: Variant, call: Ragged, *, recorded: bool, raw: bool) -> Requ
     """Check a ragged call's arguments; build the kernel that autograd knows nothing of if `raw`."""
     ir, values = variant.ir, call.values
     check.check_seed(call.seed)
-    if not isinstance(call.q_indptr, Tensor):
-        packed.check_indptr("q_indptr", call.q_indptr, 0, "q")
     requests = max(call.q_indptr.numel() - 1, 0)
     shape = packed.check_packed_qkv(call.q, call.k, call.v, requests)
     vectors = {"q": call.q, "k": call.k, "v": call.v}
@@ -249,7 +257,7 @@ def _check(variant: Variant, call: Ragged, *, recorded: bool, raw: bool) -> Requ
     check_dtype(call.q)
     q_ends, kv_ends = call.q_indptr, call.kv_indptr
     if recorded and not variant.training.plain:  # torch transforms request by request
-        q_ends, kv_ends = (x.cpu() if isinstance(x, Tensor) else x for x in (q_ends, kv_ends))
+        q_ends, kv_ends = (x.cpu() for x in (q_ends, kv_ends))
     q_lens = packed.check_indptr("q_indptr", q_ends, shape.q, "q", beside=call.q)
     kv_lens = packed.check_indptr("kv_indptr", kv_ends, shape.kv, "k", beside=call.q)
     if call.kv_indptr.numel() != call.q_indptr.numel():

@@ -21,6 +21,8 @@ from attnlang.ops import arguments as check
 from attnlang.ops.errors import CallError
 from attnlang.plan.packing import PackedRows, packed_rows
 
+INDPTR = "an int tensor [B + 1]"
+
 
 def check_packed_qkv(q: Tensor, k: Tensor, v: Tensor | None, requests: int) -> Shape:
     """Check q [sum Q, HQ, D], k [sum KV, HKV, D], v [sum KV, HKV, DV]; return B and the sums."""
@@ -45,9 +47,10 @@ def check_indptr(
 
     They may lie in the memory of the GPU that `beside` is on, and are not read then: None.
     """
-    expected = "an int tensor [B + 1]"
+    expected = INDPTR
     if not isinstance(indptr, Tensor):
         raise CallError(name, expected, type(indptr).__name__)
+    check.check_dense({name: indptr})
     if indptr.dtype not in (torch.int32, torch.int64):
         found = str(indptr.dtype).removeprefix("torch.")
         raise CallError(name, f"{expected}, int32 or int64", f"dtype {found}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attnlang.ops import tables
-from attnlang.ops.arguments import KERNEL_DTYPES, POSITION_LIMIT
+from attnlang.ops.arguments import KERNEL_DTYPES, POSITION_LIMIT, check_dense
 from attnlang.ops.errors import CallError
 from attnlang.ops.tables import IntArray, check_indptr, check_range, check_table, check_unread
 
@@ -227,6 +227,7 @@ def check_pools(k: Tensor, v: Tensor | None, layout: str) -> None:
             continue
         if not isinstance(x, Tensor):
             raise CallError(name, "a tensor", type(x).__name__)
+        check_dense({name: x})
         if x.dim() != 4:
             raise CallError(name, f"4 dimensions {shape}", f"shape {list(x.shape)}")
         if x.dtype not in (*KERNEL_DTYPES, *FP8_DTYPES):

@@ -15,6 +15,7 @@ from attnlang.invent.shape import ParamValue
 from attnlang.ir.nodes import Scalar, Size, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import check_requires
+from attnlang.ops.keys import key_of
 
 _MOST = 1024
 
@@ -38,7 +39,7 @@ class Requirements:
         read = {n: int(sizes[n]) for n in self._sizes}
         values = {n: _constant(v) if n in self._numbers else v for n, v in values.items()}
         numbers = (values[n] for n in self._numbers)
-        known = ("tensor" if isinstance(x, Tensor) else x for x in numbers)
+        known = ("tensor" if isinstance(x, Tensor) else key_of(x) for x in numbers)
         given = (isinstance(x, Tensor) for x in values.values())
         facts = (*read.values(), *known, *given)
         if facts not in self._passed:

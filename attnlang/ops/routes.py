@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from attnlang.ir.nodes import Kind, Scalar, ScalarParam, Variant
 from attnlang.ir.traverse import walk
 from attnlang.ops.arguments import POSITION_LIMIT
+from attnlang.ops.keys import key_of
 from attnlang.ops.targets import emulation_epoch
 from attnlang.ops.transforms import dual_level
 
@@ -100,7 +101,7 @@ class Routes:
             if x is None or x is False or x is True:
                 found.append(x)
             elif type(x) in _NUMBERS:
-                found += (type(x), x)
+                found += (type(x), key_of(x))
             elif not _add_tensor(found, x, records=records):
                 return None
         for x in offsets:
@@ -127,7 +128,7 @@ class Routes:
             if kind is float and name in self._free:
                 found += (name, kind)
             elif kind in _NUMBERS:
-                found += (name, kind, value)
+                found += (name, kind, key_of(value))
             else:
                 found.append(name)
                 if not _add_tensor(found, value, records=records):
@@ -140,6 +141,8 @@ class Routes:
         for x in (q, k) if v is None else (q, k, v):
             kind = type(x)
             if (kind is not Tensor and kind is not Parameter) or x.layout is not strided:
+                return None
+            if x.is_nested:
                 return None
             if records and x.requires_grad:
                 return None
@@ -218,7 +221,9 @@ def _is_plain(x: object, *, records: bool) -> TypeGuard[Tensor]:
     if kind is not Tensor and kind is not Parameter:
         return False
     plain: Any = x
-    return plain.layout is torch.strided and not (records and plain.requires_grad)
+    if plain.layout is not torch.strided or plain.is_nested:
+        return False
+    return not (records and plain.requires_grad)
 
 
 def _add_tensor(found: list[object], x: object, *, records: bool) -> bool:

@@ -101,6 +101,7 @@ def _without(ir: Variant, values: Mapping[str, Value]) -> Variant:
 
 def _check_pool(q: Tensor, own: Pools) -> None:
     k, v = own.k, own.v
+    check.check_dense({"k": k, "v": v})
     for name, x in (("k", k), ("v", v)):
         if x is None:
             continue

@@ -241,6 +241,7 @@ class Plan:
         heads, most = self._options.num_q_heads, self._options.max_q_tokens
         if not isinstance(q, Tensor):
             raise CallError("q", "a tensor [sum Q, HQ, D]", type(q).__name__)
+        check.check_dense({"q": q})
         rows = 0 if step.rows is None else step.rows
         if step.rows is not None:
             # A GPU's kernels leave rows alone that no request has.

@@ -21,6 +21,7 @@ from attnlang.jit.memo import remembered
 from attnlang.jit.units import Sources, Target
 from attnlang.ops.binding import progress
 from attnlang.ops.errors import CallError
+from attnlang.ops.keys import key_of
 from attnlang.ops.torch_op import TorchOp
 from attnlang.ops.traced import check_traced, check_traced_packed
 from attnlang.passes.lowered import Lowered
@@ -113,6 +114,11 @@ class Specialised:
         if key.target is not Target.CPU:
             name += f"_{key.target}{'_emulated' if key.emulated else ''}"
         return kernel_sources(planned, name)
+
+
+def consts_key(consts: tuple[tuple[str, bool | int | float], ...]) -> tuple[object, ...]:
+    """Return const values as a key has them; 1, 1.0 and True are one, but each has its kind."""
+    return tuple((name, key_of(value)) for name, value in consts)
 
 
 def const_values(

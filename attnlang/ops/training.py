@@ -21,7 +21,7 @@ from attnlang.ir.traverse import walk
 from attnlang.jit.units import Target
 from attnlang.ops.arguments import DTYPE_NAMES
 from attnlang.ops.errors import CallError
-from attnlang.ops.specialised import Specialised
+from attnlang.ops.specialised import Specialised, consts_key
 from attnlang.ops.targets import Runs, check_dtype
 from attnlang.ops.training_core import Core, core, is_plain
 from attnlang.ops.training_op import TrainingOp, positional
@@ -212,7 +212,7 @@ class Training:
 
     def _core(self, call: TrainingCall) -> _Core:
         head, value = int(call.q.shape[-1]), int(call.value_dim)
-        place = (call.consts, call.given, head, value, call.scale_wanted)
+        place = (consts_key(call.consts), call.given, head, value, call.scale_wanted)
         if place not in self._cores:
             made = Core(self._variant, {}, None)
             if not self.plain or call.scale_wanted:

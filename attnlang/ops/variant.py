@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import ScalarParam, TensorParam
+from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
 from attnlang.ops.autocast import autocast, casts
@@ -24,7 +24,7 @@ from attnlang.ops.requirements import Requirements
 from attnlang.ops.routes import Facts, Routes, make_route
 from attnlang.ops.serving import Serving
 from attnlang.ops.signature import KEYWORDS, signature
-from attnlang.ops.specialised import Specialised, const_values, given_tensors
+from attnlang.ops.specialised import Specialised, const_values, consts_key, given_tensors
 from attnlang.ops.targets import check_dtype, pages_of
 from attnlang.ops.tiles import Tiles
 from attnlang.ops.training import Training, wants_gradient
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Offset = int | Tensor | None
 _KEYWORDS = ("scale", "q_offset", "kv_offset", "kv_lens", "kv_indices", "seed")
 _CALL_KEYWORDS = tuple(KEYWORDS)
+_TILES_KEYWORDS = ("q_offset", "kv_offset", "kv_lens")
 _SEED_END = 2**63 - 1
 _ZERO, _ONE = 0, 1  # what a keyword is by default: the very object, so no True and no other kind
 
@@ -57,9 +58,7 @@ class Variant(Serving):
         self.__name__ = ir.name
         self.signature = signature(ir)
         self.__signature__ = self.signature
-        self._specialised: dict[
-            tuple[tuple[tuple[str, bool | int | float], ...], frozenset[str]], Specialised
-        ] = {}
+        self._specialised: dict[tuple[tuple[object, ...], frozenset[str]], Specialised] = {}
         self.training = Training(ir)
         self._params = ir.params
         self.routes = Routes(ir)
@@ -74,7 +73,7 @@ class Variant(Serving):
             (
                 p.name,
                 isinstance(p, ScalarParam),
-                getattr(p, "default", None) if self.names[p.name] in optional else None,
+                _left_out(p) if self.names[p.name] in optional else None,
             )
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
@@ -115,8 +114,7 @@ class Variant(Serving):
         self, consts: tuple[tuple[str, bool | int | float], ...], given: frozenset[str]
     ) -> Specialised:
         """Return the op of one set of const values and given tensors."""
-        # 1, 1.0 and True are one dictionary key, but const values have their declared kind.
-        key = (consts, given)
+        key = (consts_key(consts), given)
         found = self._specialised.get(key)
         if found is None:
             found = self._specialised.setdefault(key, Specialised(self.ir, dict(consts), given))
@@ -293,7 +291,7 @@ class Variant(Serving):
         if "kv_indices" in params:
             raise CallError("kv_indices", "nothing: a selection has no tiles", "a tensor")
         v, args = self._passed(k, v, args)
-        values = check.name_params(self._params, args, params, _CALL_KEYWORDS)
+        values = check.name_params(self._params, args, params, _TILES_KEYWORDS)
         q_offset, kv_offset, kv_lens = check.beside(q, q_offset, kv_offset, kv_lens)
         self.check_call(q, k, v, values, None, q_offset, kv_offset, kv_lens)
         specialised = self.specialised(
@@ -350,6 +348,8 @@ class Variant(Serving):
             raise CallError("v", "a tensor [B, HKV, KV, DV]", "nothing")
         check.check_lse(self.ir, return_lse)
         check.check_seed(seed)
+        offsets = {"q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
+        check.check_dense({"scale": scale, **offsets, "kv_indices": kv_indices, "rows": rows})
         shape = check.check_reference(self.ir, q, k, v, values, rounding, rows, dtype)
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
@@ -412,7 +412,7 @@ class Variant(Serving):
         """Tell v from the first parameter, which stands in its place where v is made of k."""
         if self.takes_v or v is None:
             return v, args
-        if isinstance(v, Tensor) and v.dim() == 4 and v.shape[:3] == k.shape[:3]:
+        if check.is_dense(v) and check.is_dense(k) and v.dim() == 4 and v.shape[:3] == k.shape[:3]:
             raise CallError("v", "nothing: the spec makes v of k", f"shape {list(v.shape)}")
         return None, (v, *args)
 
@@ -496,3 +496,13 @@ class Variant(Serving):
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
+
+
+def _left_out(param: Param) -> object:
+    """Return the value of a parameter that need not be passed, for the op has it as its default.
+
+    A float 0 is passed: -0.0 equals it, and is another.
+    """
+    if not isinstance(param, ScalarParam) or (param.kind is Kind.FLOAT and param.default == 0):
+        return None
+    return param.default

@@ -190,9 +190,11 @@ def _sized(inputs: Inputs) -> Inputs:
 def _of_no_head(
     inputs: Inputs, rows: Tensor | None, dtype: torch.dtype, return_lse: bool, return_max: bool
 ) -> Tensor | tuple[Tensor, ...]:
-    """Return empty results, which q has a gradient of."""
+    """Return empty results, of which all have the gradients that an empty sum has: zeros."""
     q = inputs.q if rows is None else inputs.q[:, :, rows.to(inputs.q.device).long()]
-    lse = q.sum(-1)
+    read = (inputs.k, inputs.v, inputs.scale, *inputs.scalars.values(), *inputs.tensors.values())
+    zero = sum(0 * x.sum() for x in read if isinstance(x, Tensor) and x.requires_grad)
+    lse = q.sum(-1) + zero
     out = lse.unsqueeze(-1).expand(*lse.shape, inputs.widths[VectorName.ACC])
     asked = ((lse, return_lse), (lse.detach().sum(-1), return_max))
     results = [out.to(dtype), *(x for x, wanted in asked if wanted)]

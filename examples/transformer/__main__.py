@@ -16,7 +16,7 @@ from transformer.batches import Batches
 from transformer.checkpoint import CheckpointError, checkpoints, load, load_averaged, save
 from transformer.fillers import CROSS, FILLERS, UNFIT, UnfitError
 from transformer.model import Shape
-from transformer.pairs import Pair
+from transformer.pairs import DEVELOPMENT, Pair
 from transformer.progress import TrainingBar
 from transformer.search import translate
 from transformer.tasks import TASKS
@@ -124,7 +124,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
             sub.add_argument("--folder", type=Path, default=Path("run"), help="the checkpoint's")
         if command is apply:
             sub.add_argument("texts", nargs="+", metavar="TEXT")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if getattr(args, "development", False) and args.asked > DEVELOPMENT:
+        parser.error(
+            f"--asked {args.asked}: there are {DEVELOPMENT} pairs to choose by (--development)"
+        )
+    return args
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:

@@ -167,6 +167,7 @@ def test_the_object_needs_no_python_and_holds_no_path_of_its_builder(cli, tmp_pa
         (("--head-dim", "0"), "--head-dim: expected D or D,DV, found 0"),
         (("--head-dim", "577"), "--head-dim: expected 1 to 576, found 577"),
         (("--head-dim", "64,9999"), "--head-dim: expected 1 to 576, found 64,9999"),
+        (("--head-dim", "9" * 5000), f"--head-dim: expected 1 to 576, found {'9' * 40}..."),
         (("--head-dim", "64,"), "--head-dim: expected D or D,DV, found 64,"),
         (("--param-dtype", "slope=f32"), "alibi has no tensor slope; it has: slopes"),
         (("--param-dtype", "slopes=i32"), "slopes takes f32, f64, f16, bf16; found i32"),

@@ -140,7 +140,13 @@ def test_an_interrupt_while_the_commands_are_imported(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
-@pytest.mark.parametrize("args", [("help", "A203"), ("show", "causal", "--stage", "source")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("help", "A203"), ("show", "causal", "--stage", "source"), ("--help",), ("--version",),
+        ("check", "--help"),
+    ],
+)  # fmt: skip
 def test_a_full_disk_under_stdout_is_no_bug(cli, args, monkeypatch):
     examples = Path(__file__).resolve().parents[2] / "examples"
     args = [str(examples / f"{x}.attn") if x == "causal" else x for x in args]

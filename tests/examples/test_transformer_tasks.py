@@ -8,10 +8,11 @@ from functools import cache
 
 import pytest
 from num2words import num2words
+from transformer.__main__ import arguments
 from transformer.batches import Batches
 from transformer.constituency import RULES, WORDS, brackets, grow, sentences, words
 from transformer.number_names import Form, held_out, name, number_names
-from transformer.pairs import Pair
+from transformer.pairs import DEVELOPMENT, Pair
 from transformer.scores import translation_scores, tree_scores
 from transformer.vocabulary import BEGIN, END, PAD, Vocabulary
 
@@ -156,3 +157,12 @@ def test_an_epoch_holds_every_pair_once_and_a_batch_depends_on_its_step_alone(pa
 def unpadded(row):
     """A row without its padding."""
     return [n for n in row.tolist() if n != PAD]
+
+
+def test_no_more_can_be_asked_than_there_is_to_choose_by(capsys):
+    known = ["--asked", str(DEVELOPMENT), "--development"]
+    assert arguments(["test", *known]).asked == DEVELOPMENT
+    assert arguments(["test", "--asked", str(DEVELOPMENT + 1)]).asked == DEVELOPMENT + 1
+    with pytest.raises(SystemExit):
+        arguments(["test", "--asked", str(DEVELOPMENT + 1), "--development"])
+    assert "--asked 601: there are 600 pairs to choose by" in capsys.readouterr().err

@@ -2,8 +2,9 @@
 
 With `--passed FILE` a session writes down what passes on this GPU with these sources, and leaves
 out what did; what fails it appends to FILE.failed at once, for a session that is cut reports
-nothing. With `--until SECONDS` no test starts later. So `make gpu`, called until nothing is left,
-never takes more than minutes, and a session that dies loses nothing.
+nothing. Each begins with what it holds for, and is thrown away where that changed. With
+`--until SECONDS` no test starts later. So `make gpu`, called until nothing is left, never takes
+more than minutes, and a session that dies loses nothing.
 """
 
 from __future__ import annotations
@@ -52,16 +53,17 @@ def _place() -> str:
     return f"{gpu}, torch {torch.__version__}, {digest.hexdigest()[:16]}"
 
 
-def _passed(file: Path) -> set[str]:
+def _lines(file: Path) -> list[str]:
+    """Return what was written down with these sources."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return set(lines[1:]) if lines[:1] == [_place()] else set()
+    return lines[1:] if lines[:1] == [_place()] else []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     file = config.getoption("--passed")
     if file is None:
         return
-    before = _passed(Path(file))
+    before = set(_lines(Path(file)))
     done = [item for item in items if item.nodeid in before]
     items[:] = [item for item in items if item.nodeid not in before]
     config.hook.pytest_deselected(items=done)
@@ -77,29 +79,27 @@ class _Record:
     """Writes down what passes, its teardown too, and what fails: where every test is heard of."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._passed, self._failed = file, Path(f"{file}.failed")
         self._called: set[str] = set()  # what passed, not torn down yet
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._append(f"{self._file}.failed", f"{report.nodeid}\n{report.longreprtext}\n\n")
+            self._append(self._failed, f"{report.nodeid}\n{report.longreprtext}\n\n")
         if report.when == "call" and report.passed:
             self._called.add(report.nodeid)
         if report.when != "teardown" or report.nodeid not in self._called:
             return
         self._called.remove(report.nodeid)
-        if not report.passed:
-            return
-        if not _passed(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(f"{_place()}\n", encoding="utf-8")
-        self._append(self._file, f"{report.nodeid}\n")
+        if report.passed:
+            self._append(self._passed, f"{report.nodeid}\n")
 
-    @staticmethod
-    def _append(file: Path | str, text: str) -> None:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        with Path(file).open("a", encoding="utf-8") as out:
-            out.write(text)
+    def _append(self, file: Path, text: str) -> None:
+        for each in (self._passed, self._failed):
+            if not _lines(each):
+                each.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(text if out.tell() else f"{_place()}\n{text}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

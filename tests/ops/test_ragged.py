@@ -172,6 +172,7 @@ WRONG = {
     "short": ({"order": torch.zeros(4, dtype=torch.int32)}, "KV >= 6, for the longest request"),
     "offset": ({"q_offset": torch.zeros(3, dtype=torch.int32)}, r"int tensor \[B = 2\]"),
     "unknown": ({"kv_lens": torch.tensor([3, 6])}, "a name that the spec does not have"),
+    "list": ({"kv_indptr": [0, 3, 9]}, "`kv_indptr`: .*found list"),
     "place": ({"kv_indptr": torch.tensor([0, 3, 9]).to("meta")}, "found one on meta"),
 }
 

@@ -194,6 +194,19 @@ def test_a_graph_with_transforms_is_refused() -> None:
         compiled(q, ends)
 
 
+@pytest.mark.parametrize("name", ["q_indptr", "kv_indptr"])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_graph_has_offsets_in_tensors(name: str, gradient: bool) -> None:
+    variant = attnlang.loads("attention masked:\n mask = causal\n")
+    passed = {"q_indptr": offsets([1, 3]), "kv_indptr": offsets([1, 3])} | {name: [0, 1, 4]}
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda q: variant.ragged(q, q, q, **passed), backend="eager", fullgraph=True
+    )
+    with pytest.raises(Exception, match=rf"`{name}`: expected an int tensor .*found list"):
+        compiled(torch.ones(4, 2, 16, requires_grad=gradient))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])

@@ -249,6 +249,8 @@ def test_a_mask_parameter_is_frozen() -> None:
         gemma2.plan(scene.q_indptr, scene.given, num_q_heads=4, cap=30.0)
     with pytest.raises(CallError, match=r"`window`: .*a similar name exists: `window_size`"):
         gemma2.plan(scene.q_indptr, scene.given, num_q_heads=4, window=9)
+    with pytest.raises(CallError, match=r"`q_ofset`: .*a similar name exists: `q_offset`"):
+        gemma2.plan(scene.q_indptr, scene.given, num_q_heads=4, window_size=9, q_ofset=0)
     with pytest.raises(CallError, match="`window_size`: expected an int, found float"):
         gemma2.plan(scene.q_indptr, scene.given, num_q_heads=4, window_size=9.5)
     with pytest.raises(CallError, match="`caps`: "):

@@ -135,13 +135,13 @@ def test_the_reference_checks_its_call_too(biased, qkv, change, argument) -> Non
 def test_the_reference_of_no_head(biased, qkv) -> None:
     q, k, v = (x.double() for x in qkv)
     for heads in (0, 2):
-        leaf = q[:, :0].clone().requires_grad_()
-        call = (leaf, k[:, :heads], v[:, :heads], BIAS[:0])
+        passed = (q[:, :0], k[:, :heads], v[:, :heads], BIAS[:0], torch.tensor(1.0))
+        call = [x.clone().requires_grad_() for x in passed]
         out, lse, top = biased.reference(*call, return_lse=True, return_max=True)
-        kernel = biased(*(x.float() for x in call), return_lse=True, return_max=True)
+        kernel = biased(*(x.detach().float() for x in call), return_lse=True, return_max=True)
         assert [x.shape for x in kernel] == [x.shape for x in (out, lse, top)]
-        out.sum().backward()
-        assert leaf.grad.shape == leaf.shape
+        (out.sum() + lse.sum()).backward()
+        assert all(torch.equal(x.grad, torch.zeros_like(x)) for x in call)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,11 @@ def test_errors_come_out_of_a_worker_process_as_they_are() -> None:
         assert type(twin) is type(error)
         assert str(twin) == str(error)
         assert twin.__dict__ == error.__dict__
+
+
+def test_a_dtype_is_no_name(biased, qkv) -> None:
+    with pytest.raises(attnlang.CallError, match="a floating dtype, found 'float64'"):
+        biased.reference(*qkv, BIAS, dtype="float64")
 
 
 def test_the_reference_takes_other_dtypes_and_makes_v_of_k(qkv) -> None:

@@ -240,3 +240,57 @@ def test_vectors_alone_draw_dropout_anew():
     torch.manual_seed(0)
     assert torch.equal(variant(Q, K, K), first)
     assert torch.equal(variant(Q, K, K), second)
+
+
+SIGNED = """
+attention signed(c: float = 0.0):
+    require c < 2.0
+    score = score if 1.0 / c > 0.0 else -score
+"""
+
+
+def test_a_zero_has_a_sign():
+    variant = attnlang.loads(SIGNED)
+    plus, minus = (variant.reference(Q, K, K, c=c) for c in (1.0, -1.0))
+    for c, wanted in ((0.0, plus), (-0.0, minus)) * 2:
+        torch.testing.assert_close(variant(Q, K, K, c=c), wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_constant_of_zero_has_a_sign():
+    variant = attnlang.loads(SIGNED.replace("c:", "const c:"))
+    names = {variant.specialised((("c", c),), frozenset()).name for c in (0.0, -0.0, 0.0)}
+    assert len(names) == 2
+
+
+def test_a_require_reads_the_sign_of_a_zero():
+    variant = attnlang.loads(SIGNED.replace("c < 2.0", "1.0 / c > 0.0"))
+    for _ in range(2):
+        variant.check_requires({"c": 0.0}, {})
+        with pytest.raises(attnlang.CallError):
+            variant.check_requires({"c": -0.0}, {})
+
+
+def nested(x, layout):
+    return torch.nested.nested_tensor(list(x), layout=layout)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_a_nested_tensor_is_refused(bare, variant, name, layout):
+    good = {"q": Q, "k": K, "v": K}
+    wrong = good | {name: nested(good[name], layout)}
+    bare(**good)
+    for call in (bare, bare.reference, lambda **x: variant(**x, cap=2.0)):
+        with pytest.raises(attnlang.CallError, match=f"`{name}`: .*found a nested one"):
+            call(**wrong)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.parametrize("name", ["slopes", "kv_lens", "scale", "cap", "kv_indices", "q_offset"])
+def test_a_nested_parameter_is_refused(variant, name, layout):
+    wrong = {"cap": 2.0, name: nested((SLOPES, SLOPES), layout)}
+    for call in (variant, variant.reference):
+        with pytest.raises(attnlang.CallError, match=f"`{name}`: .*found a nested one"):
+            call(Q, K, K, **wrong)

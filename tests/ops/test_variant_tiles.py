@@ -105,3 +105,11 @@ def test_a_million_keys_cost_what_the_window_costs(window: attnlang.Variant, row
         q.double(), k[:, :, -seen:].double(), v[:, :, -seen:].double(), kv_offset=n - seen, w=w
     )
     torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("kv_len", "`kv_lens`"), ("scal", None)])
+def test_a_misspelt_keyword_is_told_one_that_is_taken(window, name, meant) -> None:
+    q = torch.zeros(1, 1, 3, D)
+    with pytest.raises(attnlang.CallError) as caught:
+        window.tiles(q, q, q, 2, **{name: None})
+    assert caught.value.help == (meant and f"a similar name exists: {meant}")
