@@ -49,7 +49,7 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.bool: "boolean",
 }
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
+KIND_DTYPES: Mapping[Kind, tuple[torch.dtype, ...]] = {
     Kind.FLOAT: (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     Kind.INT: (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
     Kind.BOOL: (torch.bool,),
@@ -122,22 +122,22 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor | None) -> Shape:
     """
     v = k if v is None else v
     check_vectors({"q": q, "k": k, "v": v}, "[B, H, length, D]", 4)
-    shape = _shape_of(q, k, v)
+    shape = shape_of(q, k, v)
     check_sizes(shape)
     return shape
 
 
-def _shape_of(q: Tensor, k: Tensor, v: Tensor) -> Shape:
+def shape_of(q: Tensor, k: Tensor, v: Tensor) -> Shape:
     """Return the sizes of vectors of 4 dimensions that fit together."""
     b, hq, q_len, d = q.shape
     if k.shape[0] != b or v.shape[0] != b:
         name = "k" if k.shape[0] != b else "v"
-        raise CallError(name, f"q's batch B = {b}", _shape(k if name == "k" else v))
+        raise CallError(name, f"q's batch B = {b}", shape_text(k if name == "k" else v))
     hkv, kv_len = k.shape[1], k.shape[2]
     if k.shape[3] != d:
-        raise CallError("k", f"q's head dim D = {d}", _shape(k))
+        raise CallError("k", f"q's head dim D = {d}", shape_text(k))
     if v.shape[1] != hkv or v.shape[2] != kv_len:
-        raise CallError("v", f"k's heads and length [{b}, {hkv}, {kv_len}, DV]", _shape(v))
+        raise CallError("v", f"k's heads and length [{b}, {hkv}, {kv_len}, DV]", shape_text(v))
     return Shape(b, hq, hkv, q_len, kv_len, d, v.shape[3])
 
 
@@ -149,21 +149,21 @@ def check_vectors(vectors: Mapping[str, Tensor], layout: str, dims: int) -> None
             raise CallError(name, "a tensor", type(x).__name__)
         check_dense({name: x})
         if x.dim() != dims:
-            raise CallError(name, f"{dims} dimensions {layout}", _shape(x))
+            raise CallError(name, f"{dims} dimensions {layout}", shape_text(x))
         if x.dtype not in KERNEL_DTYPES:
             raise CallError(
                 name,
                 "float32, bfloat16 or float16",
-                _dtype(x),
+                dtype_text(x),
                 help="`reference` takes any dtype up to float64",
             )
         if x.dtype != q.dtype:
-            raise CallError(name, f"the dtype of q, {_dtype(q)}", _dtype(x))
+            raise CallError(name, f"the dtype of q, {dtype_text(q)}", dtype_text(x))
 
 
 def check_sizes(shape: Shape) -> None:
     """Check that heads fit together, and that head dims and lengths are within their bounds."""
-    _check_heads(shape.hq, shape.hkv)
+    check_heads(shape.hq, shape.hkv)
     for name, size in (("q", shape.d), ("v", shape.dv)):
         if not 1 <= size <= MAX_HEAD_DIM:
             raise CallError(name, f"a head dim of 1 to {MAX_HEAD_DIM}", str(size))
@@ -172,7 +172,8 @@ def check_sizes(shape: Shape) -> None:
             raise CallError(name, "a length below 2 ** 30", str(size))
 
 
-def _check_heads(hq: int, hkv: int) -> None:
+def check_heads(hq: int, hkv: int) -> None:
+    """Check that the heads of q are a multiple of those of k."""
     if (hkv == 0 and hq != 0) or (hkv != 0 and hq % hkv):
         raise CallError("q", f"a multiple of k's {hkv} heads", f"{hq} heads")
 
@@ -234,58 +235,6 @@ def check_seed(seed: int | None) -> None:
         raise CallError("seed", "an int of 64 bits", str(seed))
 
 
-def check_reference(
-    variant: Variant,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor | None,
-    values: Mapping[str, ParamValue],
-    rounding: str,
-    rows: Tensor | None,
-    dtype: torch.dtype | None,
-) -> Shape:
-    """Check what the reference takes on trust: kinds, parameters, and every `require`."""
-    named = {"q": q, "k": k} if v is None else {"q": q, "k": k, "v": v}
-    for name, x in named.items():
-        if not isinstance(x, Tensor):
-            raise CallError(name, "a tensor", type(x).__name__)
-        check_dense({name: x})
-        if x.dim() != 4:
-            raise CallError(name, "4 dimensions [B, H, length, D]", _shape(x))
-        if not x.is_floating_point():
-            raise CallError(name, "a floating dtype", _dtype(x))
-    if rounding not in ("exact", "fused"):
-        raise CallError("rounding", "'exact' or 'fused'", repr(rounding))
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        found = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else repr(dtype)
-        raise CallError("dtype", "a floating dtype", found)
-    check_dense(values)
-    for param in variant.params:
-        if isinstance(param, ScalarParam):
-            check_scalar(param, values[param.name])
-    shape = _shape_of(q, k, k if v is None else v)
-    _check_heads(shape.hq, shape.hkv)
-    _check_rows(rows, shape.q)
-    sizes = shape.sizes()
-    check_tensors(variant, values, sizes)
-    check_requires(variant, values, sizes)
-    return shape
-
-
-def _check_rows(rows: Tensor | None, q_len: int) -> None:
-    """Check the reference's `rows=`, values too: it may wait for them."""
-    if rows is None:
-        return
-    expected = f"an int tensor [R] of query rows, 0 to {q_len - 1}"
-    if not isinstance(rows, Tensor):
-        raise CallError("rows", expected, type(rows).__name__)
-    if rows.dim() != 1 or rows.dtype not in _KIND_DTYPES[Kind.INT]:
-        raise CallError("rows", expected, f"{_dtype(rows)} {list(rows.shape)}")
-    wrong = rows[(rows < 0) | (rows >= q_len)]
-    if wrong.numel():
-        raise CallError("rows", expected, str(int(wrong[0])))
-
-
 def check_scalar(param: ScalarParam, value: ParamValue) -> None:
     """Check a 0-d parameter: a number, or a 0-d tensor of its kind unless it is const."""
     expected = describe_param(param)
@@ -293,9 +242,9 @@ def check_scalar(param: ScalarParam, value: ParamValue) -> None:
         if param.const:
             raise CallError(param.name, f"{expected} (a number)", "a tensor")
         if value.dim() != 0:
-            raise CallError(param.name, f"{expected}, or a 0-d tensor", _shape(value))
-        if value.dtype not in _KIND_DTYPES[param.kind]:
-            raise CallError(param.name, f"a 0-d {param.kind.value} tensor", _dtype(value))
+            raise CallError(param.name, f"{expected}, or a 0-d tensor", shape_text(value))
+        if value.dtype not in KIND_DTYPES[param.kind]:
+            raise CallError(param.name, f"a 0-d {param.kind.value} tensor", dtype_text(value))
         return
     if value is None or not _is_number(value, param.kind):
         raise CallError(param.name, expected, f"{type(value).__name__} {value!r}")
@@ -346,11 +295,11 @@ def solve_size(
         raise CallError(
             bound.tensor,
             f"a size of {dim} in dimension {axis} for some {bound.name} >= 0",
-            _shape(tensor),
+            shape_text(tensor),
         )
     sizes[bound.name] = rest // bound.factor
     if sizes[bound.name] >= POSITION_LIMIT:
-        raise CallError(bound.tensor, f"a size {bound.name} below 2 ** 30", _shape(tensor))
+        raise CallError(bound.tensor, f"a size {bound.name} below 2 ** 30", shape_text(tensor))
 
 
 def check_tensor(param: TensorParam, value: ParamValue, *, dropped: int = 0) -> None:
@@ -359,10 +308,10 @@ def check_tensor(param: TensorParam, value: ParamValue, *, dropped: int = 0) -> 
         return
     if not isinstance(value, Tensor):
         raise CallError(param.name, describe_param(param), f"{type(value).__name__} {value!r}")
-    if value.dtype not in _KIND_DTYPES[param.kind]:
-        raise CallError(param.name, describe_param(param), f"dtype {_dtype(value)}")
+    if value.dtype not in KIND_DTYPES[param.kind]:
+        raise CallError(param.name, describe_param(param), f"dtype {dtype_text(value)}")
     if value.dim() != len(param.dims) - dropped:
-        raise CallError(param.name, describe_param(param), _shape(value))
+        raise CallError(param.name, describe_param(param), shape_text(value))
 
 
 def check_dims(
@@ -372,7 +321,7 @@ def check_dims(
     wanted = [size_value(d, sizes, values) for d in param.dims]
     if list(tensor.shape) != wanted:
         text = ", ".join(f"{print_expr(d)} = {w}" for d, w in zip(param.dims, wanted, strict=True))
-        raise CallError(param.name, f"shape [{text}]", _shape(tensor))
+        raise CallError(param.name, f"shape [{text}]", shape_text(tensor))
 
 
 def size_value(expr: Expr, sizes: Mapping[str, int], values: Mapping[str, ParamValue]) -> int:
@@ -456,7 +405,7 @@ def check_scale(variant: Variant, scale: float | Tensor | None) -> None:
         raise CallError("scale", "nothing: the spec sets the scale by itself", f"{scale!r}")
     if isinstance(scale, Tensor):
         if scale.dim() != 0 or not scale.is_floating_point():
-            raise CallError("scale", "a number or a 0-d float tensor", _shape(scale))
+            raise CallError("scale", "a number or a 0-d float tensor", shape_text(scale))
     elif not _is_number(scale, Kind.FLOAT) or (isinstance(scale, float) and math.isnan(scale)):
         raise CallError("scale", "a number or a 0-d float tensor", f"{scale!r}")
 
@@ -470,9 +419,9 @@ def check_per_request(
         return
     if isinstance(value, Tensor):
         if value.dtype not in (torch.int32, torch.int64):
-            raise CallError(name, f"{expected}, int32 or int64", f"dtype {_dtype(value)}")
+            raise CallError(name, f"{expected}, int32 or int64", f"dtype {dtype_text(value)}")
         if value.dim() != 1 or value.shape[0] != b:
-            raise CallError(name, expected, _shape(value))
+            raise CallError(name, expected, shape_text(value))
         return
     if not number or not _is_number(value, Kind.INT):
         raise CallError(name, expected, f"{type(value).__name__} {value!r}")
@@ -492,14 +441,16 @@ def check_selection(indices: Tensor | None, block: int, shape: Shape) -> None:
     if not isinstance(indices, Tensor):
         raise CallError("kv_indices", expected, type(indices).__name__)
     if indices.dtype not in (torch.int32, torch.int64):
-        raise CallError("kv_indices", f"{expected}, int32 or int64", f"dtype {_dtype(indices)}")
+        raise CallError("kv_indices", f"{expected}, int32 or int64", f"dtype {dtype_text(indices)}")
     if indices.dim() != 4 or tuple(indices.shape[:3]) != (shape.b, shape.hkv, shape.q):
-        raise CallError("kv_indices", expected, _shape(indices))
+        raise CallError("kv_indices", expected, shape_text(indices))
 
 
-def _shape(x: Tensor) -> str:
+def shape_text(x: Tensor) -> str:
+    """Return a tensor's shape as messages have it."""
     return f"shape {list(x.shape)}"
 
 
-def _dtype(x: Tensor) -> str:
+def dtype_text(x: Tensor) -> str:
+    """Return a tensor's dtype as messages have it."""
     return str(x.dtype).removeprefix("torch.")

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 
 from attnlang.emit.op_schema import takes_v
-from attnlang.ir.nodes import ScalarParam, TensorParam
+from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 
 KEYWORDS: Mapping[str, object] = {
@@ -46,3 +46,13 @@ def signature(ir: VariantIr) -> inspect.Signature:
     parameters.extend(inspect.Parameter(n, keyword, default=d) for n, d in KEYWORDS.items())
     parameters.sort(key=lambda p: p.kind)
     return inspect.Signature(parameters)
+
+
+def left_out(param: Param) -> object:
+    """Return the value of a parameter that need not be passed, for the op has it as its default.
+
+    A float 0 is passed: -0.0 equals it, and is another.
+    """
+    if not isinstance(param, ScalarParam) or (param.kind is Kind.FLOAT and param.default == 0):
+        return None
+    return param.default

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from attnlang.emit.op_schema import make_schema, takes_v
 from attnlang.invent.shape import ParamValue
-from attnlang.ir.nodes import Kind, Param, ScalarParam, TensorParam
+from attnlang.ir.nodes import ScalarParam, TensorParam
 from attnlang.ir.nodes import Variant as VariantIr
 from attnlang.ops import arguments as check
 from attnlang.ops.autocast import autocast, casts
 from attnlang.ops.errors import CallError
 from attnlang.ops.handles import new_handle, resolve
 from attnlang.ops.recorded import record, refuse_lse
+from attnlang.ops.reference_arguments import check_reference
 from attnlang.ops.requirements import Requirements
 from attnlang.ops.routes import Facts, Routes, make_route
 from attnlang.ops.serving import Serving
-from attnlang.ops.signature import KEYWORDS, signature
+from attnlang.ops.signature import KEYWORDS, left_out, signature
 from attnlang.ops.specialised import Specialised, const_values, consts_key, given_tensors
 from attnlang.ops.targets import check_dtype, pages_of
 from attnlang.ops.tiles import Tiles
@@ -73,7 +74,7 @@ class Variant(Serving):
             (
                 p.name,
                 isinstance(p, ScalarParam),
-                _left_out(p) if self.names[p.name] in optional else None,
+                left_out(p) if self.names[p.name] in optional else None,
             )
             for p in ir.params
             if not (isinstance(p, ScalarParam) and p.const)
@@ -350,7 +351,7 @@ class Variant(Serving):
         check.check_seed(seed)
         offsets = {"q_offset": q_offset, "kv_offset": kv_offset, "kv_lens": kv_lens}
         check.check_dense({"scale": scale, **offsets, "kv_indices": kv_indices, "rows": rows})
-        shape = check.check_reference(self.ir, q, k, v, values, rounding, rows, dtype)
+        shape = check_reference(self.ir, q, k, v, values, rounding, rows, dtype)
         check.check_keywords(
             self.ir, shape, scale, q_offset, kv_offset, kv_lens, kv_indices, kv_block
         )
@@ -496,13 +497,3 @@ class Variant(Serving):
         if kv_lens is not None:
             call["kv_lens"] = kv_lens
         return call
-
-
-def _left_out(param: Param) -> object:
-    """Return the value of a parameter that need not be passed, for the op has it as its default.
-
-    A float 0 is passed: -0.0 equals it, and is another.
-    """
-    if not isinstance(param, ScalarParam) or (param.kind is Kind.FLOAT and param.default == 0):
-        return None
-    return param.default
